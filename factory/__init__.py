@@ -1,0 +1,1 @@
+"""The model factory: from chips to a verified ONNX model per tier."""

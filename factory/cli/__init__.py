@@ -1,0 +1,1 @@
+"""cli: one thin file a verb: parse, call the API, render."""

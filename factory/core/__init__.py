@@ -1,0 +1,1 @@
+"""core: words everyone shares (errors, units, registry, atomic files, provenance, progress)."""

@@ -1,0 +1,90 @@
+"""Atomic files: a reader sees the old content or the new one, never a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import InputError
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden path into one clear sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"the disk is full while writing {path}",
+                why="nothing was lost: the previous content is intact",
+                fix="free some space and run the same command again, it goes on from here",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise InputError(
+                f"cannot write {path}",
+                why=os.strerror(error.errno),
+                fix="choose another folder with --out",
+            ) from error
+        raise
+
+
+def write_atomic_bytes(path: Path | str, content: bytes) -> None:
+    """Write ``content`` to a temporary sibling, flush it to disk, rename it into place."""
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+def write_atomic_text(path: Path | str, text: str) -> None:
+    """:func:`write_atomic_bytes` for UTF-8 text."""
+    write_atomic_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_atomic_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str, what: str = "file") -> Any:
+    """Read a JSON file; raises InputError that names the file and the line of the fault."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist", fix="check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{what} {path} is a folder", fix="name a JSON file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{what} {path} is not valid JSON", why=str(error), fix="repair or remove it"
+        ) from None
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Hex SHA-256 of ``content``."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file's content."""
+    return sha256_bytes(Path(path).read_bytes())

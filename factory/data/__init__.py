@@ -1,0 +1,1 @@
+"""data: data sets and input pipelines, used by search and training."""

@@ -1,0 +1,1 @@
+"""deployment: from a trained network to deployable files: export, graph passes, quantisation."""

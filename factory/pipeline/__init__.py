@@ -1,0 +1,1 @@
+"""pipeline: the line: recipe, stage order, run folder, resume, the verbs."""

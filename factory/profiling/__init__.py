@@ -1,0 +1,1 @@
+"""profiling: what to measure, how often, when to trust it; the latency table."""

@@ -1,0 +1,1 @@
+"""search: supernet, architecture gradient, schedule and budgets."""

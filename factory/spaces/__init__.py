@@ -1,0 +1,1 @@
+"""spaces: what may be built: the cell space, its genotypes, kernels and networks."""

@@ -1,0 +1,1 @@
+"""training: recipes and the loop that trains a derived network."""

@@ -1,0 +1,1 @@
+"""verification: the judge: parity, latency on the chip, verdict."""
