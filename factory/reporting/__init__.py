@@ -1,1 +1,1 @@
-"""reporting: HTML, plots and JSON; reads artefacts only, never a model or a device."""
+"""reporting: the report and the model cards of a run; reads artefacts only, never a model."""

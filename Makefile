@@ -1,0 +1,48 @@
+# Two commands: `make demo` builds three verified models for the chips of this machine,
+# `make test` runs everything that guards the project. Both share one environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= runs/demo
+
+.PHONY: demo test setup check types lint contracts unit heavy wheel clean
+
+demo: setup
+	@$(BIN)/factory build recipes/demo.toml --out $(RUN)
+
+test: setup lint types contracts
+	$(BIN)/python -m pytest
+
+setup: $(READY)
+
+# The version check and the disk check come first: a failed installation costs minutes.
+$(READY): pyproject.toml
+	@$(PYTHON) tools/check_setup.py $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the package and its dependencies into $(VENV) (5.4 GB, a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(READY)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+contracts: setup
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/python -m pytest -m "not heavy"
+
+heavy: setup
+	$(BIN)/python -m pytest -m heavy
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

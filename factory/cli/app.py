@@ -1,0 +1,58 @@
+"""The typer application: its verbs, registered in the order in which a newcomer needs them."""
+
+from __future__ import annotations
+
+import typer
+
+from factory.cli import (
+    build,
+    devices,
+    doctor,
+    export,
+    fit,
+    inspect,
+    new,
+    predict,
+    profile,
+    report,
+    search,
+    train,
+    verify,
+)
+
+app = typer.Typer(
+    name="factory",
+    help="From a chip to the model that fits it: profile, search, train, deploy, verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _verb in (
+    doctor.doctor,
+    devices.devices,
+    new.new,
+    profile.profile,
+    fit.fit,
+    predict.predict,
+    inspect.inspect,
+    search.search,
+    train.train,
+    export.export,
+    verify.verify,
+    report.report,
+    build.build,
+):
+    app.command()(_verb)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        from factory.core.provenance import factory_version
+
+        typer.echo(factory_version())
+        raise typer.Exit()

@@ -1,0 +1,51 @@
+"""`factory inspect`: parameters, MACs and memory of a genotype or of any ONNX file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from factory.cli import options
+from factory.cli.output import print_json, print_lines
+from factory.core.units import format_macs, format_params
+
+
+def inspect(
+    subject: Annotated[
+        str, typer.Argument(help="A published genotype's name, a genotype JSON or an ONNX file.")
+    ],
+    channels: Annotated[int, typer.Option(help="Channels C of the first cells.")] = 36,
+    layers: Annotated[int, typer.Option(help="Number of cells.")] = 20,
+    input_shape: options.Input = "3x32x32",
+    stem: options.Stem = "cifar",
+    classes: Annotated[
+        int | None, typer.Option(help="Classes (default: 10, imagenet stem: 1000).", min=1)
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Count parameters and MACs (conv + linear multiply-adds), without the auxiliary head."""
+    from factory.api import inspect as verb
+
+    answer = verb(
+        subject,
+        channels=channels,
+        layers=layers,
+        input=input_shape,
+        stem=stem,
+        classes=classes,
+    )
+    if json:
+        print_json(answer)
+        return
+    print_lines(
+        [
+            answer["name"],
+            format_params(answer["params"]),
+            format_macs(answer["macs"]) + ", convention: conv + linear",
+            f"{answer['macs_darts_paper'] / 1e6:.2f} M, convention: darts-paper "
+            "(MACs + 2 x BatchNorm elements + ReLU elements)",
+            f"{answer['peak_memory_bytes'] / 2**20:.2f} MiB peak activations at batch 1",
+            f"{answer['kernels']} kernels, {answer['distinct_kernels']} of them distinct",
+        ]
+    )

@@ -1,0 +1,75 @@
+"""The live display: what is running, how far it is, elapsed and remaining time (rich)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from factory.core.progress import Progress, Task
+
+SPEED_WINDOW_S = 1800.0  # stages differ in speed: remaining time from a long memory
+
+
+@contextlib.contextmanager
+def live_progress() -> Iterator[Progress]:
+    """A display on stderr; every running task is one line, nested tasks below each other."""
+    console = Console(stderr=True)
+    rich = RichProgress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        speed_estimate_period=SPEED_WINDOW_S,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stdout=False,
+    )
+    with rich:
+        yield _LiveProgress(rich)
+
+
+class _LiveProgress:
+    def __init__(self, rich: RichProgress) -> None:
+        self._rich = rich
+
+    @contextlib.contextmanager
+    def task(self, label: str, total: int | None, done: int = 0) -> Iterator[Task]:
+        """A line that disappears when the task ends."""
+        number = self._rich.add_task(label, total=total, completed=done, note="")
+        try:
+            yield _LiveTask(self._rich, number)
+        finally:
+            self._rich.remove_task(number)
+
+    def message(self, text: str) -> None:
+        """A line that stays above the bars."""
+        self._rich.console.print(text, markup=False, highlight=False)
+
+
+class _LiveTask:
+    def __init__(self, rich: RichProgress, number: TaskID) -> None:
+        self._rich, self._number = rich, number
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """``n`` more steps are done."""
+        if note:
+            self._rich.update(self._number, advance=n, note=note)
+        else:
+            self._rich.update(self._number, advance=n)

@@ -1,0 +1,67 @@
+"""`factory profile`: measure a chip."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from factory.cli import options
+from factory.cli.output import print_json, print_lines
+from factory.cli.progress import shown_progress
+
+
+def profile(
+    device: options.Device,
+    channels: Annotated[int, typer.Option(help="Channels C of the networks.")] = 16,
+    layers: Annotated[int, typer.Option(help="Number of cells of the networks.")] = 8,
+    input_shape: options.Input = "3x32x32",
+    stem: options.Stem = "cifar",
+    classes: Annotated[int, typer.Option(help="Number of classes.", min=1)] = 10,
+    networks: Annotated[int, typer.Option(help="Random networks to measure.", min=0)] = 16,
+    effort: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the table (default: your latency_tables/).")
+    ] = None,
+    seed: options.Seed = None,
+    dry_run: options.DryRun = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Measure the kernels of the cell space and some random networks on a chip."""
+    from factory.api import profile as verb
+
+    with shown_progress(quiet) as progress:
+        answer = verb(
+            device,
+            channels=channels,
+            layers=layers,
+            input=input_shape,
+            stem=stem,
+            classes=classes,
+            networks=networks,
+            effort=effort,
+            out=out,
+            seed=seed or 0,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if json:
+        print_json(answer)
+        return
+    if dry_run:
+        print_lines(
+            [
+                f"{answer['kernels']} kernels and {answer['networks']} networks would be measured "
+                f"on {answer['device']}, into {answer['folder']}"
+            ]
+        )
+        return
+    print_lines(
+        [
+            f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
+            f"{answer['failed']} failed, {answer['seconds']:.0f} s",
+            f"table: {answer['table']}",
+            f"next: factory fit --device {answer['device']}",
+        ]
+    )

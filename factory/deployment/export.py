@@ -1,0 +1,95 @@
+"""Export: a torch network -> a clean fp32 ONNX file with fixed shapes and its metadata inside.
+
+torch's current exporter (``dynamo=True``) is used without its own optimiser: that one merges
+equal sub-expressions, so two equal Adds of a cell would become one and the file would no longer
+hold the kernels that the search space promised. The passes of ``factory.deployment.passes`` do
+the cleaning instead.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from factory.core.errors import InputError
+from factory.core.files import write_atomic_bytes
+from factory.deployment.manifest import ModelManifest, describe_model
+from factory.deployment.metadata import ModelMetadata
+from factory.deployment.passes import clean_model
+from factory.deployment.quiet import silenced
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "logits"
+PRODUCER = "model-factory"
+
+
+def export_onnx(
+    network: nn.Module,
+    image_shape: tuple[int, int, int],
+    path: Path | str,
+    metadata: ModelMetadata,
+    *,
+    opset: int | None = None,
+) -> ModelManifest:
+    """Write ``network`` in evaluation mode as ONNX: ``image`` [1,C,H,W] -> ``logits`` [1,classes].
+
+    Args:
+        network: returns logits in evaluation mode; it is left as it was.
+        image_shape: channels, height, width of one normalised picture.
+        path: the file to write, atomically.
+        metadata: class names, preprocessing and the like, kept inside the file.
+        opset: ONNX operator set; the exporter's own choice where None.
+    """
+    model = build_onnx(network, image_shape, opset=opset)
+    _check_classes(model, metadata)
+    onnx.helper.set_model_props(model, metadata.props("fp32"))
+    write_atomic_bytes(path, model.SerializeToString(deterministic=True))
+    return describe_model(path)
+
+
+def build_onnx(
+    network: nn.Module, image_shape: tuple[int, int, int], *, opset: int | None = None
+) -> onnx.ModelProto:
+    """:func:`export_onnx` without metadata and file: the cleaned, checked model."""
+    twin = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    example = torch.zeros(1, *image_shape)
+    with silenced() as said:
+        try:
+            program = torch.onnx.export(
+                twin,
+                (example,),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+            )
+            if program is None:
+                raise RuntimeError("the exporter returned nothing")
+            model = clean_model(program.model)
+        except Exception as error:
+            why = " ".join(str(error).split())[:300] or said.tail()
+            raise InputError(
+                f"the network {type(network).__name__} could not be exported to ONNX",
+                why=why,
+                fix="check that it runs in eval() on an input of shape "
+                + "x".join(str(d) for d in (1, *image_shape)),
+            ) from error
+    model.producer_name = PRODUCER
+    model.graph.name = type(network).__name__
+    return model
+
+
+def _check_classes(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
+    classes = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    if classes != len(metadata.class_names):
+        raise InputError(
+            f"the network has {classes} outputs but there are {len(metadata.class_names)} "
+            "class names",
+            fix="give one name per output, in the order of the logits",
+        )

@@ -1,0 +1,81 @@
+"""The manifest beside a shipped model: what the file is, so that nobody has to open it to know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from pydantic import BaseModel, ConfigDict, Field
+
+from factory.core.files import read_json, sha256_bytes, write_json
+from factory.core.validation import validate
+from factory.deployment.metadata import parse_props
+
+
+class TensorSpec(BaseModel):
+    """One input or output of the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ModelManifest(BaseModel):
+    """What a shipped ONNX file is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: Literal[1] = 1
+    file: str = Field(description="file name, in the same folder")
+    sha256: str = Field(description="hex SHA-256 of the file")
+    size_bytes: int = Field(ge=0)
+    opset: int = Field(description="version of the standard ONNX operator set")
+    ir_version: int
+    precision: Literal["fp32", "int8"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: dict[str, int] = Field(description="operator -> how many of it")
+    metadata: dict[str, Any] = Field(description="the file's own key-value pairs, parsed")
+
+    def save(self, path: Path | str) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path | str) -> ModelManifest:
+        """Read a manifest written by :meth:`save`."""
+        return validate(cls, read_json(path, "manifest"), str(path))
+
+
+def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return TensorSpec(
+        name=value.name, dtype=dtype, shape=tuple(d.dim_value for d in tensor.shape.dim)
+    )
+
+
+def describe_model(path: Path | str) -> ModelManifest:
+    """The manifest of an ONNX file as it is on disk."""
+    path = Path(path)
+    content = path.read_bytes()
+    model = onnx.load_from_string(content)
+    weights = {initializer.name for initializer in model.graph.initializer}
+    nodes = Counter(node.op_type for node in model.graph.node)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    return ModelManifest(
+        file=path.name,
+        sha256=sha256_bytes(content),
+        size_bytes=len(content),
+        opset=opset,
+        ir_version=model.ir_version,
+        precision="int8" if "DequantizeLinear" in nodes or "QLinearConv" in nodes else "fp32",
+        inputs=tuple(_tensor(v) for v in model.graph.input if v.name not in weights),
+        outputs=tuple(_tensor(v) for v in model.graph.output),
+        nodes=dict(sorted(nodes.items())),
+        metadata=parse_props({p.key: p.value for p in model.metadata_props}),
+    )

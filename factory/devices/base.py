@@ -1,0 +1,162 @@
+"""What every device can do, whatever its transport: describe itself, time models, run one.
+
+A measurement that fails is a value (:class:`Timing` with status "failed" and its reason), never
+an exception: one kernel that a runtime refuses must not end a profile of a thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from factory.core.registry import Registry
+from factory.devices.profile import DeviceProfile
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How often a model is run; the same meaning on every transport.
+
+    A model gets enough runs for ``min_time_ms``, at least ``min_runs`` and at most ``max_runs``,
+    spread evenly over the rounds; ``max_time_ms`` wins over ``min_runs`` (at least 3 runs).
+    Before that it is warmed up in windows of ``warmup_runs`` until two successive window medians
+    agree within ``warmup_tolerance``, or ``warmup_time_ms`` has passed.
+    """
+
+    min_runs: int = 20
+    max_runs: int = 400
+    min_time_ms: float = 60.0
+    max_time_ms: float = 4000.0
+    warmup_runs: int = 5
+    warmup_time_ms: float = 40.0
+    warmup_tolerance: float = 0.03
+    profile_runs: int = 0  # runs of a second, traced session; 0: no node shares
+
+    def __post_init__(self) -> None:
+        """A plan that cannot be carried out is a programming error."""
+        if not 1 <= self.min_runs <= self.max_runs or self.warmup_runs < 1:
+            raise ValueError(f"impossible numbers of runs in {self}")
+        times = (self.min_time_ms, self.max_time_ms, self.warmup_time_ms, self.warmup_tolerance)
+        if min(times) < 0 or self.profile_runs < 0:
+            raise ValueError(f"negative time or number of runs in {self}")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The result of timing one model, also of a failure.
+
+    Attributes:
+        status: "ok" or "failed"; ``reason`` says why it failed, in one line.
+        median_ms: with p10, p90 and min, over ``runs`` unprofiled runs.
+        reorder_share: share of the traced time in layout reorders and leftover
+            Quantize/DequantizeLinear nodes, which graphs of one kernel add; 0 without a trace.
+        nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
+        traced_ms: sum of the traced node times of one run (profiling inflates it).
+        providers: execution provider -> number of nodes.
+        session_ms: time to make the session.
+    """
+
+    status: str
+    reason: str = ""
+    median_ms: float = 0.0
+    p10_ms: float = 0.0
+    p90_ms: float = 0.0
+    min_ms: float = 0.0
+    runs: int = 0
+    reorder_share: float = 0.0
+    nodes: tuple[Mapping[str, Any], ...] = ()
+    traced_ms: float = 0.0
+    providers: Mapping[str, int] | None = None
+    session_ms: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are numbers."""
+        return self.status == "ok"
+
+    @classmethod
+    def failed(cls, reason: str) -> Timing:
+        """A failure with its reason, squeezed into one line."""
+        return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Timing:
+        """The timing that :meth:`to_dict` wrote."""
+        return cls(**{**data, "nodes": tuple(data.get("nodes", ()))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "nodes": [dict(node) for node in self.nodes]}
+
+
+@runtime_checkable
+class Device(Protocol):
+    """A chip that can be measured. Not thread-safe; close it, or use it in a ``with``."""
+
+    profile: DeviceProfile
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the chip now.
+
+        ``fingerprint`` (what a latency table must agree with), ``simulated``, ``pinned``,
+        ``load_1min``, ``empty_run_ms``, ``notes``.
+        """
+
+    def time_many(
+        self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
+    ) -> list[Timing]:
+        """Time several ONNX models, interleaved over ``rounds``; one Timing a model, in order."""
+
+    def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of ``model`` by name; InputError with the reason when it cannot run."""
+
+    def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
+        """First output for each of ``inputs`` [N, ...] through a batch-1 model, stacked [N, ...].
+
+        ``inputs[i]`` may come with or without the model's leading batch dimension of 1.
+        """
+
+    def close(self) -> None:
+        """Let the chip go; closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+TRANSPORTS: Registry[Callable[[DeviceProfile], Device]] = Registry("transport")
+
+
+@TRANSPORTS.register("local")
+def _open_local(profile: DeviceProfile) -> Device:
+    from factory.devices.local import LocalDevice
+
+    device = LocalDevice(profile)
+    try:
+        device.start()
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+@TRANSPORTS.register("simulated")
+def _open_simulated(profile: DeviceProfile) -> Device:
+    from factory.devices.simulated import SimulatedDevice
+
+    return SimulatedDevice(profile)
+
+
+def open_device(profile: DeviceProfile) -> Device:
+    """The device of that profile, reached and ready; InputError says why it cannot be."""
+    transport = TRANSPORTS.get(profile.transport, where=f"device profile {profile.id!r}")
+    return transport(profile)

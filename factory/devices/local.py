@@ -1,0 +1,286 @@
+"""This machine as a device: ONNX Runtime in a pinned child process, started when first needed.
+
+A crash or a hang of the runtime is a failed Timing with its reason; the other models of the same
+block are measured by a fresh child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from factory.core.errors import InputError
+from factory.core.provenance import chip_fingerprint
+from factory.devices.base import Timing, TimingPlan
+from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.process import COMMAND, WorkerLost, WorkerProcess
+from factory.devices.profile import DeviceProfile
+
+CHUNK_BYTES = 32 << 20
+EMPTY_RUN_PLAN = TimingPlan(min_runs=200, max_runs=200, min_time_ms=0.0, warmup_time_ms=5.0)
+HOW_TO_GET = {
+    "OpenVINOExecutionProvider": "install onnxruntime-openvino in an environment of its own",
+    "QNNExecutionProvider": "install onnxruntime-qnn",
+    "CUDAExecutionProvider": "install onnxruntime-gpu in place of onnxruntime",
+    "TensorrtExecutionProvider": "install onnxruntime-gpu in place of onnxruntime, and TensorRT",
+    "DmlExecutionProvider": "install onnxruntime-directml on Windows",
+    "CoreMLExecutionProvider": "use the macOS build of onnxruntime",
+    "NnapiExecutionProvider": "use an Android build of ONNX Runtime on the phone",
+    "XnnpackExecutionProvider": "use an Android or iOS build of ONNX Runtime",
+}
+
+
+def allowed_cores() -> list[int]:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+class LocalDevice:
+    """ONNX Runtime on this machine.
+
+    Args:
+        profile: threads, execution provider and the rest.
+        command: how the worker is started; tests put a misbehaving one here.
+    """
+
+    def __init__(self, profile: DeviceProfile, command: Sequence[str] = COMMAND) -> None:
+        self.profile = profile
+        self._command = tuple(command)
+        self._cores = allowed_cores()
+        if profile.threads != "all":
+            if profile.threads > len(self._cores):
+                raise InputError(
+                    f"{profile.threads} threads are asked for but only {len(self._cores)} cores "
+                    "may be used",
+                    where=f"device profile {profile.id!r}",
+                    fix=f'set threads to at most {len(self._cores)} or to "all"',
+                )
+            self._cores = self._cores[-profile.threads :]
+        self._worker: WorkerProcess | None = None
+        self._hello: dict[str, Any] = {}
+        self._loaded = ""  # hash of the model that the worker holds for run and run_batch
+        self._empty_run_ms: float | None = None
+
+    def start(self) -> WorkerProcess:
+        """The worker, started and configured if it is not there; InputError if it cannot be."""
+        if self._worker is not None and self._worker.alive:
+            return self._worker
+        worker = WorkerProcess(self._command)
+        config = {
+            "execution_provider": self.profile.execution_provider,
+            "provider_options": {k: str(v) for k, v in self.profile.provider_options.items()},
+            "threads": len(self._cores),
+        }
+        request = {
+            "command": "configure",
+            "config": config,
+            "folder": worker.folder,
+            "cores": self._cores if self.profile.pin else None,
+        }
+        try:
+            hello, _ = worker.request(request, timeout_s=max(30.0, self.profile.timeout_s))
+        except WorkerLost as lost:
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=lost.reason,
+                fix="run `factory doctor`",
+            ) from None
+        provider = self.profile.execution_provider
+        if provider not in hello["providers"]:
+            worker.close()
+            raise InputError(
+                f"this onnxruntime {hello['runtime_version']} has no {provider}",
+                where=f"device profile {self.profile.id!r}",
+                why="available: " + ", ".join(hello["providers"]),
+                fix=HOW_TO_GET.get(provider, "install a build of onnxruntime that has it"),
+            )
+        self._hello, self._worker, self._loaded = hello, worker, ""
+        return worker
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker, while there is one."""
+        return self._worker.process.pid if self._worker and self._worker.alive else None
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about this chip, its runtime and its load now."""
+        self.start()
+        if self._empty_run_ms is None:
+            timing = self.time_many([_empty_model()], EMPTY_RUN_PLAN)[0]
+            self._empty_run_ms = round(timing.median_ms, 5) if timing.ok else 0.0
+        profile, notes = self.profile, []
+        if self._hello["pin_note"]:
+            notes.append(self._hello["pin_note"])
+        governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+        if not governor:
+            notes.append("the clock governor cannot be read: the clock may vary")
+        load = _load_1min()
+        if load is None:
+            notes.append("the load of this machine cannot be read")
+        elif load > 0.5 * (os.cpu_count() or 1):
+            notes.append(f"the machine is busy (load {load:.1f}): timings will scatter")
+        local = profile.chip == "local"
+        return {
+            "device": profile.id,
+            "transport": profile.transport,
+            "simulated": False,
+            "fingerprint": {
+                "chip": chip_fingerprint() if local else profile.chip,
+                "runtime": profile.runtime,
+                "runtime_version": self._hello["runtime_version"],
+                "execution_provider": profile.execution_provider,
+                "provider_options": dict(profile.provider_options),
+                "threads": len(self._cores),
+                "precision": profile.precision,
+            },
+            "pinned": profile.pin and not self._hello["pin_note"],
+            "cores": self._cores,
+            "providers_available": self._hello["providers"],
+            "governor": governor or None,
+            "load_1min": load,
+            "empty_run_ms": self._empty_run_ms,
+            "notes": notes,
+        }
+
+    def time_many(
+        self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
+    ) -> list[Timing]:
+        """Time several models, interleaved; a crash or hang costs only the culprit its numbers."""
+        results: dict[int, Timing] = {}
+        self._time_block(models, list(range(len(models))), plan, rounds, results)
+        return [results[index] for index in range(len(models))]
+
+    def _time_block(
+        self,
+        models: Sequence[bytes],
+        indices: list[int],
+        plan: TimingPlan,
+        rounds: int,
+        results: dict[int, Timing],
+    ) -> None:
+        if not indices:
+            return
+        request = {"command": "time", "plan": asdict(plan), "rounds": max(1, rounds)}
+        try:
+            reply, _ = self._request(request, [models[index] for index in indices])
+        except WorkerLost as lost:
+            if len(indices) == 1:
+                results[indices[0]] = Timing.failed(lost.reason)
+            elif lost.timed_out and lost.suspect is not None:
+                # A hang names its model; waiting for it a second time would cost the timeout.
+                culprit = indices[lost.suspect]
+                results[culprit] = Timing.failed(lost.reason)
+                rest = [index for index in indices if index != culprit]
+                self._time_block(models, rest, plan, rounds, results)
+            else:
+                # A crash may come from memory that an earlier model spoilt: each one alone.
+                for index in indices:
+                    self._time_block(models, [index], plan, rounds, results)
+            return
+        for index, timing in zip(indices, reply["timings"], strict=True):
+            ok = timing["status"] == "ok"
+            results[index] = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+
+    def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of ``model`` by name, computed by the worker."""
+        return self._run("run", model, feeds)
+
+    def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
+        """First output for each of ``inputs`` [N, ...], the loop being in the worker."""
+        if len(inputs) == 0:
+            raise InputError("an empty batch cannot be run", fix="give at least one input")
+        step = max(1, CHUNK_BYTES // max(inputs[0].nbytes, 1))
+        parts = []
+        for start in range(0, len(inputs), step):
+            chunk = {"inputs": inputs[start : start + step]}
+            parts.append(next(iter(self._run("run_batch", model, chunk).values())))
+        return np.concatenate(parts)
+
+    def _run(
+        self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        facts, blobs = pack_arrays(arrays)
+        key = hashlib.sha256(model).hexdigest()
+        self.start()
+        with_model = key != self._loaded
+        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts}
+        self._loaded = ""
+        try:
+            reply, contents = self._request(request, [model, *blobs] if with_model else blobs)
+        except WorkerLost as lost:
+            raise self._cannot_run(lost.reason) from None
+        if reply["reply"] == "error":
+            raise self._cannot_run(reply["reason"])
+        self._loaded = key
+        return unpack_arrays(reply["arrays"], contents)
+
+    def _cannot_run(self, reason: str) -> InputError:
+        return InputError(
+            f"the model does not run on device {self.profile.id!r}",
+            why=reason,
+            fix="check the model with `factory inspect` and the inputs' names, types and shapes",
+        )
+
+    def _request(
+        self, header: Mapping[str, Any], blobs: Sequence[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        worker = self.start()
+        if header["command"] == "time":
+            self._loaded = ""  # the worker drops its session while the clock runs
+        reply = worker.request(header, blobs, timeout_s=self.profile.timeout_s)
+        if reply[0]["reply"] == "error" and header["command"] == "time":
+            raise RuntimeError(f"the worker failed: {reply[0]['reason']}")
+        return reply
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _load_1min() -> float | None:
+    with contextlib.suppress(OSError, AttributeError):
+        return round(os.getloadavg()[0], 2)
+    return None
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text().strip()
+    return ""
+
+
+def _empty_model() -> bytes:
+    """A graph that does nothing with one number: what a run costs by itself."""
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "empty", value[:1], value[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    content: bytes = model.SerializeToString()
+    return content

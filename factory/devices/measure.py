@@ -1,0 +1,266 @@
+"""Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
+
+Runs in the child process only. Standard library, numpy and onnxruntime; nothing of the factory.
+All the rules are those of :class:`factory.devices.base.TimingPlan`, which arrives as a dictionary.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+NUMPY_TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+BORDER_OPS = ("ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear")
+TRACE_WARMUP_RUNS = 3
+FEWEST_RUNS = 3
+Tick = Callable[[int, str], None]
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line of bounded length, without the runtime's boilerplate."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.removeprefix("[ONNXRuntimeError] : ")[:400]
+
+
+def make_session(
+    model: bytes, config: Mapping[str, Any], trace_prefix: str | None = None
+) -> ort.InferenceSession:
+    """A session with every optimisation on the one execution provider, never another instead."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = config["threads"]
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if config["threads"] > 1:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if trace_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = trace_prefix
+    provider = (config["execution_provider"], config["provider_options"])
+    return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+class Candidate:
+    """One model of a block: its session, its bound buffers and its samples."""
+
+    def __init__(self, model: bytes, config: Mapping[str, Any], trace: str | None = None) -> None:
+        started = time.perf_counter()
+        self.session = make_session(model, config, trace)
+        self.session_ms = (time.perf_counter() - started) * 1e3
+        self.binding = self.session.io_binding()
+        self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
+        rng = np.random.default_rng(0)
+        for meta in self.session.get_inputs():
+            array = random_input(meta.name, meta.type, meta.shape, rng)
+            self.feeds.append(array)
+            self.binding.bind_cpu_input(meta.name, array)
+        for output in self.session.get_outputs():
+            self.binding.bind_output(output.name)
+        self.samples_ns: list[int] = []
+        self.runs_per_round = 1
+
+    def run(self, runs: int) -> list[int]:
+        """Nanoseconds of each of ``runs`` runs."""
+        run, binding, clock = self.session.run_with_iobinding, self.binding, time.perf_counter_ns
+        taken_ns = []
+        for _ in range(runs):
+            start = clock()
+            run(binding)
+            taken_ns.append(clock() - start)
+        return taken_ns
+
+    def warm_up(self, plan: Mapping[str, Any], alive: Callable[[], None]) -> float:
+        """Run until the window medians settle or the time is up; the last median in ms."""
+        deadline = time.perf_counter() + plan["warmup_time_ms"] / 1e3
+        before = 0.0
+        while True:
+            window: list[int] = []
+            while len(window) < plan["warmup_runs"]:
+                window += self.run(1)
+                alive()
+                if time.perf_counter() >= deadline:
+                    break
+            median = max(statistics.median(window), 1.0)
+            if abs(median - before) <= plan["warmup_tolerance"] * before:
+                return median / 1e6
+            if time.perf_counter() >= deadline:
+                return median / 1e6
+            before = median
+
+    def plan_runs(self, median_ms: float, plan: Mapping[str, Any], rounds: int) -> None:
+        """Decide how many runs each round gets."""
+        runs = min(
+            max(math.ceil(plan["min_time_ms"] / median_ms), plan["min_runs"]), plan["max_runs"]
+        )
+        affordable = max(int(plan["max_time_ms"] / median_ms), FEWEST_RUNS)
+        self.runs_per_round = max(1, math.ceil(min(runs, affordable) / rounds))
+
+    def result(self) -> dict[str, Any]:
+        """Statistics over all samples, as fields of a Timing."""
+        samples_ms = np.asarray(self.samples_ns) / 1e6
+        p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
+        return {
+            "status": "ok",
+            "median_ms": float(median),
+            "p10_ms": float(p10),
+            "p90_ms": float(p90),
+            "min_ms": float(samples_ms.min()),
+            "runs": len(samples_ms),
+            "session_ms": self.session_ms,
+            "providers": assigned_providers(self.session),
+        }
+
+
+def random_input(
+    name: str, kind: str, shape: Sequence[Any], rng: np.random.Generator
+) -> np.ndarray:
+    """A fixed random array for one graph input; refuses dynamic shapes and foreign types."""
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
+    if kind not in NUMPY_TYPES:
+        raise ValueError(f"input {name!r} has the unsupported type {kind}")
+    dtype = np.dtype(NUMPY_TYPES[kind])
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.itemsize == 1:
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
+    return np.zeros(shape, dtype)
+
+
+def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
+    """Execution provider -> number of graph nodes, where the runtime records it (>= 1.24.1)."""
+    counts: dict[str, int] = {}
+    try:
+        for subgraph in session.get_provider_graph_assignment_info():
+            counts[subgraph.ep_name] = counts.get(subgraph.ep_name, 0) + len(subgraph.get_nodes())
+    except Exception:  # an older runtime: the trace is asked instead
+        return {}
+    return counts
+
+
+def trace_nodes(
+    model: bytes, config: Mapping[str, Any], runs: int, folder: str
+) -> tuple[list[dict[str, Any]], float]:
+    """Nodes as executed with their share of the traced time, and that time in ms.
+
+    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
+    node of less than one is not free. The mean leaves out the slowest tenth.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        candidate = Candidate(model, config, os.path.join(here, "trace"))
+        candidate.run(TRACE_WARMUP_RUNS + runs)
+        with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
+            events = json.load(stream)
+    taken_us: dict[tuple[str, str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            details = event["args"]
+            name = event["name"].removesuffix("_kernel_time")
+            label = (name, details.get("op_name", "?"), details.get("provider", "?"))
+            taken_us.setdefault(label, []).append(event["dur"] + 0.5)
+    means_ms: dict[tuple[str, str, str], float] = {}
+    for label, durations in taken_us.items():
+        a_run = max(len(durations) // (TRACE_WARMUP_RUNS + runs), 1)  # nodes of the same name
+        kept = sorted(durations[TRACE_WARMUP_RUNS * a_run :] or durations)
+        kept = kept[: max(1, math.ceil(0.9 * len(kept)))]
+        means_ms[label] = a_run * sum(kept) / len(kept) / 1e3
+    total_ms = sum(means_ms.values())
+    nodes = [
+        {"name": name, "op": op, "provider": provider, "share": mean_ms / total_ms}
+        for (name, op, provider), mean_ms in means_ms.items()
+    ]
+    return nodes, total_ms
+
+
+def measure_many(
+    models: Sequence[bytes],
+    plan: Mapping[str, Any],
+    rounds: int,
+    config: Mapping[str, Any],
+    folder: str,
+    tick: Tick,
+) -> list[dict[str, Any]]:
+    """Time the models of a block in interleaved rounds; a failure is a result with its reason.
+
+    ``tick(index, phase)`` announces what is done next, so that the parent knows who hangs.
+    """
+    results: list[dict[str, Any]] = [{} for _ in models]
+    ready: dict[int, Candidate] = {}
+
+    def attempt(index: int, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            ready.pop(index, None)
+            results[index] = {"status": "failed", "reason": one_line(error)}
+
+    def prepare(index: int) -> None:
+        tick(index, "making the session")
+        candidate = Candidate(models[index], config)
+        tick(index, "warming up")
+        median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
+        candidate.plan_runs(median_ms, plan, rounds)
+        ready[index] = candidate
+
+    def measure(index: int) -> None:
+        candidate = ready[index]
+        if len(models) > 1 and rounds > 1:
+            candidate.run(1)  # the first run after another model finds cold caches
+        for _ in range(candidate.runs_per_round):
+            candidate.samples_ns += candidate.run(1)
+            tick(-1, "")
+
+    def trace(index: int) -> None:
+        tick(index, "tracing")
+        nodes, traced_ms = trace_nodes(models[index], config, plan["profile_runs"], folder)
+        result = results[index]
+        result.update(nodes=nodes, traced_ms=traced_ms)
+        result["reorder_share"] = sum(n["share"] for n in nodes if n["op"] in BORDER_OPS)
+        if not result["providers"]:
+            for node in nodes:
+                provider = node["provider"]
+                result["providers"][provider] = result["providers"].get(provider, 0) + 1
+
+    for index in range(len(models)):
+        attempt(index, lambda index=index: prepare(index))  # type: ignore[misc]
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(rounds):
+            order = sorted(ready)
+            if order:
+                start = number % len(order)
+                order = order[start:] + order[:start]
+            for index in order if number % 2 == 0 else reversed(order):
+                attempt(index, lambda index=index: measure(index))  # type: ignore[misc]
+    finally:
+        gc.enable()
+    for index, candidate in list(ready.items()):
+        results[index] = candidate.result()
+        if plan["profile_runs"] > 0:
+            attempt(index, lambda index=index: trace(index))  # type: ignore[misc]
+    return results

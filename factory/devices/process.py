@@ -1,0 +1,185 @@
+"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
+
+The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
+itself when its stdin ends: also when the factory is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from factory.devices.frames import BrokenFrame, read_frame, write_frame
+
+COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
+Frame = tuple[dict[str, Any], list[bytes]]
+
+
+class WorkerLost(Exception):
+    """The worker died or hung; ``suspect`` is the model it had announced, where known."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False, suspect: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.timed_out, self.suspect = reason, timed_out, suspect
+
+
+class WorkerProcess:
+    """One child process. A request that fails leaves it dead; make a new one then."""
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self.folder = tempfile.mkdtemp(prefix="factory-worker-")
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
+        options: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=_environment(),
+            **options,
+        )
+        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        stdout = cast(BinaryIO, self.process.stdout)
+        threading.Thread(target=_pump, args=(stdout, self._frames), daemon=True).start()
+        self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child still runs and was not given up."""
+        return self._finalizer.alive and self.process.poll() is None
+
+    def request(
+        self, header: Mapping[str, Any], blobs: Sequence[bytes] = (), *, timeout_s: float
+    ) -> Frame:
+        """Send a request and wait for its reply; ticks of life restart the clock.
+
+        Raises WorkerLost when the child dies or is silent for ``timeout_s``. Whatever interrupts
+        this ends the child: a late answer must not be taken for the next one.
+        """
+        try:
+            return self._exchange(header, blobs, timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _exchange(
+        self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float
+    ) -> Frame:
+        silence = f"timed out after {timeout_s:g} s"
+        if not self._send(header, blobs, timeout_s):
+            raise WorkerLost(silence, timed_out=True)
+        suspect: int | None = None
+        phase = ""
+        while True:
+            try:
+                frame = self._frames.get(timeout=timeout_s)
+            except queue.Empty:
+                while_ = f" while {phase}" if phase else ""
+                raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
+            if frame is None:
+                raise WorkerLost(self._death(), suspect=suspect)
+            if frame[0].get("reply") != "tick":
+                return frame
+            index = frame[0]["index"]
+            if frame[0]["phase"] or index < 0:
+                suspect, phase = (index if index >= 0 else None), frame[0]["phase"]
+
+    def _send(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> bool:
+        """Write the request; False when the child did not read it in time."""
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            self.process.kill()
+
+        watchdog = threading.Timer(timeout_s, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            write_frame(cast(BinaryIO, self.process.stdin), header, blobs)
+        except OSError:  # the child is gone; how it ended is read below
+            if expired.is_set():
+                return False
+            raise WorkerLost(self._death()) from None
+        finally:
+            watchdog.cancel()
+        return not expired.is_set()
+
+    def _death(self) -> str:
+        """How the child ended, in words."""
+        try:
+            code = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the runtime closed its connection"
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            return f"the runtime's process died of {name}"
+        said = self.last_words()
+        return f"the runtime's process ended with exit code {code}" + (f": {said}" if said else "")
+
+    def last_words(self) -> str:
+        """The last line that the child wrote to stderr."""
+        with contextlib.suppress(OSError, ValueError):
+            end = self.errors.seek(0, os.SEEK_END)
+            self.errors.seek(max(0, end - 2000))
+            lines = self.errors.read().decode(errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
+        return ""
+
+    def kill(self) -> None:
+        """End the child at once."""
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self._finalizer()
+
+    def close(self) -> None:
+        """Let the child end by itself, then make sure."""
+        self._finalizer()
+
+
+def _environment() -> dict[str, str]:
+    """The parent's environment, in which the child finds this same package."""
+    environment = dict(os.environ)
+    root = str(Path(__file__).resolve().parents[2])
+    known = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")
+    return environment
+
+
+def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | None]) -> None:
+    """Move frames from the pipe to the queue; None at its end."""
+    with contextlib.suppress(BrokenFrame, OSError, ValueError):
+        while (frame := read_frame(stdout)) is not None:
+            frames.put(frame)
+    frames.put(None)
+
+
+def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:
+    """Close the child's stdin, wait a moment, kill it; remove its folder."""
+    with contextlib.suppress(OSError, ValueError):
+        cast(BinaryIO, process.stdin).close()
+    deadline = time.monotonic() + 1.0
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    errors.close()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""The device profile: how to reach a chip, how to run on it, which tier it stands for.
+
+A profile is a TOML file in ``device_profiles/``; its format is told in
+docs/formats/device-profile.md and every field's text below is its help.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from factory.core.errors import InputError, nearest
+from factory.core.resources import find_resources
+from factory.core.validation import validate
+
+OptionValue = str | int | float | bool
+DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
+
+
+class DeviceProfile(pydantic.BaseModel):
+    """One chip and one way of running networks on it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_version: Literal[1] = pydantic.Field(1, description="Version of this format.")
+    id: str = pydantic.Field(
+        pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$",
+        description="Name of the device, the same as the file's name without .toml.",
+    )
+    chip: str = pydantic.Field(
+        "local", min_length=1, description='"local" for this machine, else the name of the chip.'
+    )
+    transport: str = pydantic.Field("local", description="How the chip is reached.")
+    runtime: Literal["onnxruntime"] = pydantic.Field("onnxruntime", description="What runs there.")
+    execution_provider: str = pydantic.Field(
+        "CPUExecutionProvider", min_length=1, description="ONNX Runtime execution provider."
+    )
+    provider_options: dict[str, OptionValue] = pydantic.Field(
+        default_factory=dict, description="Options handed to the execution provider."
+    )
+    threads: Annotated[int, pydantic.Field(ge=1, le=1024)] | Literal["all"] = pydantic.Field(
+        "all", description='Number of intra-op threads, or "all" for every core allowed.'
+    )
+    precision: Literal["fp32", "int8"] = pydantic.Field(
+        "fp32", description="Which kernels and models are used: float or static int8 (QDQ)."
+    )
+    tier: str = pydantic.Field("", description="The product tier that this chip stands for.")
+    pin: bool = pydantic.Field(True, description="Pin the runtime to its cores where possible.")
+    timeout_s: float = pydantic.Field(
+        60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
+    )
+    notes: str = pydantic.Field("", description="Anything a person should know.")
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the kernels that run at this precision: "f32" or "i8"."""
+        return DTYPE_OF_PRECISION[self.precision]
+
+
+def list_profiles() -> dict[str, Path]:
+    """Device id -> file of every known profile; the user's own win over the packaged ones."""
+    return find_resources("device_profiles", ".toml")
+
+
+def load_profile(id_or_path: str | Path) -> DeviceProfile:
+    """The profile of that id, or from that file; InputError in one sentence otherwise."""
+    path = _find(id_or_path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"device profile {path} is not valid TOML", why=str(error), fix="repair that line"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read device profile {path}", why=str(error.strerror)) from None
+    profile = validate(DeviceProfile, data, where=f"device profile {path}")
+    if profile.id != path.stem:
+        raise InputError(
+            f"the id {profile.id!r} differs from the file's name",
+            where=f"device profile {path}",
+            why="tables and reports are found by id",
+            fix=f"rename the file to {profile.id}.toml or set id = {path.stem!r}",
+        )
+    return profile
+
+
+def _find(id_or_path: str | Path) -> Path:
+    known = list_profiles()
+    name = str(id_or_path)
+    if name in known:
+        return known[name]
+    path = Path(id_or_path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f"device profile {path} is a folder", fix="name a TOML file")
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise InputError(
+            f"device profile {path} does not exist",
+            fix=f"check the path or name a known device ({nearest(path.stem, known)})",
+        )
+    raise InputError(
+        f"unknown device {name!r}",
+        fix=f"{nearest(name, known)}; your own goes into device_profiles/{name}.toml",
+    )

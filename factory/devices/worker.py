@@ -1,0 +1,161 @@
+"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
+
+A crash or a hang of the runtime ends this process and not the factory. It reads frames
+(factory/devices/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
+and "run_batch". Between the pieces of a long request it sends "tick" frames that name the model
+it is busy with. It ends when stdin ends, also in the middle of a measurement, so that it never
+outlives its parent. Imports: standard library, numpy, onnxruntime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnxruntime as ort
+
+from factory.devices import measure
+from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
+
+TICK_EVERY_S = 0.5
+Frame = tuple[dict[str, Any], list[bytes]]
+Reply = tuple[dict[str, Any], list[bytes]]
+
+
+class Worker:
+    """Answers one request after the other."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.out = out
+        self.config: dict[str, Any] = {}
+        self.folder = ""
+        self._last_tick = 0.0
+        self._session: tuple[str, ort.InferenceSession] | None = None
+
+    def tick(self, index: int, phase: str) -> None:
+        """A sign of life; one without a phase is sent at most every half second."""
+        now = time.monotonic()
+        if phase or now - self._last_tick > TICK_EVERY_S:
+            self._last_tick = now
+            write_frame(self.out, {"reply": "tick", "index": index, "phase": phase})
+
+    def answer(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """The reply to one request; an exception becomes a reply with its reason."""
+        try:
+            handler = getattr(self, f"do_{header['command']}")
+            reply: Reply = handler(header, blobs)
+            return reply
+        except Exception as error:
+            return {"reply": "error", "reason": measure.one_line(error)}, []
+
+    def do_configure(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Pin this process, remember the settings, tell the versions."""
+        self.config = header["config"]
+        self.folder = header["folder"]
+        note = pin(header["cores"])
+        ort.set_default_logger_severity(4)
+        facts = {
+            "runtime_version": ort.__version__,
+            "python": sys.version.split()[0],
+            "providers": ort.get_available_providers(),
+            "pin_note": note,
+            "pid": os.getpid(),
+        }
+        return {"reply": "configured", **facts}, []
+
+    def do_time(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Time the models in the blobs."""
+        self._session = None  # nothing else in memory while the clock runs
+        results = measure.measure_many(
+            blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
+        )
+        return {"reply": "timings", "timings": results}, []
+
+    def do_run(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Outputs of a model for named inputs."""
+        session = self._cached(header, blobs)
+        feeds = unpack_arrays(header["arrays"], blobs)
+        self.tick(0, "running")
+        names = [output.name for output in session.get_outputs()]
+        facts, contents = pack_arrays(dict(zip(names, session.run(names, feeds), strict=True)))
+        return {"reply": "outputs", "arrays": facts}, contents
+
+    def do_run_batch(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """First output of a batch-1 model for each item of one array."""
+        session = self._cached(header, blobs)
+        items = unpack_arrays(header["arrays"], blobs)["inputs"]
+        inputs = session.get_inputs()
+        if len(inputs) != 1:
+            raise ValueError(f"the model has {len(inputs)} inputs, a batch needs exactly one")
+        name, output = inputs[0].name, session.get_outputs()[0].name
+        with_batch = len(inputs[0].shape) == items.ndim
+        results = []
+        for item in items:
+            self.tick(0, "")
+            results.append(session.run([output], {name: item[None] if with_batch else item})[0])
+        stacked = np.concatenate(results) if with_batch else np.stack(results)
+        facts, contents = pack_arrays({output: stacked})
+        return {"reply": "outputs", "arrays": facts}, contents
+
+    def _cached(self, header: dict[str, Any], blobs: list[bytes]) -> ort.InferenceSession:
+        """The session of the model that was sent now (first blob) or the last time."""
+        if header["with_model"]:
+            model = blobs.pop(0)
+            self.tick(0, "making the session")
+            self._session = None
+            session = measure.make_session(model, self.config)
+            self._session = (hashlib.sha256(model).hexdigest(), session)
+        if self._session is None or self._session[0] != header["model"]:
+            raise LookupError("that model is no longer loaded")
+        return self._session[1]
+
+
+def pin(cores: list[int] | None) -> str:
+    """Bind this process to ``cores``; an empty answer, or why it could not."""
+    if cores is None:
+        return "pinning is switched off in the profile"
+    if not hasattr(os, "sched_setaffinity"):
+        return f"pinning is not possible on {sys.platform}"
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        return f"pinning to cores {cores} failed: {error.strerror}"
+    return ""
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    with contextlib.suppress(ValueError, OSError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the runtime prints goes to stderr, not between the frames
+    worker = Worker(out)
+    requests: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            while (frame := read_frame(sys.stdin.buffer)) is not None:
+                requests.put(frame)
+        finally:
+            if worker.folder:
+                shutil.rmtree(worker.folder, ignore_errors=True)
+            os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        header, blobs = requests.get()
+        reply, contents = worker.answer(header, blobs)
+        write_frame(out, reply, contents)
+
+
+if __name__ == "__main__":
+    main()

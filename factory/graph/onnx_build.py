@@ -1,0 +1,92 @@
+"""OpGraph or a single kernel -> ONNX model with random weights, in fp32 or int8 (QDQ).
+
+A whole int8 network takes and returns floats, as onnxruntime.quantization writes it. A single int8
+kernel takes and returns uint8, so that only the kernel is timed.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+from factory.core.errors import InputError
+from factory.graph.kernel import DTYPES, Kernel
+from factory.graph.onnx_ops import emit
+from factory.graph.onnx_writer import Writer
+from factory.graph.opgraph import Node, OpGraph
+
+
+def to_onnx(g: OpGraph, dtype: str = "f32", seed: int = 0) -> onnx.ModelProto:
+    """The network as an ONNX model; ``g`` may be raw or canonical.
+
+    Raises:
+        InputError: an operator that cannot be written.
+    """
+    writer = _writer(dtype, seed)
+    inputs = [writer.graph_input(name, shape, whole=False) for name, shape in g.inputs.items()]
+    for node in g.nodes:
+        try:
+            emit(writer, node)
+        except (ValueError, KeyError) as error:
+            raise _cannot_write(f"operator {node.op} ({node.output!r})", error) from None
+    outputs = []
+    for position, name in enumerate(g.outputs):
+        shape = writer.shapes[name]
+        final = name
+        if name in g.inputs or name in g.outputs[:position]:
+            final = f"{name}_out_{position}"
+            writer.node("Identity", [writer.read(name, shape)], [final])
+        outputs.append(helper.make_tensor_value_info(final, TensorProto.FLOAT, shape))
+    return writer.model(g.name, inputs, outputs)
+
+
+def kernel_to_onnx(k: Kernel, seed: int = 0) -> onnx.ModelProto:
+    """The kernel alone as an ONNX model; inputs ``x0``, ``x1``..., output ``y``.
+
+    Raises:
+        InputError: a kernel that cannot be written on its own.
+    """
+    writer = _writer(k.dtype, seed)
+    names = tuple(f"x{i}" for i in range(len(k.inputs)))
+    inputs = [
+        writer.graph_input(name, shape, whole=True)
+        for name, shape in zip(names, k.inputs, strict=True)
+    ]
+    try:
+        more = _more_outputs(k)
+        node = Node(
+            k.op, names, "y", k.attrs, k.inputs, k.output_shape, k.weight, "w", 0, 0, k.dtype, more
+        )
+        emit(writer, node, whole=True)
+    except (ValueError, KeyError) as error:
+        raise _cannot_write(f"kernel {k}", error) from None
+    elem = TensorProto.UINT8 if k.dtype == "i8" else TensorProto.FLOAT
+    results = [("y", k.output_shape), *more]
+    outputs = [helper.make_tensor_value_info(name, elem, shape) for name, shape in results]
+    return writer.model("kernel", inputs, outputs)
+
+
+def _more_outputs(k: Kernel) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    if k.op != "Split":
+        return ()
+    axis, shape = int(k.attr("axis")), k.inputs[0]
+    sizes = [int(part) for part in k.attr("sizes").split("x")]
+    return tuple(
+        (f"y{i}", (*shape[:axis], size, *shape[axis + 1 :]))
+        for i, size in enumerate(sizes[1:], start=1)
+    )
+
+
+def _writer(dtype: str, seed: int) -> Writer:
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(DTYPES)}")
+    return Writer(dtype, seed)
+
+
+def _cannot_write(what: str, error: Exception) -> InputError:
+    reason = str(error) if isinstance(error, ValueError) else f"attribute {error} is missing"
+    return InputError(
+        f"{what} cannot be written as ONNX",
+        why=reason,
+        fix="add an emitter for it in factory/graph/onnx_ops.py",
+    )

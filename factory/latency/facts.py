@@ -1,0 +1,136 @@
+"""Facts: what a latency table says, as a fit needs it (kernels, networks, repeat noise)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from factory.core.errors import InputError
+from factory.graph.kernel import Kernel
+
+MAX_REORDER_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class NetworkFact:
+    """One measured network: its kernels and its time."""
+
+    key: str
+    counts: Mapping[Kernel, float]
+    median_ms: float
+
+
+@dataclass
+class Facts:
+    """All usable rows of one table, failures apart.
+
+    Attributes:
+        kernel_ms: time of each measured kernel without the reorders that only a single-kernel
+            graph has; the median where a kernel was measured more than once.
+        failed: kernel text -> why the device could not run it.
+        noise: repeat noise in percent, from the reference model and from p10-p90.
+    """
+
+    device_id: str
+    dtype: str
+    kernel_ms: dict[Kernel, float]
+    failed: dict[str, str]
+    networks: list[NetworkFact]
+    noise: dict[str, float] = field(default_factory=dict)
+
+
+def parse_counts(text: str) -> dict[Kernel, float]:
+    """'2*Conv(..);1*Add(..)' -> {kernel: 2, kernel: 1}."""
+    counts: dict[Kernel, float] = {}
+    for item in filter(None, text.split(";")):
+        number, star, kernel_text = item.partition("*")
+        try:
+            if not star or float(number) < 0:
+                raise ValueError
+        except ValueError:
+            raise InputError(
+                f"{item!r} is not a kernel count", fix="write it as 2*Conv(...)"
+            ) from None
+        kernel = Kernel.parse(kernel_text)
+        counts[kernel] = counts.get(kernel, 0.0) + float(number)
+    return counts
+
+
+def _kernel_ms(row: Any) -> float:
+    share = min(max(float(row.reorder_share), 0.0), MAX_REORDER_SHARE)
+    return float(row.median_ms) * (1.0 - share)
+
+
+def _usable(row: Any) -> bool:
+    return bool(row.status == "ok" and float(row.median_ms) > 0)
+
+
+def _noise(references: Iterable[Any], networks: Iterable[Any]) -> dict[str, float]:
+    noise: dict[str, float] = {}
+    medians = np.array([float(r.median_ms) for r in references if _usable(r)])
+    if len(medians) > 1:
+        middle = float(np.median(medians))
+        noise["reference_spread_percent"] = float(
+            100 * np.quantile(np.abs(medians / middle - 1.0), 0.9)
+        )
+        noise["reference_repeats"] = float(len(medians))
+    spreads = [
+        (float(r.p90_ms) - float(r.p10_ms)) / float(r.median_ms) for r in networks if _usable(r)
+    ]
+    if spreads:
+        noise["network_p10_p90_percent"] = float(100 * np.median(spreads))
+    return noise
+
+
+def read_facts(table: Any) -> Facts:
+    """The usable rows of a :class:`~factory.profiling.table.LatencyTable`.
+
+    Raises InputError when it has no measured kernel or kernels of several precisions.
+    """
+    where = f"latency table {table.path}"
+    times: dict[Kernel, list[float]] = defaultdict(list)
+    failed: dict[str, str] = {}
+    for row in table.rows("kernel"):
+        if _usable(row):
+            times[Kernel.parse(row.key)].append(_kernel_ms(row))
+        else:
+            failed[str(row.key)] = str(row.reason) or "failed"
+    if not times:
+        raise InputError(
+            "no measured kernel",
+            where=where,
+            why=f"{len(failed)} rows, all failed" if failed else "the table is empty",
+            fix="measure some with `factory profile`",
+        )
+    dtypes = sorted({kernel.dtype for kernel in times})
+    if len(dtypes) > 1:
+        raise InputError(
+            f"kernels of several precisions ({', '.join(dtypes)})",
+            where=where,
+            why="a table belongs to one (device, runtime, execution provider, precision)",
+            fix="profile each precision into a table of its own",
+        )
+    merged: dict[str, tuple[Any, list[float]]] = {}
+    rows = list(table.rows("network"))
+    for row in rows:
+        if _usable(row) and row.kernels:
+            merged.setdefault(str(row.key), (row, []))[1].append(float(row.median_ms))
+    networks = [
+        NetworkFact(key, parse_counts(row.kernels), float(np.median(medians)))
+        for key, (row, medians) in sorted(merged.items())
+    ]
+    kernel_ms = {kernel: float(np.median(values)) for kernel, values in sorted(times.items())}
+    for kernel in kernel_ms:
+        failed.pop(str(kernel), None)
+    return Facts(
+        device_id=str(table.device_id),
+        dtype=dtypes[0],
+        kernel_ms=kernel_ms,
+        failed=dict(sorted(failed.items())),
+        networks=networks,
+        noise=_noise(table.rows("reference"), rows),
+    )

@@ -1,0 +1,271 @@
+"""LatencyPredictor: kernels -> milliseconds for one (device, runtime, provider, precision).
+
+A measured kernel is looked up, another one of a measured kind comes from that kind's regressor,
+any other from the roofline; a correction fitted on whole networks turns the sum into a network's
+latency. THE WHOLE PREDICTION IS LINEAR IN THE KERNEL COUNTS, so that a supernet's expected latency
+and a derived network's latency are one function. Loading and predicting need numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.core.errors import InputError
+from factory.core.files import read_json, write_json
+from factory.graph.kernel import Kernel
+from factory.latency.correction import Correction, group_of
+from factory.latency.intervals import OUT_OF_RANGE_FACTOR, ROOFLINE_ERROR, widened
+from factory.latency.prediction import Part, Prediction
+from factory.latency.regressors import KindRegressor
+from factory.latency.roofline import Roofline
+
+SCHEMA_VERSION = 1
+FORMAT = "factory-latency-predictor"
+MAX_NAMED_KERNELS = 5
+NEGLIGIBLE_SHARE = 0.005
+
+
+@dataclass
+class LatencyPredictor:
+    """Fitted predictor; make one with :meth:`fit` or :meth:`load`.
+
+    Attributes:
+        measured_ms: kernels that are looked up.
+        failed: kernel text -> why the device could not run it.
+        half_width: half of the 90 % interval as a share of the prediction.
+        network_range_ms: fastest and slowest network the correction was fitted on.
+        report: errors on unseen networks beside baselines, and what was fitted.
+    """
+
+    device_id: str
+    dtype: str
+    table: str
+    seed: int
+    measured_ms: dict[Kernel, float]
+    failed: dict[str, str]
+    roofline: Roofline
+    regressors: dict[str, KindRegressor]
+    correction: Correction
+    half_width: float
+    network_range_ms: tuple[float, float] | None
+    report: dict[str, Any]
+    _cache: dict[Kernel, float] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def fit(cls, table: Any, *, seed: int = 0) -> LatencyPredictor:
+        """Fit to a :class:`~factory.profiling.table.LatencyTable`; needs scikit-learn.
+
+        Raises InputError when the table holds no measured kernel.
+        """
+        from factory.latency.fitting import fit_predictor
+
+        return fit_predictor(table, seed=seed)
+
+    def _check(self, kernels: Iterable[Kernel]) -> None:
+        for kernel in kernels:
+            if kernel.dtype != self.dtype:
+                raise InputError(
+                    f"kernel {kernel} is {kernel.dtype}, the predictor is for {self.dtype}",
+                    where=f"predictor of {self.device_id}",
+                    why="a predictor belongs to one (device, runtime, provider, precision)",
+                    fix="use the predictor of the other precision or Kernel.with_dtype",
+                )
+
+    def source(self, kernel: Kernel) -> str:
+        """Where a kernel's time comes from: "measured", "regressor" or "roofline"."""
+        if kernel in self.measured_ms:
+            return "measured"
+        return "regressor" if kernel.kind in self.regressors else "roofline"
+
+    def kernel_ms(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        """Time of each kernel alone, uncorrected, in ms."""
+        self._check(kernels)
+        unknown: dict[str, list[Kernel]] = {}
+        for kernel in kernels:
+            if kernel not in self.measured_ms and kernel not in self._cache:
+                unknown.setdefault(kernel.kind, []).append(kernel)
+        for kind, members in unknown.items():
+            if kind in self.regressors:
+                values = self.regressors[kind].predict_ms(members, self.roofline)
+            else:
+                values = np.maximum(self.roofline.estimate(members), self.roofline.floor(members))
+            self._cache.update(zip(members, values.tolist(), strict=True))
+        return np.array(
+            [self.measured_ms[k] if k in self.measured_ms else self._cache[k] for k in kernels],
+            dtype=float,
+        )
+
+    def linear_ms(self, kernels: Sequence[Kernel]) -> tuple[np.ndarray, float]:
+        """(weights_ms, constant_ms): predicted = constant + counts @ weights; weights >= 0."""
+        groups = np.array([group_of(k) for k in kernels], dtype=int)
+        return (
+            self.correction.weights_ms(self.kernel_ms(kernels), groups),
+            self.correction.constant_ms,
+        )
+
+    def predict_many(self, counts: np.ndarray, kernels: Sequence[Kernel]) -> np.ndarray:
+        """Latency in ms of many networks, one row of ``counts`` [networks, kernels] each."""
+        counts = np.asarray(counts, dtype=float)
+        if counts.ndim != 2 or counts.shape[1] != len(kernels):
+            raise InputError(
+                f"counts of shape {counts.shape} for {len(kernels)} kernels",
+                fix="give one row a network and one column a kernel",
+            )
+        weights, constant = self.linear_ms(kernels)
+        return np.asarray(constant + counts @ weights)
+
+    def predict(self, counts: Mapping[Kernel, int | float]) -> Prediction:
+        """Latency of one network with a 90 % interval and the share of each kernel."""
+        kernels = sorted(k for k, n in counts.items() if n != 0)
+        numbers = np.array([float(counts[k]) for k in kernels])
+        if not np.all(np.isfinite(numbers) & (numbers >= 0)):
+            raise InputError(
+                "a kernel count is negative or not a number", fix="counts must be >= 0"
+            )
+        weights, constant = self.linear_ms(kernels)
+        contributions = numbers * weights
+        latency = float(constant + contributions.sum())
+        shares = contributions / latency if latency > 0 else np.zeros(len(kernels))
+        sources = [self.source(k) for k in kernels]
+        half, warnings = self._doubts(kernels, shares, sources)
+        warnings += self._range_warnings(latency)
+        if self._outside(latency):
+            half *= OUT_OF_RANGE_FACTOR
+        parts = [
+            Part(k, float(n), float(ms), float(share), source)
+            for k, n, ms, share, source in zip(
+                kernels, numbers, contributions, shares, sources, strict=True
+            )
+        ]
+        parts.sort(key=lambda part: (-part.ms, part.kernel))
+        return Prediction(
+            latency_ms=latency,
+            low_ms=max(0.0, latency * (1.0 - half)),
+            high_ms=latency * (1.0 + half),
+            parts=parts,
+            constant_ms=constant,
+            warnings=warnings,
+        )
+
+    def _doubts(
+        self, kernels: Sequence[Kernel], shares: np.ndarray, sources: Sequence[str]
+    ) -> tuple[float, list[str]]:
+        """Half width of the interval and the reasons why it is wider than usual."""
+        errors = np.zeros(len(kernels))
+        guessed: dict[str, list[tuple[float, str]]] = {}
+        for index, (kernel, source) in enumerate(zip(kernels, sources, strict=True)):
+            if source == "measured":
+                continue
+            label = "come from the roofline (no kernel of their kind was measured)"
+            errors[index] = ROOFLINE_ERROR
+            if source == "regressor":
+                regressor = self.regressors[kernel.kind]
+                errors[index] = regressor.error
+                label = "come from a regressor"
+                if not regressor.in_range([kernel])[0]:
+                    errors[index] *= OUT_OF_RANGE_FACTOR
+                    label = "lie outside the measured range of their regressor"
+            if str(kernel) in self.failed:
+                errors[index] = max(errors[index], ROOFLINE_ERROR)
+                label = "failed on the device when they were measured"
+            guessed.setdefault(label, []).append((float(shares[index]), str(kernel)))
+        warnings = []
+        if not self.report.get("n_networks"):
+            warnings.append(
+                "no whole network was measured on this device: the prediction is an uncorrected "
+                "sum of kernels and its interval is assumed, not measured"
+            )
+        for label, members in sorted(guessed.items()):
+            total = sum(share for share, _ in members)
+            if total < NEGLIGIBLE_SHARE and "failed" not in label:
+                continue
+            named = [text for _, text in sorted(members, key=lambda m: (-m[0], m[1]))]
+            more = len(named) - MAX_NAMED_KERNELS
+            warnings.append(
+                f"{len(named)} kernel(s) with {100 * total:.0f} % of the time {label}; measure: "
+                + " ".join(named[:MAX_NAMED_KERNELS])
+                + (f" and {more} more" if more > 0 else "")
+            )
+        return widened(self.half_width, shares, errors), warnings
+
+    def _outside(self, latency_ms: float) -> bool:
+        if self.network_range_ms is None:
+            return False
+        low, high = self.network_range_ms
+        return not low / 2 <= latency_ms <= high * 2
+
+    def _range_warnings(self, latency_ms: float) -> list[str]:
+        if not self._outside(latency_ms):
+            return []
+        assert self.network_range_ms is not None
+        low, high = self.network_range_ms
+        return [
+            f"the prediction lies far outside the measured networks ({low:.3g} to {high:.3g} ms); "
+            "the interval is doubled"
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the file format is docs/formats/predictor.md."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "format": FORMAT,
+            "device": self.device_id,
+            "dtype": self.dtype,
+            "table": self.table,
+            "seed": self.seed,
+            "report": self.report,
+            "correction": self.correction.to_dict(),
+            "half_width": self.half_width,
+            "network_range_ms": self.network_range_ms and list(self.network_range_ms),
+            "kernel_ms": {str(k): ms for k, ms in self.measured_ms.items()},
+            "failed": self.failed,
+            "roofline": self.roofline.to_dict(),
+            "regressors": {kind: r.to_dict() for kind, r in self.regressors.items()},
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Write the predictor as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path | str) -> LatencyPredictor:
+        """Read a predictor; raises InputError on another format or schema version."""
+        value = read_json(path, "latency predictor")
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise InputError(
+                f"{path} is not a latency predictor",
+                fix="make one with `factory fit`",
+            )
+        if value.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(
+                f"latency predictor {path} has schema version {value.get('schema_version')}",
+                why=f"this version of the factory reads {SCHEMA_VERSION}",
+                fix="fit it again from its latency table with `factory fit`",
+            )
+        try:
+            bounds = value["network_range_ms"]
+            return cls(
+                device_id=value["device"],
+                dtype=value["dtype"],
+                table=value["table"],
+                seed=value["seed"],
+                measured_ms={Kernel.parse(k): float(v) for k, v in value["kernel_ms"].items()},
+                failed=dict(value["failed"]),
+                roofline=Roofline(**value["roofline"]),
+                regressors={k: KindRegressor.from_dict(r) for k, r in value["regressors"].items()},
+                correction=Correction.from_dict(value["correction"]),
+                half_width=float(value["half_width"]),
+                network_range_ms=None if bounds is None else (bounds[0], bounds[1]),
+                report=value["report"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"latency predictor {path} is damaged",
+                why=f"{type(error).__name__}: {error}",
+                fix="fit it again from its latency table with `factory fit`",
+            ) from None

@@ -1,0 +1,77 @@
+"""Roofline: a bound and a fallback made of three numbers read from the table's own rows.
+
+Williams, Waterman, Patterson 2009: time >= max(MACs / peak rate, bytes / bandwidth). As an
+estimate we take the sum instead of the maximum (work and traffic do not overlap), which is linear
+in its three coefficients and can be fitted by least squares with none of them negative:
+
+    ms(kernel) = start_ms + macs * ms_per_mac + bytes * ms_per_byte
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from factory.graph.kernel import Kernel
+from factory.latency.least_squares import solve_nonnegative
+
+FLOOR_MARGIN = 2.0  # the floor allows kernels this much faster than the fastest one measured
+
+
+def work(kernels: Sequence[Kernel]) -> np.ndarray:
+    """Columns: 1, MACs, bytes moved."""
+    rows = [
+        (1.0, float(k.macs), float(k.input_bytes + k.weight_bytes + k.output_bytes))
+        for k in kernels
+    ]
+    return np.asarray(rows, dtype=float).reshape(len(kernels), 3)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The three coefficients of the estimate and the two best rates of the floor."""
+
+    start_ms: float
+    ms_per_mac: float
+    ms_per_byte: float
+    best_ms_per_mac: float
+    best_ms_per_byte: float
+
+    @classmethod
+    def fit(cls, kernels: Sequence[Kernel], ms: np.ndarray) -> Roofline:
+        """Non-negative least squares on relative errors; needs at least one row."""
+        columns = work(kernels)
+        unit = np.maximum(columns.mean(axis=0), 1e-12)
+        scaled = columns / unit / ms[:, None]
+        ridge = 1e-6 * np.eye(3)
+        coefficients = (
+            solve_nonnegative(scaled.T @ scaled + ridge, scaled.T @ np.ones(len(ms))) / unit
+        )
+        if not np.any(columns @ coefficients > 0):
+            coefficients = np.array([float(np.median(ms)), 0.0, 0.0])
+        macs, moved = columns[:, 1], columns[:, 2]
+        busy = macs > 0
+        return cls(
+            *(float(c) for c in coefficients),
+            best_ms_per_mac=float((ms[busy] / macs[busy]).min()) if busy.any() else 0.0,
+            best_ms_per_byte=float((ms / np.maximum(moved, 1.0)).min()),
+        )
+
+    def estimate(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        """Estimated ms of each kernel, always above zero."""
+        coefficients = np.array([self.start_ms, self.ms_per_mac, self.ms_per_byte])
+        return np.maximum(work(kernels) @ coefficients, 1e-6)
+
+    def floor(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        """The least ms that the best measured rates (and a margin) allow for each kernel."""
+        columns = work(kernels)
+        bound = np.maximum(
+            columns[:, 1] * self.best_ms_per_mac, columns[:, 2] * self.best_ms_per_byte
+        )
+        return np.asarray(bound / FLOOR_MARGIN)
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers."""
+        return asdict(self)

@@ -1,0 +1,94 @@
+"""Regression trees as plain arrays: saved as JSON, evaluated with numpy alone.
+
+Fitted by scikit-learn (extremely randomised trees, Geurts et al. 2006), then copied out of it, so
+that loading a predictor and predicting needs neither scikit-learn nor a pickle. scikit-learn
+compares float32 features with float64 thresholds; so does the evaluation here, so that both give
+the same leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LEAF = -1
+
+
+@dataclass(frozen=True)
+class TreeEnsemble:
+    """The mean of several trees; node arrays of all trees one after the other.
+
+    ``feature[i] == -1`` marks a leaf; ``left`` and ``right`` are absolute node numbers; ``roots``
+    holds the first node of each tree.
+    """
+
+    roots: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    value: np.ndarray
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Mean leaf value per row; O(rows x trees x depth), vectorised over rows and trees."""
+        rows = features.astype(np.float32)
+        node = np.tile(self.roots, (len(rows), 1))
+        row_index = np.arange(len(rows))[:, None]
+        while True:
+            feature = self.feature[node]
+            inner = feature != LEAF
+            if not inner.any():
+                return np.asarray(self.value[node].mean(axis=1))
+            goes_left = rows[row_index, np.where(inner, feature, 0)] <= self.threshold[node]
+            step = np.where(goes_left, self.left[node], self.right[node])
+            node = np.where(inner, step, node)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain lists."""
+        return {name: getattr(self, name).tolist() for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TreeEnsemble:
+        """The inverse of :meth:`to_dict`."""
+        integers = {"roots", "feature", "left", "right"}
+        return cls(
+            **{
+                name: np.asarray(value[name], dtype=np.int64 if name in integers else float)
+                for name in cls.__dataclass_fields__
+            }
+        )
+
+
+def fit_trees(
+    features: np.ndarray, target: np.ndarray, *, seed: int, n_trees: int = 48
+) -> TreeEnsemble:
+    """Extremely randomised trees, copied into arrays; deterministic for a seed."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    forest = ExtraTreesRegressor(
+        n_estimators=n_trees,
+        min_samples_leaf=2,
+        max_depth=9,
+        max_features=0.6,
+        random_state=seed,
+        n_jobs=1,
+    ).fit(features, target)
+    roots, offset = [], 0
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("feature", "threshold", "left", "right", "value")
+    }
+    for estimator in forest.estimators_:
+        tree = estimator.tree_
+        leaf = tree.children_left < 0
+        roots.append(offset)
+        parts["feature"].append(np.where(leaf, LEAF, tree.feature))
+        parts["threshold"].append(np.where(leaf, 0.0, tree.threshold))
+        parts["left"].append(np.where(leaf, 0, tree.children_left + offset))
+        parts["right"].append(np.where(leaf, 0, tree.children_right + offset))
+        parts["value"].append(np.where(leaf, tree.value[:, 0, 0], 0.0))
+        offset += tree.node_count
+    joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return TreeEnsemble.from_dict({"roots": roots, **joined})

@@ -1,0 +1,206 @@
+"""The report of a run: one self-contained HTML file and the same numbers as JSON.
+
+Reads the artefacts of the run folder and nothing else. The page has its style and drawings
+inside, loads nothing, needs no script, and reads well on a telephone, in light and in dark.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from factory.core.files import write_atomic_text, write_json
+from factory.core.units import format_ms
+from factory.deployment.snippet import run_snippet
+from factory.reporting import figures
+from factory.reporting.artefacts import Json, RunArtefacts, TierArtefacts, mapping, number, read_run
+from factory.reporting.drawing import OP_COLOURS, draw_cell
+from factory.reporting.kernel_view import kernel_rows, node_rows
+from factory.reporting.summary import first_number, is_simulated, summarise
+
+TEMPLATES = Path(__file__).parent / "templates"
+UNKNOWN = "–"
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write ``07-report/report.html`` and ``report.json``; returns the path of the HTML file."""
+    run = read_run(run_dir)
+    summary = summarise(run)
+    folder = run.root / "07-report"
+    target = folder / "report.html"
+    write_json(folder / "report.json", summary)
+    write_atomic_text(target, render_report(run, summary))
+    return target
+
+
+def render_report(run: RunArtefacts, summary: Json) -> str:
+    """The page for a run that has been read and summarised."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        ms=show_ms, percent=show_percent, signed=show_signed, macs=show_macs, count=show_count,
+        params=show_params, size=show_size, seconds=show_seconds,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        tiers=[
+            _tier_view(run, tier, row, index)
+            for index, (tier, row) in enumerate(zip(run.tiers, summary["tiers"], strict=True))
+        ],
+        baseline=_baseline_view(run),
+        op_colours=OP_COLOURS,
+        accuracy_plot=_markup(figures.accuracy_latency(summary["tiers"])),
+        training_plot=_markup(figures.training_curves(run)),
+        devices=_devices(run),
+        recipe=mapping(run.record.get("recipe")),
+        folder=run.root.resolve().name,
+    )
+
+
+def _tier_view(run: RunArtefacts, tier: TierArtefacts, row: Json, index: int) -> Json:
+    """What the template shows of a tier beyond its row of the table."""
+    kernels = kernel_rows(tier.verify.get("kernels"))
+    top = max([k["share"] for k in kernels["top"]], default=1.0) or 1.0
+    describe = mapping(tier.verify.get("describe"))
+    threads = number(mapping(describe.get("fingerprint")).get("threads"))
+    threads = first_number(describe.get("threads"), threads)
+    return {
+        "row": row,
+        "anchor": f"tier-{index + 1}",
+        "colour": figures.PALETTE[index % len(figures.PALETTE)],
+        "cells": _cells(tier.genotype),
+        "search_plot": _markup(figures.search_curves(tier, index)),
+        "kernels": kernels,
+        "largest_share": top,
+        "nodes": node_rows(tier.verify.get("nodes"))[:8],
+        "snippet": run_snippet(tier.manifest, threads=int(threads) if threads else None)
+        if tier.manifest
+        else None,
+        "manifest": tier.manifest,
+    }
+
+
+def _baseline_view(run: RunArtefacts) -> Json | None:
+    if run.baseline is None:
+        return None
+    return {
+        "cells": _cells(run.baseline.genotype),
+        "search_plot": _markup(figures.search_curves(run.baseline, 9)),
+    }
+
+
+def _cells(genotype: Json) -> Json:
+    """Normal and reduction cell as drawings; None where the genotype is not there."""
+    return {
+        "normal": _markup(
+            draw_cell(genotype.get("normal"), genotype.get("normal_concat"), "normal cell")
+        ),
+        "reduce": _markup(
+            draw_cell(genotype.get("reduce"), genotype.get("reduce_concat"), "reduction cell", 2)
+        ),
+    }
+
+
+def _devices(run: RunArtefacts) -> list[Json]:
+    """Each profiled device with its facts as (name, value) text pairs."""
+    rows = []
+    for device_id, value in run.profile.items():
+        entry = mapping(value)
+        describe = mapping(entry.get("describe"))
+        if not entry:
+            continue
+        facts = {**mapping(describe.get("fingerprint")), **describe}
+        rows.append(
+            {
+                "device_id": device_id,
+                "simulated": is_simulated(describe, device_id),
+                "kernels": number(entry.get("kernels")),
+                "failed": number(entry.get("failed")),
+                "seconds": number(entry.get("seconds")),
+                "facts": [
+                    (key, _fact(fact))
+                    for key, fact in sorted(facts.items())
+                    if fact not in (None, "", [], {}) and key != "fingerprint"
+                ],
+            }
+        )
+    return rows
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_fact(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_fact(v) for v in value)
+    return str(value)
+
+
+def _markup(svg: str | None) -> Markup | None:
+    """Mark a drawing as safe: its text was escaped where it was drawn."""
+    return None if svg is None else Markup(svg)
+
+
+def show_ms(value: Any) -> str:
+    """'7.81 ms'."""
+    known = number(value)
+    return UNKNOWN if known is None else format_ms(known)
+
+
+def show_percent(value: Any, digits: int = 1) -> str:
+    """0.985 -> '98.5 %'."""
+    known = number(value)
+    return UNKNOWN if known is None else f"{100 * known:.{digits}f} %"
+
+
+def show_signed(value: Any) -> str:
+    """0.034 -> '+3.4 %'."""
+    known = number(value)
+    return UNKNOWN if known is None else f"{100 * known:+.1f} %".replace("-", "−")
+
+
+def show_macs(value: Any) -> str:
+    """Multiply-adds in millions."""
+    known = number(value)
+    return UNKNOWN if known is None else f"{known / 1e6:.2f} M"
+
+
+def show_params(value: Any) -> str:
+    """Parameters in thousands or millions."""
+    known = number(value)
+    if known is None:
+        return UNKNOWN
+    return f"{known / 1e6:.4f} M" if known >= 1e6 else f"{known / 1e3:.1f} k"
+
+
+def show_count(value: Any) -> str:
+    """A whole number."""
+    known = number(value)
+    return UNKNOWN if known is None else f"{known:,.0f}"
+
+
+def show_size(value: Any) -> str:
+    """Bytes as kB or MB."""
+    known = number(value)
+    if known is None:
+        return UNKNOWN
+    return f"{known / 1e6:.2f} MB" if known >= 1e6 else f"{known / 1e3:.0f} kB"
+
+
+def show_seconds(value: Any) -> str:
+    """Seconds as '42 s' or '3 min 5 s'."""
+    known = number(value)
+    if known is None:
+        return ""
+    minutes, seconds = divmod(round(known), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

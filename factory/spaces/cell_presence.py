@@ -1,0 +1,183 @@
+"""Expected kernel counts of the cell space: how often each canonical kernel runs, given q.
+
+Follows graph/canonical.py. What depends on more than one edge:
+
+- ReLU. All edges that lead with a ReLU share one per source state. If the state is made by a
+  convolution and nobody reads it raw (pools, identity skips), the ReLU folds into it. So with
+  R = "some edge of the source leads with a ReLU" and W = "some edge reads it raw":
+  convolution with ReLU: R and not W; without: otherwise; a ReLU kernel: R and W.
+  States made by a concatenation (factorised reduction) or an addition (nodes) never take the
+  ReLU in: a ReLU kernel: R.
+- Pools of one kind from one source are one kernel; so are the shift (Slice, Pad) of the stride-2
+  skips of a source.
+
+Everything else is a sum over single edges. The kernels' shapes are not written down here: each
+piece is lowered by the same functions as the whole network and canonicalised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.kernel import Kernel
+from factory.graph.opgraph import GraphBuilder
+from factory.latency.presence import PresenceMatrix
+from factory.spaces.genotype import NODES, OPS, SELECTABLE_OPS
+from factory.spaces.lowering import (
+    build,
+    emit_classifier,
+    emit_op,
+    emit_preprocess,
+    emit_stem,
+    leads_with_relu,
+)
+from factory.spaces.network_spec import CellPlan, NetworkSpec, Size
+
+EDGES: tuple[tuple[int, int], ...] = tuple((n, s) for n in NODES for s in range(n))
+_SHIFT_OPS = ("Slice", "Pad")
+Term = dict[int | None, float]  # monomial index (None: the constant 1) -> coefficient
+
+
+class _Accumulator:
+    """Collects kernel -> polynomial, monomials deduplicated."""
+
+    def __init__(self) -> None:
+        self.monomials: list[tuple[str, np.ndarray]] = []
+        self._index: dict[tuple[str, bytes], int] = {}
+        self._terms: dict[Kernel, Counter[int | None]] = {}
+
+    def nothing(self, cell_type: str, edges: list[int], ops: list[str]) -> Term:
+        """Probability that none of ``edges`` carries one of ``ops``."""
+        mask = np.zeros((len(EDGES), len(OPS)), dtype=bool)
+        mask[np.ix_(edges, [OPS.index(op) for op in ops])] = True
+        if not mask.any():
+            return {None: 1.0}
+        key = (cell_type, mask.tobytes())
+        if key not in self._index:
+            self._index[key] = len(self.monomials)
+            self.monomials.append((cell_type, mask))
+        return {self._index[key]: 1.0}
+
+    def add(self, kernels: Counter[Kernel], *terms: tuple[float, Term]) -> None:
+        """Add every kernel, as often as counted, times the sum of weighted ``terms``."""
+        for kernel, count in kernels.items():
+            total = self._terms.setdefault(kernel, Counter())
+            for weight, term in terms:
+                for index, value in term.items():
+                    total[index] += count * weight * value  # type: ignore[assignment]
+
+    def finish(self) -> PresenceMatrix:
+        """The polynomials as arrays; kernels sorted."""
+        kernels = tuple(sorted(self._terms, key=str))
+        constant = np.zeros(len(kernels))
+        coefficients = np.zeros((len(kernels), len(self.monomials)))
+        for row, kernel in enumerate(kernels):
+            for index, value in self._terms[kernel].items():
+                if index is None:
+                    constant[row] += value
+                else:
+                    coefficients[row, index] += value
+        return PresenceMatrix(kernels, constant, self.monomials, coefficients)
+
+
+_ONE: Term = {None: 1.0}
+
+
+def _probe(
+    emit: Callable[..., list[str]], *shapes: tuple[int, ...], dtype: str | None
+) -> Counter[Kernel]:
+    return kernel_counts(canonicalise(build(emit, *shapes)), dtype)
+
+
+def _shape(channels: int, size: Size) -> tuple[int, int, int, int]:
+    return (1, channels, *size)
+
+
+def _add_relu_and_source(
+    out: _Accumulator, cell: CellPlan, source: int, shape: tuple[int, ...], dtype: str | None
+) -> None:
+    """The state's shared ReLU and, for sources 0 and 1, the preprocessing that makes it."""
+    stride = cell.stride(source)
+    edges = [e for e, (_, s) in enumerate(EDGES) if s == source]
+    relu_ops = [op for op in SELECTABLE_OPS if leads_with_relu(op, stride)]
+    raw_ops = [op for op in SELECTABLE_OPS if op not in relu_ops]
+    no_relu = out.nothing(cell.cell_type, edges, relu_ops)
+    relu = _probe(lambda b, x: [b.relu(x)], shape, dtype=dtype)
+    if source >= 2:
+        out.add(relu, (1, _ONE), (-1, no_relu))
+        return
+    in_shape = _shape(cell.in_channels[source], cell.in_sizes[source])
+    plain = _probe(lambda b, x: [emit_preprocess(b, x, cell, source)], in_shape, dtype=dtype)
+    if source == 0 and cell.reduction_prev:
+        out.add(plain, (1, _ONE))
+        out.add(relu, (1, _ONE), (-1, no_relu))
+        return
+    no_raw = out.nothing(cell.cell_type, edges, raw_ops)
+    neither = out.nothing(cell.cell_type, edges, [*relu_ops, *raw_ops])
+    folded = _probe(
+        lambda b, x: [b.relu(emit_preprocess(b, x, cell, source))], in_shape, dtype=dtype
+    )
+    out.add(folded, (1, no_raw), (-1, neither))
+    out.add(plain, (1, _ONE), (-1, no_raw), (1, neither))
+    out.add(relu, (1, _ONE), (-1, no_relu), (-1, no_raw), (1, neither))
+
+
+def _add_edges(
+    out: _Accumulator, cell: CellPlan, source: int, shape: tuple[int, ...], dtype: str | None
+) -> None:
+    """Operators on the edges that read ``source``, shared pieces once."""
+    stride = cell.stride(source)
+    size = (shape[2], shape[3])
+    edges = [e for e, (_, s) in enumerate(EDGES) if s == source]
+    for op in SELECTABLE_OPS:
+        if op == "skip_connect" and stride == 1:
+            continue
+
+        def emit(b: GraphBuilder, x: str, op: str = op) -> list[str]:
+            return [emit_op(b, op, x, size, cell.channels, stride, "probe")]
+
+        kernels = _probe(emit, shape, dtype=dtype)
+        per_source = op.endswith("pool_3x3")
+        shared = Counter({k: n for k, n in kernels.items() if per_source or k.op in _SHIFT_OPS})
+        out.add(shared, (1, _ONE), (-1, out.nothing(cell.cell_type, edges, [op])))
+        for edge in edges:
+            absent = out.nothing(cell.cell_type, [edge], [op])
+            out.add(kernels - shared, (1, _ONE), (-1, absent))
+
+
+def _add_cell(out: _Accumulator, cell: CellPlan, last: bool, dtype: str | None) -> None:
+    node_shape = _shape(cell.channels, cell.node_size)
+    for source in range(NODES[-1]):
+        size = cell.source_size if source < 2 else cell.node_size
+        shape = _shape(cell.channels, size)
+        _add_relu_and_source(out, cell, source, shape, dtype)
+        _add_edges(out, cell, source, shape, dtype)
+
+    def nodes(b: GraphBuilder, *xs: str) -> list[str]:
+        joined = b.concat([b.add(xs[2 * i], xs[2 * i + 1]) for i in range(len(NODES))])
+        return [joined if last else b.relu(joined)]
+
+    out.add(_probe(nodes, *[node_shape] * (2 * len(NODES)), dtype=dtype), (1, _ONE))
+
+
+@lru_cache(maxsize=64)
+def cell_presence(spec: NetworkSpec, dtype: str | None) -> PresenceMatrix:
+    """Expected counts of every canonical kernel of the networks of ``spec``."""
+    out = _Accumulator()
+
+    def stem(b: GraphBuilder, image: str) -> list[str]:
+        return [b.relu(x) for x in dict.fromkeys(emit_stem(b, spec, image))]
+
+    out.add(_probe(stem, (1, *spec.input_shape), dtype=dtype), (1, _ONE))
+    for cell in spec.plan:
+        _add_cell(out, cell, cell.index == spec.layers - 1, dtype)
+    end = spec.plan[-1]
+    classifier_shape = _shape(end.out_channels, end.node_size)
+    head = _probe(lambda b, x: [emit_classifier(b, spec, x)], classifier_shape, dtype=dtype)
+    out.add(head, (1, _ONE))
+    return out.finish()

@@ -1,0 +1,108 @@
+"""The cell space: every network that a genotype and a network size describe (no torch).
+
+The space answers questions about its networks without building them: the kernels they run,
+parameters, MACs, and the expected kernel counts of a search's soft choice q[e, o] (edge e is in
+the network and carries operator o).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.counts import Counts, count
+from factory.graph.kernel import Kernel
+from factory.graph.opgraph import OpGraph
+from factory.latency.presence import PresenceMatrix
+from factory.spaces import lowering
+from factory.spaces.cell_presence import EDGES, cell_presence
+from factory.spaces.genotype import CELL_TYPES, NODES, OPS, SELECTABLE_OPS, Genotype, Pair
+from factory.spaces.network_spec import NetworkSpec
+
+__all__ = ["EDGES", "OPS", "CellSpace", "NetworkSpec"]
+
+
+class CellSpace:
+    """All networks of one :class:`NetworkSpec`.
+
+    OPS are the eight candidates in the order of the columns of q, EDGES the 14 (node, source)
+    pairs in the order of its rows.
+    """
+
+    OPS: tuple[str, ...] = OPS
+    EDGES: tuple[tuple[int, int], ...] = EDGES
+    CELL_TYPES: tuple[str, ...] = CELL_TYPES
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+
+    def lower(self, genotype: Genotype) -> OpGraph:
+        """The raw operator graph of the derived network in inference mode."""
+        return lowering.lower(self.spec, genotype)
+
+    def kernels(self, genotype: Genotype, dtype: str | None = None) -> Counter[Kernel]:
+        """Canonical kernels of the derived network and how often each runs."""
+        return kernel_counts(canonicalise(self.lower(genotype)), dtype)
+
+    def counts(self, genotype: Genotype) -> Counts:
+        """Parameters, MACs and peak memory of the derived network."""
+        return count(self.lower(genotype))
+
+    def presence(self, dtype: str | None = None) -> PresenceMatrix:
+        """Expected count of every canonical kernel as a polynomial in q."""
+        return cell_presence(self.spec, dtype)
+
+    def all_kernels(self, dtype: str | None = None) -> list[Kernel]:
+        """Every canonical kernel that some network of the space runs."""
+        return list(self.presence(dtype).kernels)
+
+    def random(self, rng: np.random.Generator) -> Genotype:
+        """Per node two distinct sources, uniform; operators uniform over the seven but none."""
+        cells: dict[str, tuple[Pair, ...]] = {}
+        for cell_type in CELL_TYPES:
+            pairs: list[Pair] = []
+            for node in NODES:
+                for source in sorted(rng.choice(node, size=2, replace=False).tolist()):
+                    pairs.append((SELECTABLE_OPS[int(rng.integers(len(SELECTABLE_OPS)))], source))
+            cells[cell_type] = tuple(pairs)
+        return Genotype(cells["normal"], NODES, cells["reduce"], NODES)
+
+    def one_hot(self, genotype: Genotype) -> dict[str, np.ndarray]:
+        """The choice q of a genotype: per cell type [14, 8], entries 0 or 1."""
+        return {name: many[0] for name, many in self.one_hot_many([genotype]).items()}
+
+    def one_hot_many(self, genotypes: Sequence[Genotype]) -> dict[str, np.ndarray]:
+        """:meth:`one_hot` of several genotypes: per cell type [B, 14, 8]."""
+        q = {name: np.zeros((len(genotypes), len(EDGES), len(OPS))) for name in CELL_TYPES}
+        for b, genotype in enumerate(genotypes):
+            for name in CELL_TYPES:
+                for i, (op, source) in enumerate(genotype.cell(name)):
+                    q[name][b, _EDGE_INDEX[NODES[i // 2], source], _OP_INDEX[op]] = 1.0
+        return q
+
+    def neighbours(self, genotype: Genotype) -> list[Genotype]:
+        """All genotypes that differ in one operator or in one source, in a fixed order."""
+        found: list[Genotype] = []
+        for name in CELL_TYPES:
+            pairs = genotype.cell(name)
+            for i, (op, source) in enumerate(pairs):
+                other_source = pairs[i ^ 1][1]
+                changed: list[Pair] = [(o, source) for o in SELECTABLE_OPS if o != op]
+                changed += [
+                    (op, s) for s in range(NODES[i // 2]) if s not in (source, other_source)
+                ]
+                found += [_with_pair(genotype, name, i, pair) for pair in changed]
+        return found
+
+
+_EDGE_INDEX = {edge: i for i, edge in enumerate(EDGES)}
+_OP_INDEX = {op: i for i, op in enumerate(OPS)}
+
+
+def _with_pair(genotype: Genotype, cell_type: str, index: int, pair: Pair) -> Genotype:
+    cells = {name: list(genotype.cell(name)) for name in CELL_TYPES}
+    cells[cell_type][index] = pair
+    return Genotype(tuple(cells["normal"]), NODES, tuple(cells["reduce"]), NODES)

@@ -1,0 +1,236 @@
+"""Genotypes: which operators a normal and a reduction cell are made of, and the published ones.
+
+A cell has two inputs (sources 0 and 1) and four nodes (2..5); every node adds the results of two
+operators, each applied to an earlier source. A genotype lists the eight (operator, source) pairs
+of either cell, node by node. File format: docs/formats/genotype.md.
+
+Published genotypes: DARTS (arXiv 1806.09055), PC-DARTS (arXiv 1907.05737), P-DARTS
+(arXiv 1904.12760).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from factory.core.errors import InputError, nearest, unknown_name
+from factory.core.files import read_json, write_json
+
+SCHEMA_VERSION = 1
+OPS: tuple[str, ...] = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+SELECTABLE_OPS = OPS[1:]
+NODES: tuple[int, ...] = (2, 3, 4, 5)
+PAIRS = 2 * len(NODES)
+CELL_TYPES: tuple[str, ...] = ("normal", "reduce")
+Pair = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """Two cells as (operator, source) pairs; checked when it is made."""
+
+    normal: tuple[Pair, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Pair, ...]
+    reduce_concat: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for cell_type in CELL_TYPES:
+            pairs = tuple((op, source) for op, source in getattr(self, cell_type))
+            concat = tuple(getattr(self, f"{cell_type}_concat"))
+            object.__setattr__(self, cell_type, pairs)
+            object.__setattr__(self, f"{cell_type}_concat", concat)
+            _check_cell(cell_type, pairs, concat)
+
+    def cell(self, cell_type: str) -> tuple[Pair, ...]:
+        """The eight pairs of "normal" or "reduce"."""
+        return self.normal if cell_type == "normal" else self.reduce
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, with its schema version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "normal": [list(pair) for pair in self.normal],
+            "normal_concat": list(self.normal_concat),
+            "reduce": [list(pair) for pair in self.reduce],
+            "reduce_concat": list(self.reduce_concat),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str = "the genotype") -> Self:
+        """Read the JSON form; InputError says what is wrong with it and where."""
+        if not isinstance(value, dict):
+            raise InputError(f"expected an object, not {type(value).__name__}", where=where)
+        version = value.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"schema_version {version!r} is not {SCHEMA_VERSION}",
+                where=where,
+                why="this version reads only that one",
+                fix=f'write "schema_version": {SCHEMA_VERSION} as docs/formats/genotype.md says',
+            )
+        keys = [*CELL_TYPES, *(f"{name}_concat" for name in CELL_TYPES)]
+        for key in value:
+            if key not in (*keys, "schema_version"):
+                raise unknown_name("key", str(key), [*keys, "schema_version"], where)
+        for key in keys:
+            if not isinstance(value.get(key), list):
+                raise InputError(f"{key!r} is missing or not a list", where=where)
+        pairs = {name: _read_pairs(value[name], name, where) for name in CELL_TYPES}
+        concat = {name: _read_concat(value[f"{name}_concat"], name, where) for name in CELL_TYPES}
+        try:
+            return cls(pairs["normal"], concat["normal"], pairs["reduce"], concat["reduce"])
+        except InputError as error:
+            raise InputError(
+                error.what, where=f"{error.where} of {where}", why=error.why, fix=error.fix
+            ) from None
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a genotype from a JSON file."""
+        return cls.from_dict(read_json(path, "genotype file"), where=str(path))
+
+    def save(self, path: Path | str) -> None:
+        """Write the JSON form, atomically."""
+        write_json(path, self.to_dict())
+
+    def __str__(self) -> str:
+        return " ".join(
+            f"{name}[{' | '.join(_node_text(self.cell(name), i) for i in range(len(NODES)))}]"
+            for name in CELL_TYPES
+        )
+
+
+def find_genotype(name_or_path: str) -> Genotype:
+    """A published genotype by name, or one from a JSON file."""
+    if name_or_path in PUBLISHED:
+        return PUBLISHED[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file() or path.suffix == ".json" or len(path.parts) > 1:
+        return Genotype.load(path)
+    raise InputError(
+        f"unknown genotype {name_or_path!r}",
+        why="it is neither a published genotype nor a JSON file",
+        fix=nearest(name_or_path, PUBLISHED),
+    )
+
+
+def _node_text(pairs: Sequence[Pair], index: int) -> str:
+    return " ".join(f"{op},{source}" for op, source in pairs[2 * index : 2 * index + 2])
+
+
+def _read_pairs(items: list[Any], cell_type: str, where: str) -> tuple[Pair, ...]:
+    for index, item in enumerate(items):
+        well_formed = (
+            isinstance(item, list)
+            and len(item) == 2
+            and isinstance(item[0], str)
+            and isinstance(item[1], int)
+            and not isinstance(item[1], bool)
+        )
+        if not well_formed:
+            raise InputError(
+                f"{item!r} is not a pair [operator, source]",
+                where=f"{cell_type!r} entry {index} of {where}",
+                fix='write for example ["sep_conv_3x3", 0]',
+            )
+    return tuple((item[0], item[1]) for item in items)
+
+
+def _read_concat(items: list[Any], cell_type: str, where: str) -> tuple[int, ...]:
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        raise InputError(
+            f"{items!r} is not a list of node numbers", where=f"'{cell_type}_concat' of {where}"
+        )
+    return tuple(items)
+
+
+def _check_cell(cell_type: str, pairs: tuple[Pair, ...], concat: tuple[int, ...]) -> None:
+    where = f"cell {cell_type!r}"
+    if len(pairs) != PAIRS:
+        raise InputError(
+            f"{len(pairs)} pairs instead of {PAIRS}",
+            where=where,
+            why=f"each of the {len(NODES)} nodes takes two (operator, source) pairs",
+        )
+    if concat != NODES:
+        raise InputError(
+            f"{cell_type}_concat {list(concat)} is not {list(NODES)}",
+            where=where,
+            why="a cell's output joins all four nodes",
+        )
+    for index, (op, source) in enumerate(pairs):
+        node = NODES[index // 2]
+        if op == "none":
+            raise InputError(
+                "operator 'none' cannot be chosen",
+                where=f"{where}, entry {index}",
+                why="it only exists during the search",
+                fix=nearest(op, SELECTABLE_OPS),
+            )
+        if op not in SELECTABLE_OPS:
+            raise unknown_name("operator", op, SELECTABLE_OPS, f"{where}, entry {index}")
+        if not 0 <= source < node:
+            raise InputError(
+                f"source {source} of node {node} does not exist",
+                where=f"{where}, entry {index}",
+                why="a node reads the cell's inputs 0 and 1 or an earlier node",
+                fix=f"choose a source from 0 to {node - 1}",
+            )
+        if index % 2 and source == pairs[index - 1][1]:
+            raise InputError(
+                f"node {node} reads source {source} twice",
+                where=f"{where}, entries {index - 1} and {index}",
+                why="the two operators of a node read two different sources",
+                fix="choose another source for one of them",
+            )
+
+
+_SHORT = {
+    "mp": "max_pool_3x3",
+    "ap": "avg_pool_3x3",
+    "sk": "skip_connect",
+    "s3": "sep_conv_3x3",
+    "s5": "sep_conv_5x5",
+    "d3": "dil_conv_3x3",
+    "d5": "dil_conv_5x5",
+}
+
+
+def _published(normal: str, reduce: str) -> Genotype:
+    def pairs(text: str) -> tuple[Pair, ...]:
+        items = (item.split(",") for item in text.split())
+        return tuple((_SHORT[short], int(source)) for short, source in items)
+
+    return Genotype(pairs(normal), NODES, pairs(reduce), NODES)
+
+
+DARTS_V2 = _published(
+    "s3,0 s3,1 s3,0 s3,1 s3,1 sk,0 sk,0 d3,2", "mp,0 mp,1 sk,2 mp,1 mp,0 sk,2 sk,2 mp,1"
+)
+PC_DARTS_cifar = _published(
+    "s3,1 sk,0 s3,0 d3,1 s5,0 s3,1 ap,0 d3,1", "s5,1 mp,0 s5,1 s5,2 s3,0 s3,3 s3,1 s3,2"
+)
+PC_DARTS_image = _published(
+    "sk,1 s3,0 s3,0 sk,1 s3,1 s3,3 s3,1 d5,4", "s3,0 sk,1 d5,2 mp,1 s3,2 s3,1 s5,0 s3,3"
+)
+PDARTS = _published(
+    "sk,0 d3,1 sk,0 s3,1 s3,1 s3,3 s3,0 d5,4", "ap,0 s5,1 s3,0 d5,2 mp,0 d3,1 d3,1 d5,3"
+)
+PUBLISHED: dict[str, Genotype] = {
+    "DARTS_V2": DARTS_V2,
+    "PC_DARTS_cifar": PC_DARTS_cifar,
+    "PC_DARTS_image": PC_DARTS_image,
+    "PDARTS": PDARTS,
+}

@@ -1,0 +1,45 @@
+"""An ONNX model as the judge takes it: its exact bytes, and its graph, checked before measuring."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.core.files import sha256_bytes
+from factory.graph.onnx_import import load_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """Content that is sent to the device, and the same parsed."""
+
+    content: bytes
+    proto: onnx.ModelProto
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the content."""
+        return sha256_bytes(self.content)
+
+
+def read_model(path_or_bytes: Path | str | bytes) -> ModelFile:
+    """A checked model; InputError for another file, dynamic shapes or unknown operators.
+
+    Weights kept in a file beside the model are taken into the content.
+    """
+    if isinstance(path_or_bytes, bytes):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(path_or_bytes)
+            return ModelFile(path_or_bytes, load_onnx(path))
+    path = Path(path_or_bytes)
+    proto = load_onnx(path)
+    content = path.read_bytes()
+    serialised = proto.SerializeToString()
+    # External weights are loaded into the proto only: then the file alone cannot run elsewhere.
+    return ModelFile(serialised if len(serialised) > 2 * len(content) else content, proto)

@@ -1,0 +1,72 @@
+"""The result of a verification: numbers, verdict, reasons; a value also when it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK
+
+SCHEMA_VERSION = 1
+VERDICTS = ("holds", "over budget", "measured", "failed")
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What was measured and what follows.
+
+    Attributes:
+        median_ms: median over rounds of the median over runs; p10_ms and p90_ms likewise; None
+            when the model could not be run.
+        min_ms: the fastest run of all rounds.
+        spread_percent: how far the medians of the rounds lie apart.
+        verdict: "holds", "over budget", "measured" (no budget given) or "failed".
+        margin_percent: share of the budget that is left; negative when over; None without one.
+        providers: execution provider -> number of nodes that ran on it.
+        nodes: name, op, provider and share of the time, from the trace.
+        relative_error: predicted / measured - 1, where a predictor was given.
+    """
+
+    device_id: str
+    precision: str
+    execution_provider: str
+    describe: Mapping[str, Any]
+    model_bytes: int
+    model_sha256: str
+    max_latency_ms: float | None = None
+    verdict: str = "measured"
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    median_ms: float | None = None
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    min_ms: float | None = None
+    session_ms: float | None = None
+    spread_percent: float = 0.0
+    margin_percent: float | None = None
+    rounds: tuple[Mapping[str, Any], ...] = ()
+    providers: Mapping[str, int] = field(default_factory=dict)
+    nodes: tuple[Mapping[str, Any], ...] = ()
+    predicted_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    relative_error: float | None = None
+    kernels: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True when the model ran as asked and no budget was broken."""
+        return self.verdict in ("holds", "measured")
+
+    @property
+    def exit_code(self) -> int:
+        """0 when it holds, 1 when it does not."""
+        return EXIT_OK if self.ok else EXIT_DOES_NOT_HOLD
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the schema version."""
+        value = asdict(self)
+        for name in ("reasons", "notes", "rounds", "nodes", "kernels"):
+            value[name] = list(value[name])
+        return {"schema_version": SCHEMA_VERSION, **value}
