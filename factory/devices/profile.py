@@ -25,34 +25,42 @@ class DeviceProfile(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    schema_version: Literal[1] = pydantic.Field(1, description="Version of this format.")
+    schema_version: Literal[1] = pydantic.Field(default=1, description="Version of this format.")
     id: str = pydantic.Field(
         pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$",
         description="Name of the device, the same as the file's name without .toml.",
     )
     chip: str = pydantic.Field(
-        "local", min_length=1, description='"local" for this machine, else the name of the chip.'
+        default="local",
+        min_length=1,
+        description='"local" for this machine, else the name of the chip.',
     )
-    transport: str = pydantic.Field("local", description="How the chip is reached.")
-    runtime: Literal["onnxruntime"] = pydantic.Field("onnxruntime", description="What runs there.")
+    transport: str = pydantic.Field(default="local", description="How the chip is reached.")
+    runtime: Literal["onnxruntime"] = pydantic.Field(
+        default="onnxruntime", description="What runs there."
+    )
     execution_provider: str = pydantic.Field(
-        "CPUExecutionProvider", min_length=1, description="ONNX Runtime execution provider."
+        default="CPUExecutionProvider", min_length=1, description="ONNX Runtime execution provider."
     )
     provider_options: dict[str, OptionValue] = pydantic.Field(
         default_factory=dict, description="Options handed to the execution provider."
     )
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] | Literal["all"] = pydantic.Field(
-        "all", description='Number of intra-op threads, or "all" for every core allowed.'
+        default="all", description='Number of intra-op threads, or "all" for every core allowed.'
     )
     precision: Literal["fp32", "int8"] = pydantic.Field(
-        "fp32", description="Which kernels and models are used: float or static int8 (QDQ)."
+        default="fp32", description="Which kernels and models are used: float or static int8 (QDQ)."
     )
-    tier: str = pydantic.Field("", description="The product tier that this chip stands for.")
-    pin: bool = pydantic.Field(True, description="Pin the runtime to its cores where possible.")
+    tier: str = pydantic.Field(
+        default="", description="The product tier that this chip stands for."
+    )
+    pin: bool = pydantic.Field(
+        default=True, description="Pin the runtime to its cores where possible."
+    )
     timeout_s: float = pydantic.Field(
-        60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
+        default=60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
     )
-    notes: str = pydantic.Field("", description="Anything a person should know.")
+    notes: str = pydantic.Field(default="", description="Anything a person should know.")
 
     @property
     def dtype(self) -> str:

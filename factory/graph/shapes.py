@@ -114,7 +114,7 @@ def _windows(x: Shape, kernel: Sequence[int], attrs: Mapping[str, str]) -> Shape
 
 
 def _conv(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str]) -> Shape:
-    (x,) = inputs
+    x = inputs[0]
     groups = int(attrs["g"])
     if weight is None or len(weight) != len(x) or x[1] != weight[1] * groups:
         raise ValueError("the weight does not match the channels of the input")
@@ -124,17 +124,17 @@ def _conv(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str
 
 
 def _pool(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str]) -> Shape:
-    (x,) = inputs
+    x = inputs[0]
     return (*x[:2], *_windows(x, spatial_values(attrs["k"], len(x) - 2), attrs))
 
 
 def _global(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str]) -> Shape:
-    (x,) = inputs
+    x = inputs[0]
     return (*x[:2], *(1 for _ in x[2:]))
 
 
 def _gemm(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str]) -> Shape:
-    (x,) = inputs
+    x = inputs[0]
     if weight is None or len(weight) != 2 or x[-1] != weight[1]:
         raise ValueError("the weight does not match the features of the input")
     return (*x[:-1], weight[0])
@@ -156,13 +156,13 @@ def _concat(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, s
 
 
 def _slice(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str]) -> Shape:
-    (x,) = inputs
+    x = inputs[0]
     start = spatial_values(attrs["start"], len(x) - 2)
     return (*x[:2], *(size - begin for size, begin in zip(x[2:], start, strict=True)))
 
 
 def _pad(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str]) -> Shape:
-    (x,) = inputs
+    x = inputs[0]
     axes = len(x) - 2
     pads = pads_values(attrs["p"], axes)
     return (*x[:2], *(x[2 + i] + pads[i] + pads[axes + i] for i in range(axes)))

@@ -97,7 +97,9 @@ def _half_width(
     noise = facts.noise.get("reference_spread_percent", 0.0) / 100
     predictions = selection.left_out_ms[None] if held_out is None else held_out
     return float(
-        np.mean([half_width(data.measured_ms / np.maximum(p, 1e-9) - 1, noise) for p in predictions])
+        np.mean(
+            [half_width(data.measured_ms / np.maximum(p, 1e-9) - 1, noise) for p in predictions]
+        )
     )
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from factory.graph.kernel import Kernel
 
 SCHEMA_VERSION = 1
 
 
-class Part(NamedTuple):
-    """What one kernel contributes: ``ms`` is for all its ``count`` occurrences."""
+@dataclass(frozen=True)
+class Part:
+    """What one kernel contributes: ``ms`` is for all its ``count`` occurrences.
+
+    Unpacks as ``kernel, count, ms, share, source = part``.
+    """
 
     kernel: Kernel
     count: float
     ms: float
     share: float
     source: str
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.kernel, self.count, self.ms, self.share, self.source))
 
 
 @dataclass(frozen=True)

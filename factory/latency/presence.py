@@ -88,7 +88,7 @@ class PresenceMatrix:
         for kernel, count in zip(self.kernels, self.counts(q).tolist(), strict=True):
             if abs(count) > tolerance:
                 whole = round(count)
-                found[kernel] = whole if abs(count - whole) <= tolerance else count  # type: ignore[assignment]
+                found[kernel] = whole if abs(count - whole) <= tolerance else count
         return found
 
     def weighted(self, weights: np.ndarray, constant: float = 0.0) -> tuple[float, np.ndarray]:

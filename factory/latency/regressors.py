@@ -89,15 +89,23 @@ class KindRegressor:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> KindRegressor:
         """The inverse of :meth:`to_dict`."""
-        arrays = {
-            name: np.asarray(value[name], dtype=float)
-            for name in ("center", "scale", "coefficients", "low", "high")
-        }
+
+        def array(name: str) -> np.ndarray:
+            return np.asarray(value[name], dtype=float)
+
         return cls(
             space=FeatureSpace.from_dict(value["space"]),
+            offset=float(value["offset"]),
+            center=array("center"),
+            scale=array("scale"),
+            coefficients=array("coefficients"),
             trees=None if value["trees"] is None else TreeEnsemble.from_dict(value["trees"]),
-            **arrays,
-            **{n: value[n] for n in ("offset", "rows", "model", "error", "median_error")},
+            low=array("low"),
+            high=array("high"),
+            rows=int(value["rows"]),
+            model=str(value["model"]),
+            error=float(value["error"]),
+            median_error=float(value["median_error"]),
         )
 
 

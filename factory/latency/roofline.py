@@ -54,7 +54,9 @@ class Roofline:
         macs, moved = columns[:, 1], columns[:, 2]
         busy = macs > 0
         return cls(
-            *(float(c) for c in coefficients),
+            start_ms=float(coefficients[0]),
+            ms_per_mac=float(coefficients[1]),
+            ms_per_byte=float(coefficients[2]),
             best_ms_per_mac=float((ms[busy] / macs[busy]).min()) if busy.any() else 0.0,
             best_ms_per_byte=float((ms / np.maximum(moved, 1.0)).min()),
         )

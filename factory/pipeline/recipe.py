@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factory.data.config import DataConfig
+from factory.pipeline.recipe_limits import MAX_LATENCY_MS_LIMIT, MAX_MACS_LIMIT
 from factory.search.config import SearchConfig
 from factory.spaces.config import SpaceConfig
 from factory.training.config import TrainConfig
 
 SCHEMA_VERSION = 1
 NO_LATENCY = "no-latency"  # the same search without a latency term, for comparison
-MAX_MACS_LIMIT = 1e12
-MAX_LATENCY_MS_LIMIT = 1e5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

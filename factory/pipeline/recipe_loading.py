@@ -114,6 +114,14 @@ def load_recipe(
     return validate(Recipe, data, where=f"recipe {path}"), path
 
 
+def recipe_from_text(text: str, where: str) -> Recipe:
+    """The checked recipe in a TOML text, without a scale."""
+    from factory.core.validation import validate
+    from factory.pipeline.recipe import Recipe
+
+    return validate(Recipe, apply_scale(tomllib.loads(text), None, Path(where)), where=where)
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON value, independent of key order."""
     return sha256_bytes(json.dumps(value, sort_keys=True, allow_nan=False).encode())

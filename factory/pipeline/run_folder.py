@@ -232,6 +232,16 @@ class RunFolder:
             )
         return value
 
+    def stage_is_current(self, stage: str, units: Iterable[Unit]) -> bool:
+        """True when the stage's DONE names exactly these units as they are."""
+        record = _read_marker(self.stage(stage) / DONE)
+        return record is not None and record.get("units") == self._unit_hashes(units)
+
+    def _unit_hashes(self, units: Iterable[Unit]) -> dict[str, str]:
+        return {
+            u.done_file.relative_to(self.root).as_posix(): sha256_file(u.done_file) for u in units
+        }
+
     def finish_stage(self, stage: str, units: Iterable[Unit], started: float) -> None:
         """Write the stage's DONE and note it in run.json."""
         units = list(units)
@@ -240,10 +250,7 @@ class RunFolder:
             {
                 "schema_version": SCHEMA_VERSION,
                 "stage": stage,
-                "units": {
-                    u.done_file.relative_to(self.root).as_posix(): sha256_file(u.done_file)
-                    for u in units
-                },
+                "units": self._unit_hashes(units),
                 "date": now_utc(),
             },
         )

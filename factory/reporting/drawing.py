@@ -23,8 +23,8 @@ OP_COLOURS = {
     "skip_connect": "#667085",
 }
 OTHER_COLOUR = "#7a4a8c"
-SOURCE_X, SOURCE_STEP = (26, 84), 13
-PILL_WIDTH, PILL_HEIGHT, ROW = 120, 20, 26
+SOURCE_X, SOURCE_STEP = (24, 74), 12
+PILL_WIDTH, PILL_HEIGHT, ROW = 116, 20, 26
 TOP, BAND_GAP, OUTPUT_HEIGHT = 42, 20, 26
 
 
@@ -46,10 +46,10 @@ def draw_cell(pairs: Any, concat: Any, title: str, stride: int = 1) -> str | Non
     bus_x = {0: SOURCE_X[0], 1: SOURCE_X[1]}
     for position, source in enumerate(read, start=1):
         bus_x[source] = SOURCE_X[1] + SOURCE_STEP * position
-    pill_x = max(bus_x.values()) + 22
-    node_x = pill_x + PILL_WIDTH + 34
-    out_x = node_x + 34
-    width, band = out_x + 16, 2 * ROW + BAND_GAP
+    pill_x = max(SOURCE_X[1] + SOURCE_STEP * 3, *bus_x.values()) + 14
+    node_x = pill_x + PILL_WIDTH + 30
+    out_x = node_x + 28
+    width, band = out_x + 10, 2 * ROW + BAND_GAP
     rows = [TOP + band * (i // 2) + ROW * (i % 2) + ROW / 2 + 4 for i in range(len(edges))]
     node_y = [(rows[2 * i] + rows[2 * i + 1]) / 2 for i in range(nodes)]
     output_y = TOP + band * nodes + 4
@@ -89,9 +89,9 @@ def draw_cell(pairs: Any, concat: Any, title: str, stride: int = 1) -> str | Non
     used = [node_y[s - 2] for s in joined if 2 <= s < nodes + 2]
     if used:
         lines.append(f'<path class="bus" d="M{out_x} {min(used):g} V{output_y}"/>')
-    shapes.append(_box(SOURCE_X[0], TOP - 32, 48, "c_{k-2}"))
-    shapes.append(_box(SOURCE_X[1], TOP - 32, 48, "c_{k-1}"))
-    shapes.append(_box(out_x - 34, output_y, 100, "concat → c_k"))
+    shapes.append(_box(SOURCE_X[0], TOP - 32, 44, "c_{k-2}"))
+    shapes.append(_box(SOURCE_X[1], TOP - 32, 44, "c_{k-1}"))
+    shapes.append(_box(out_x - 40, output_y, 96, "concat → c_{k}"))
     return (
         f'<svg class="cell" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}: {escape(_words(edges))}">'

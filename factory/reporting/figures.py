@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from factory.reporting.artefacts import Json, RunArtefacts, TierArtefacts, mapping, number
 
@@ -26,7 +27,7 @@ PALETTE = (
 )  # fmt: skip
 MARKERS = "osD^vPX<>*"
 MAX_POINTS = 240
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.edgecolor": INK,
@@ -94,11 +95,13 @@ def _plain(name: str) -> str:
 
 def accuracy_latency(tiers: Sequence[Json]) -> str | None:
     """Accuracy against latency: measured (p10 to p90), predicted, and each tier's budget."""
-    shown = [t for t in tiers if t["accuracy"] is not None and (t["median_ms"] or t["predicted_ms"])]
+    shown = [
+        t for t in tiers if t["accuracy"] is not None and (t["median_ms"] or t["predicted_ms"])
+    ]
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = _figure(5.6, 3.3)
+        figure = _figure(4.8, 3.1)
         axes = _clear(figure.subplots())
         for position, tier in enumerate(tiers):
             if tier not in shown:
@@ -123,7 +126,7 @@ def accuracy_latency(tiers: Sequence[Json]) -> str | None:
         axes.set_xlabel("latency, ms (filled: measured, hollow: predicted, dashed: budget)")
         axes.set_ylabel("test accuracy, %")
         axes.ticklabel_format(useOffset=False)
-        figure.legend(loc="outside upper left", ncols=min(len(shown), 4))
+        figure.legend(loc="outside upper left", ncols=min(len(shown), 3))
         return _svg(figure, "Accuracy against latency of each tier")
 
 
@@ -136,10 +139,10 @@ def search_curves(tier: TierArtefacts, index: int) -> str | None:
     latency = _latency_term(searching)
     colour = PALETTE[index % 10]
     with matplotlib.rc_context(STYLE):
-        figure = _figure(4.6, 5.0)
-        loss, cost, skip = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.3, 0.8])
-        for axes in (loss, cost, skip):
-            _clear(axes)
+        figure = _figure(3.5, 4.8 if latency else 3.4)
+        rows = [1, 1.3, 0.8] if latency else [1, 0.8]
+        panels = [_clear(a) for a in figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)]
+        loss, cost, skip = panels[0], panels[1], panels[-1]
         _line(loss, steps, "loss", color=colour, label="training")
         _line(loss, steps, "val_loss", color=INK, alpha=0.6, lw=1, label="architecture")
         loss.set_title("task loss")
@@ -155,11 +158,10 @@ def search_curves(tier: TierArtefacts, index: int) -> str | None:
             twin.set_ylim(bottom=0)
             twin.set_ylabel("multiplier", color="#cf4a5c")
             handles = [*cost.get_legend_handles_labels()[0], *twin.get_legend_handles_labels()[0]]
-            cost.legend(handles=handles, ncols=3, loc="lower right")
+            cost.legend(
+                handles=handles, ncols=3, loc="lower right", columnspacing=1, handlelength=1.4
+            )
             cost.set_title(f"expected {_plain(latency).replace('_ms', ', ms')} and its target")
-        else:
-            cost.set_title("no latency term in this search")
-            cost.set_yticks([])
         _line(skip, searching, "skip_share", color=colour)
         skip.set_ylim(0, 1)
         skip.set_title("share of skip connections")
@@ -198,31 +200,32 @@ def _line(axes: Axes, steps: list[Json], key: str, inner: str | None = None, **s
     )
 
 
-def training_curves(run: RunArtefacts) -> str | None:
-    """Test accuracy and training loss by epoch, every tier in one plot."""
+def training_curves(run: RunArtefacts) -> list[str]:
+    """Test accuracy and training loss by epoch, every tier in each plot."""
     tiers = [(i, t) for i, t in enumerate(run.tiers) if len(t.train_history) > 1]
     if not tiers:
-        return None
+        return []
+    plots = (("test_accuracy", "test accuracy, %", 100.0), ("train_loss", "training loss", 1.0))
+    return [_by_epoch(tiers, *plot) for plot in plots]
+
+
+def _by_epoch(tiers: list[tuple[int, TierArtefacts]], key: str, title: str, factor: float) -> str:
     with matplotlib.rc_context(STYLE):
-        figure = _figure(5.6, 4.2)
-        accuracy, loss = figure.subplots(2, 1, sharex=True)
-        for axes in (accuracy, loss):
-            _clear(axes)
+        figure = _figure(4.8, 2.5)
+        axes = _clear(figure.subplots())
         for index, tier in tiers:
-            colour = PALETTE[index % 10]
-            for axes, key, factor in ((accuracy, "test_accuracy", 100.0), (loss, "train_loss", 1)):
-                points = [
-                    (number(row.get("epoch")), number(row.get(key))) for row in tier.train_history
-                ]
-                known = [(x, y * factor) for x, y in points if x is not None and y is not None]
-                axes.plot(
-                    [p[0] for p in known],
-                    [p[1] for p in known],
-                    color=colour,
-                    label=_plain(tier.name) if axes is accuracy else None,
-                )
-        accuracy.set_title("test accuracy, %")
-        loss.set_title("training loss")
-        loss.set_xlabel("epoch")
-        figure.legend(loc="outside upper left", ncols=min(len(tiers), 4))
-        return _svg(figure, "Training of each tier")
+            points = [
+                (number(row.get("epoch")), number(row.get(key))) for row in tier.train_history
+            ]
+            known = [(x, y * factor) for x, y in points if x is not None and y is not None]
+            axes.plot(
+                [p[0] for p in known],
+                [p[1] for p in known],
+                color=PALETTE[index % 10],
+                label=_plain(tier.name),
+            )
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside upper left", ncols=min(len(tiers), 3))
+        return _svg(figure, f"{title.rstrip(' ,%')} by epoch")

@@ -13,16 +13,15 @@ import jinja2
 from markupsafe import Markup
 
 from factory.core.files import write_atomic_text, write_json
-from factory.core.units import format_ms
 from factory.deployment.snippet import run_snippet
 from factory.reporting import figures
 from factory.reporting.artefacts import Json, RunArtefacts, TierArtefacts, mapping, number, read_run
 from factory.reporting.drawing import OP_COLOURS, draw_cell
+from factory.reporting.formatting import FILTERS
 from factory.reporting.kernel_view import kernel_rows, node_rows
 from factory.reporting.summary import first_number, is_simulated, summarise
 
 TEMPLATES = Path(__file__).parent / "templates"
-UNKNOWN = "–"
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -45,10 +44,7 @@ def render_report(run: RunArtefacts, summary: Json) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        ms=show_ms, percent=show_percent, signed=show_signed, macs=show_macs, count=show_count,
-        params=show_params, size=show_size, seconds=show_seconds,
-    )  # fmt: skip
+    environment.filters.update(FILTERS)
     return environment.get_template("report.html.j2").render(
         summary=summary,
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
@@ -59,7 +55,7 @@ def render_report(run: RunArtefacts, summary: Json) -> str:
         baseline=_baseline_view(run),
         op_colours=OP_COLOURS,
         accuracy_plot=_markup(figures.accuracy_latency(summary["tiers"])),
-        training_plot=_markup(figures.training_curves(run)),
+        training_plots=[Markup(plot) for plot in figures.training_curves(run)],
         devices=_devices(run),
         recipe=mapping(run.record.get("recipe")),
         folder=run.root.resolve().name,
@@ -149,58 +145,3 @@ def _fact(value: Any) -> str:
 def _markup(svg: str | None) -> Markup | None:
     """Mark a drawing as safe: its text was escaped where it was drawn."""
     return None if svg is None else Markup(svg)
-
-
-def show_ms(value: Any) -> str:
-    """'7.81 ms'."""
-    known = number(value)
-    return UNKNOWN if known is None else format_ms(known)
-
-
-def show_percent(value: Any, digits: int = 1) -> str:
-    """0.985 -> '98.5 %'."""
-    known = number(value)
-    return UNKNOWN if known is None else f"{100 * known:.{digits}f} %"
-
-
-def show_signed(value: Any) -> str:
-    """0.034 -> '+3.4 %'."""
-    known = number(value)
-    return UNKNOWN if known is None else f"{100 * known:+.1f} %".replace("-", "−")
-
-
-def show_macs(value: Any) -> str:
-    """Multiply-adds in millions."""
-    known = number(value)
-    return UNKNOWN if known is None else f"{known / 1e6:.2f} M"
-
-
-def show_params(value: Any) -> str:
-    """Parameters in thousands or millions."""
-    known = number(value)
-    if known is None:
-        return UNKNOWN
-    return f"{known / 1e6:.4f} M" if known >= 1e6 else f"{known / 1e3:.1f} k"
-
-
-def show_count(value: Any) -> str:
-    """A whole number."""
-    known = number(value)
-    return UNKNOWN if known is None else f"{known:,.0f}"
-
-
-def show_size(value: Any) -> str:
-    """Bytes as kB or MB."""
-    known = number(value)
-    if known is None:
-        return UNKNOWN
-    return f"{known / 1e6:.2f} MB" if known >= 1e6 else f"{known / 1e3:.0f} kB"
-
-
-def show_seconds(value: Any) -> str:
-    """Seconds as '42 s' or '3 min 5 s'."""
-    known = number(value)
-    if known is None:
-        return ""
-    minutes, seconds = divmod(round(known), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -20,6 +20,7 @@ from factory.reporting.artefacts import (
 
 SCHEMA_VERSION = 1
 PASSED, FAILED, OPEN = "passed", "failed", "not verified"
+VERDICTS = {"passed": PASSED, "holds": PASSED, "failed": FAILED, "over budget": FAILED}
 
 
 def first_number(*values: Any) -> float | None:
@@ -54,7 +55,6 @@ def tier_summary(run: RunArtefacts, tier: TierArtefacts) -> Json:
     macs = first_number(verify.get("macs"), search.get("macs"))
     low = first_number(verify.get("low_ms"), search.get("low_ms"))
     high = first_number(verify.get("high_ms"), search.get("high_ms"))
-    verdict = verify.get("verdict")
     return {
         "name": tier.name,
         "device_id": device_id,
@@ -95,8 +95,8 @@ def tier_summary(run: RunArtefacts, tier: TierArtefacts) -> Json:
         "parity": mapping(verify.get("parity")),
         "providers": mapping(verify.get("providers")),
         "rounds": first_number(verify.get("rounds")),
-        "verdict": verdict if verdict in (PASSED, FAILED) else OPEN,
-        "reasons": [str(r) for r in verify.get("reasons") or []],
+        "verdict": VERDICTS.get(str(verify.get("verdict")), OPEN),
+        "reasons": _texts(verify.get("reasons")),
         "reached": _reached(tier),
     }
 
@@ -168,6 +168,10 @@ def baseline_summary(run: RunArtefacts, tiers: list[Json]) -> Json | None:
     }
 
 
+def _texts(value: Any) -> list[str]:
+    return [str(text) for text in value] if isinstance(value, list) else []
+
+
 def _latency(value: Any) -> float | None:
     return first_number(value, mapping(value).get("median_ms"), mapping(value).get("latency_ms"))
 
@@ -189,8 +193,7 @@ def predictor_summary(run: RunArtefacts) -> list[Json]:
                 "protocol": str(report.get("protocol") or ""),
                 "held_out": _errors(report.get("held_out")),
                 "baselines": {
-                    name: _errors(value)
-                    for name, value in mapping(report.get("baselines")).items()
+                    name: _errors(value) for name, value in mapping(report.get("baselines")).items()
                 },
                 "noise_percent": number(
                     mapping(report.get("noise")).get("reference_spread_percent")

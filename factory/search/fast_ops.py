@@ -15,6 +15,7 @@ On an accelerator the plain functions are used. Legend: N batch, C channels, H h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -107,8 +108,7 @@ def pointwise(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
     """1x1 convolution; weight [C_out, C_in / groups]."""
     c_out, c_in = weight.shape
     if groups > 1 and c_in < DENSE_BELOW and _fast(x):
-        eye = torch.eye(groups, dtype=weight.dtype).view(groups, 1, groups, 1)
-        blocks = weight.view(groups, c_out // groups, 1, c_in) * eye
+        blocks = weight.view(groups, c_out // groups, 1, c_in) * _block_mask(groups, weight.dtype)
         weight, groups = blocks.reshape(c_out, groups * c_in), 1
     return F.conv2d(x, weight[:, :, None, None], None, 1, 0, 1, groups)
 
@@ -118,30 +118,41 @@ def repeat_channels(x: Tensor, blocks: Sequence[int], times: Sequence[int]) -> T
     if sum(times) == 1:
         return x
     if max(blocks) <= DENSE_BELOW and _fast(x):
-        index = [c for c in _repeated(blocks, times)]
-        matrix = torch.zeros(len(index), x.shape[1], dtype=x.dtype)
-        matrix[torch.arange(len(index)), torch.tensor(index)] = 1.0
-        return F.conv2d(x, matrix[:, :, None, None])
+        index = _repeated(tuple(blocks), tuple(times))
+        return F.conv2d(x, _selection(index, x.shape[1], x.dtype))
     parts = [part for part, n in zip(x.split(list(blocks), 1), times, strict=True) for _ in range(n)]
     return torch.cat(parts, 1)
 
 
-def _repeated(blocks: Sequence[int], times: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=64)
+def _repeated(blocks: tuple[int, ...], times: tuple[int, ...]) -> tuple[int, ...]:
     index: list[int] = []
     start = 0
     for block, n in zip(blocks, times, strict=True):
         index += list(range(start, start + block)) * n
         start += block
-    return index
+    return tuple(index)
 
 
-def select_channels(x: Tensor, index: Tensor) -> Tensor:
+@lru_cache(maxsize=64)
+def _block_mask(groups: int, dtype: torch.dtype) -> Tensor:
+    return torch.eye(groups, dtype=dtype).view(groups, 1, groups, 1)
+
+
+@lru_cache(maxsize=256)
+def _selection(index: tuple[int, ...], channels: int, dtype: torch.dtype) -> Tensor:
+    """1x1 convolution weight that copies channels ``index`` (exact: factors 0 and 1)."""
+    matrix = torch.zeros(len(index), channels, dtype=dtype)
+    matrix[torch.arange(len(index)), torch.tensor(index)] = 1.0
+    return matrix[:, :, None, None]
+
+
+def select_channels(x: Tensor, index: tuple[int, ...]) -> Tensor:
     """Channels ``index`` of ``x``, dense."""
     if _fast(x) and x.shape[1] <= 32:
-        matrix = torch.zeros(len(index), x.shape[1], dtype=x.dtype)
-        matrix[torch.arange(len(index)), index] = 1.0
-        return F.conv2d(x, matrix[:, :, None, None])
-    return x.index_select(1, index.to(x.device)).contiguous(memory_format=CL)
+        return F.conv2d(x, _selection(index, x.shape[1], x.dtype))
+    indices = torch.tensor(index, device=x.device)
+    return x.index_select(1, indices).contiguous(memory_format=CL)
 
 
 # ---------------------------------------------------------------- batch normalisation
@@ -169,37 +180,39 @@ class _BatchNorm(torch.autograd.Function):
         rows = n * h * w
         fold = _fold(rows, c)
         wide = x.permute(0, 2, 3, 1).reshape(rows // fold, fold * c)
-        mean = wide.sum(0).view(fold, c).double().sum(0) / rows
-        square = wide.square().sum(0).view(fold, c).double().sum(0) / rows
-        inverse = (square - mean.square()).clamp_min_(0.0).add_(eps).rsqrt_()
-        slope = inverse if scale is None else inverse * scale.double()
-        a = slope.to(x.dtype).repeat(fold)
-        b = (-mean * slope).to(x.dtype).repeat(fold)
-        ctx.save_for_backward(wide, mean, inverse, scale)
-        ctx.shape, ctx.fold = (n, h, w, c), fold
+        mean, square = _column_sums(wide, wide.square(), fold).div_(rows)
+        inverse = torch.addcmul(square, mean, mean, value=-1.0).clamp_min_(0.0).add_(eps).rsqrt_()
+        slope = inverse if scale is None else inverse * scale
+        a, b = torch.stack([slope, -mean * slope]).to(x.dtype).repeat(1, fold)
+        ctx.save_for_backward(wide, mean, inverse, slope)
+        ctx.shape, ctx.fold, ctx.scaled = (n, h, w, c), fold, scale is not None
         return torch.addcmul(b, wide, a).view(n, h, w, c).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        wide, mean, inverse, scale = ctx.saved_tensors
+        wide, mean, inverse, slope = ctx.saved_tensors
         n, h, w, c = ctx.shape
         rows, fold = n * h * w, ctx.fold
         grad = grad.contiguous(memory_format=CL).permute(0, 2, 3, 1).reshape(wide.shape)
-        total = grad.sum(0).view(fold, c).double().sum(0)
-        product = (grad * wide).sum(0).view(fold, c).double().sum(0)
-        correlation = (product - mean * total) * inverse  # sum of grad * normalised x
+        total, product = _column_sums(grad, grad * wide, fold)
+        correlation = torch.addcmul(product, mean, total, value=-1.0) * inverse
         grad_x = grad_scale = None
         if ctx.needs_input_grad[0]:
-            slope = inverse if scale is None else inverse * scale.double()
-            b = -slope * inverse * correlation / rows
-            d = -slope * total / rows - b * mean
-            wide_of = lambda v: v.to(wide.dtype).repeat(fold)  # noqa: E731
-            result = torch.addcmul(wide_of(d), grad, wide_of(slope)).addcmul_(wide, wide_of(b))
+            b = slope * inverse * correlation / -rows
+            d = torch.addcmul(slope * total / rows, b, mean).neg_()
+            wide_d, wide_slope, wide_b = torch.stack([d, slope, b]).to(grad.dtype).repeat(1, fold)
+            result = torch.addcmul(wide_d, grad, wide_slope).addcmul_(wide, wide_b)
             grad_x = result.view(n, h, w, c).permute(0, 3, 1, 2)
-        if scale is not None and ctx.needs_input_grad[1]:
-            grad_scale = correlation.to(scale.dtype)
+        if ctx.scaled and ctx.needs_input_grad[1]:
+            grad_scale = correlation.to(grad.dtype)
         return grad_x, grad_scale, None
+
+
+def _column_sums(first: Tensor, second: Tensor, fold: int) -> Tensor:
+    """Sums [2, C] in float64 of two tensors of wide rows (``fold`` pixels of C channels)."""
+    sums = torch.stack([first.sum(0), second.sum(0)])
+    return sums.view(2, fold, -1).sum(1, dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- pools and sums

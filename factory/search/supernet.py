@@ -71,10 +71,6 @@ def shuffle_index(channels: int, partial: int) -> Tensor:
     return torch.arange(channels).view(partial, channels // partial).t().reshape(-1)
 
 
-def _inverse(index: Tensor) -> Tensor:
-    return torch.argsort(index)
-
-
 class _Reduce(nn.Module):
     """Factorised reduction without its ReLU and BN: two offset stride-2 1x1 convolutions."""
 
@@ -210,11 +206,13 @@ class SuperCell(nn.Module):
         self.preprocess0 = _Preprocess(plan.in_channels[0], plan.channels, plan.reduction_prev)
         self.preprocess1 = _Preprocess(plan.in_channels[1], plan.channels, False)
         self.groups = nn.ModuleList(_EdgeGroup(g, c, plan.stride(g.sources[0])) for g in GROUPS)
-        self.shuffle = shuffle_index(plan.channels, partial)
+        shuffle = shuffle_index(plan.channels, partial)
+        self.front = tuple(shuffle[:c].tolist())
+        self.rest = tuple(shuffle[c:].tolist())
         self.output_order = (
             None
             if partial == 1
-            else torch.cat([_inverse(self.shuffle) + i * plan.channels for i in range(len(NODES))])
+            else torch.cat([torch.argsort(shuffle) + i * plan.channels for i in range(len(NODES))])
         )
 
     def forward(
@@ -230,8 +228,9 @@ class SuperCell(nn.Module):
         c, device = self.plan.channels // self.partial, mixing.beta_E.device
         mixed_EO = mixing.alpha_EO * mixing.beta_E[:, None]
         states = [self.preprocess0(inputs[0], orders[0]), self.preprocess1(inputs[1], orders[1])]
-        front = [torch.cat([s[:, :c] for s in states], 1)]
-        bypass = [_dense(s[:, c:]) for s in states] if self.partial > 1 else []
+        halves = [s.split([c, s.shape[1] - c], 1) for s in states]
+        front = [torch.cat([half[0] for half in halves], 1)]
+        bypass = [_dense(half[1]) for half in halves] if self.partial > 1 else []
         if self.plan.reduction:
             bypass = [F.max_pool2d(b, 2, 2, ceil_mode=True) for b in bypass]
         sums: dict[int, list[Tensor]] = {node: [] for node in NODES}
@@ -263,8 +262,8 @@ class SuperCell(nn.Module):
                 if self.partial == 1:
                     front.append(value)
                 else:
-                    front.append(ops.select_channels(value, self.shuffle[:c]))
-                    bypass.append(ops.select_channels(value, self.shuffle[c:]))
+                    front.append(ops.select_channels(value, self.front))
+                    bypass.append(ops.select_channels(value, self.rest))
         return torch.cat(nodes, 1)
 
 

@@ -40,6 +40,15 @@ def read_model(path_or_bytes: Path | str | bytes) -> ModelFile:
     path = Path(path_or_bytes)
     proto = load_onnx(path)
     content = path.read_bytes()
-    serialised = proto.SerializeToString()
-    # External weights are loaded into the proto only: then the file alone cannot run elsewhere.
-    return ModelFile(serialised if len(serialised) > 2 * len(content) else content, proto)
+    if has_external_weights(content):
+        content = proto.SerializeToString()
+    return ModelFile(content, proto)
+
+
+def has_external_weights(content: bytes) -> bool:
+    """True when the file alone cannot run, because its weights lie in a file beside it."""
+    import onnx
+
+    alone = onnx.load_from_string(content)
+    external = onnx.TensorProto.EXTERNAL
+    return any(tensor.data_location == external for tensor in alone.graph.initializer)

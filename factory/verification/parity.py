@@ -79,9 +79,9 @@ def prepare_images(
         x = x / np.float32(255)
     if mean is not None and std is not None:
         shape = (1, -1, 1, 1)
-        x = (x - np.reshape(np.asarray(mean, dtype=np.float32), shape)) / np.reshape(
-            np.asarray(std, dtype=np.float32), shape
-        )
+        center = np.asarray(mean, dtype=np.float32).reshape(shape)
+        scale = np.asarray(std, dtype=np.float32).reshape(shape)
+        x = ((x - center) / scale).astype(np.float32)
     return np.ascontiguousarray(x, dtype=np.float32)
 
 
@@ -162,9 +162,7 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(np.asarray(predicted) == labels))
 
 
-def measure_accuracy(
-    model: bytes, device: Device, images: np.ndarray, labels: np.ndarray
-) -> float:
+def measure_accuracy(model: bytes, device: Device, images: np.ndarray, labels: np.ndarray) -> float:
     """Top-1 accuracy (0..1) of an ONNX model over prepared test images, through the device."""
     return accuracy(classify(model, device, images), labels)
 

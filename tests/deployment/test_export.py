@@ -137,3 +137,27 @@ def test_mobile_networks_export_cleanly(name):
     got = ort.InferenceSession(model.SerializeToString()).run(None, {"image": image.numpy()})[0]
     want = net(image).detach().numpy()
     assert np.abs(got - want).max() <= 1e-3 * np.abs(want).max()
+
+
+def cell_space_and_network(height: int):
+    import numpy as np
+
+    from factory.spaces.cell_network import CellNetwork
+    from factory.spaces.cell_space import CellSpace
+    from factory.spaces.network_spec import NetworkSpec
+
+    space = CellSpace(NetworkSpec(4, 5, "cifar", (3, height, height), 10))
+    genotype = space.random(np.random.default_rng(height))
+    network = CellNetwork(genotype, space.spec, auxiliary=True, drop_path=0.2).initialise(0)
+    return space, genotype, network
+
+
+@pytest.mark.parametrize("height", [16, 14])
+def test_the_file_holds_the_kernels_that_the_space_lists(height):
+    importer = pytest.importorskip("factory.graph.onnx_import")
+    from factory.graph.canonical import canonicalise, kernel_counts
+
+    space, genotype, network = cell_space_and_network(height)
+    model = build_onnx(network, (3, height, height))
+    listed = space.kernels(genotype)
+    assert kernel_counts(canonicalise(importer.from_onnx(model))) == listed

@@ -111,13 +111,11 @@ def predictor():
     return LatencyPredictor.fit(FakeTable(KERNELS, networks(16, 0), references=[1.0, 1.01, 0.99]))
 
 
-@pytest.mark.parametrize(("number", "noise"), [(10, 0.0), (16, 0.01), (20, 0.02)])
+@pytest.mark.parametrize(("number", "noise"), [(10, 0.0), (20, 0.02)])
 def test_unseen_networks_within_five_percent(number, noise):
     fitted = LatencyPredictor.fit(FakeTable(KERNELS, networks(number, 0), noise=noise))
-    errors = [
-        abs(fitted.predict(c).latency_ms / network_ms(c) - 1) for c in networks(60, seed=99)
-    ]
-    assert np.median(errors) < 0.02
+    errors = [abs(fitted.predict(c).latency_ms / network_ms(c) - 1) for c in networks(60, seed=99)]
+    assert np.median(errors) < 0.015
     assert np.quantile(errors, 0.95) < 0.05
 
 
@@ -144,7 +142,7 @@ def test_report_beats_the_macs_line(predictor):
 
 
 def test_never_worse_than_a_scaled_sum_when_networks_are_few():
-    for number in (3, 4, 5):
+    for number in (3, 5):
         fitted = LatencyPredictor.fit(FakeTable(KERNELS, networks(number, 3), noise=0.02))
         scores = fitted.report["correction"]["leave_one_out_mean_percent"]
         chosen = scores[fitted.correction.structure]
@@ -202,7 +200,7 @@ def test_failed_kernel_is_told():
     second=st.lists(st.integers(0, 6), min_size=12, max_size=12),
 )
 def test_non_negative_monotone_additive(predictor, first, second):
-    kernels = KERNELS[:10] + [conv(56, 40, 12, 3), Kernel.parse("Softmax(x=1x10,dtype=f32)")]
+    kernels = [*KERNELS[:10], conv(56, 40, 12, 3), Kernel.parse("Softmax(x=1x10,dtype=f32)")]
 
     def predict(numbers):
         return predictor.predict(dict(zip(kernels, numbers, strict=True))).latency_ms
@@ -224,13 +222,15 @@ def test_parts_add_up(predictor):
     assert prediction.constant_ms + sum(p.ms for p in prediction.parts) == pytest.approx(
         prediction.latency_ms
     )
-    assert [p.ms for p in prediction.parts] == sorted((p.ms for p in prediction.parts), reverse=True)
+    assert [p.ms for p in prediction.parts] == sorted(
+        (p.ms for p in prediction.parts), reverse=True
+    )
     json.dumps(prediction.to_dict(), allow_nan=False)
 
 
 def test_same_table_and_seed_give_the_same_file(tmp_path):
     for name in ("a.json", "b.json"):
-        LatencyPredictor.fit(FakeTable(KERNELS, networks(13, 0), noise=0.01), seed=3).save(
+        LatencyPredictor.fit(FakeTable(KERNELS, networks(6, 0), noise=0.01), seed=3).save(
             tmp_path / name
         )
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()

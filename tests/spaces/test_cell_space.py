@@ -1,6 +1,8 @@
 """The identities of the space: oracle, one-hot presence = kernels of the lowered network."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -145,3 +147,8 @@ def test_every_convolution_has_a_weight_of_its_own() -> None:
 def test_unknown_space() -> None:
     with pytest.raises(InputError, match="unknown search space 'cells'"):
         SPACES.get("cells")
+
+
+def test_the_space_needs_no_torch() -> None:
+    code = "import sys, factory.spaces, factory.spaces.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

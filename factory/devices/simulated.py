@@ -1,0 +1,213 @@
+"""A device that is not there: deterministic times from a roofline, for tests of everything above.
+
+Ground truth of a network = sum over its canonical kernels of
+
+    overhead_ms + max(MACs * ms_per_mmac / 1e6, bytes * ms_per_mb / 1e6)
+
+(Williams, Waterman, Patterson 2009), MACs being `int8_speedup` times as fast in i8. It drifts,
+fails or hangs on demand, and calls itself simulated wherever it is described.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from factory.core.errors import InputError
+from factory.devices.base import Timing, TimingPlan
+from factory.devices.profile import DeviceProfile
+from factory.graph.kernel import Kernel
+
+PROVIDER = "SimulatedExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The three numbers of the simulated chip, and how much faster 8-bit arithmetic is."""
+
+    overhead_ms: float = 0.005
+    ms_per_mmac: float = 0.05
+    ms_per_mb: float = 0.1
+    int8_speedup: float = 2.0
+
+    def kernel_ms(self, kernel: Kernel) -> float:
+        """The true time of one kernel."""
+        speed = self.int8_speedup if kernel.dtype == "i8" else 1.0
+        compute_ms = kernel.macs * self.ms_per_mmac / 1e6 / speed
+        moved = kernel.input_bytes + kernel.weight_bytes + kernel.output_bytes
+        return self.overhead_ms + max(compute_ms, moved * self.ms_per_mb / 1e6)
+
+
+class SimulatedDevice:
+    """A device with known ground truth.
+
+    Args:
+        profile: its id, precision and so on; only "simulated" makes sense as transport.
+        roofline: the truth.
+        noise: relative spread of p10 and p90 around the median, and of the median itself;
+            0 gives the truth exactly. The same model always gets the same deviation.
+        drift: factor on all times as a function of the number of models timed so far.
+        fails_on: reason for a kernel that this device cannot run, None for all others.
+        hangs_on: whether the device hangs on this kernel (answered at once as a timeout).
+    """
+
+    def __init__(
+        self,
+        profile: DeviceProfile | None = None,
+        *,
+        roofline: Roofline = Roofline(),
+        noise: float = 0.0,
+        drift: Callable[[int], float] | None = None,
+        fails_on: Callable[[Kernel], str | None] | None = None,
+        hangs_on: Callable[[Kernel], bool] | None = None,
+    ) -> None:
+        self.profile = profile or DeviceProfile(
+            id="simulated", chip="simulated", transport="simulated", threads=1
+        )
+        self.roofline, self.noise, self.drift = roofline, noise, drift
+        self.fails_on, self.hangs_on = fails_on, hangs_on
+        self.timed = 0  # models timed so far
+
+    def truth_ms(self, counts: Mapping[Kernel, int | float]) -> float:
+        """True time of a network made of these kernels."""
+        return sum(count * self.roofline.kernel_ms(kernel) for kernel, count in counts.items())
+
+    def describe(self) -> dict[str, Any]:
+        """Facts, labelled as simulated."""
+        profile = self.profile
+        return {
+            "device": profile.id,
+            "transport": profile.transport,
+            "simulated": True,
+            "fingerprint": {
+                "chip": f"simulated {self.roofline}",
+                "runtime": profile.runtime,
+                "runtime_version": "0-simulated",
+                "execution_provider": profile.execution_provider,
+                "provider_options": dict(profile.provider_options),
+                "threads": profile.threads if profile.threads != "all" else 1,
+                "precision": profile.precision,
+            },
+            "pinned": False,
+            "cores": [],
+            "load_1min": 0.0,
+            "empty_run_ms": 0.0,
+            "notes": ["this device is simulated: its times are made up"],
+        }
+
+    def time_many(
+        self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
+    ) -> list[Timing]:
+        """The truth for each model, or its failure."""
+        return [self._time(model, plan) for model in models]
+
+    def _time(self, model: bytes, plan: TimingPlan) -> Timing:
+        factor = self.drift(self.timed) if self.drift else 1.0
+        self.timed += 1
+        try:
+            nodes = _kernels(model)
+        except InputError as error:
+            return Timing.failed(str(error))
+        for kernel in nodes:
+            if self.hangs_on and self.hangs_on(kernel):
+                return Timing.failed(f"timed out after {self.profile.timeout_s:g} s")
+            reason = self.fails_on(kernel) if self.fails_on else None
+            if reason:
+                return Timing.failed(reason)
+        parts_ms = [self.roofline.kernel_ms(kernel) for kernel in nodes]
+        true_ms = sum(parts_ms)
+        median_ms = max(true_ms, 1e-6) * factor * (1 + self.noise * _deviation(model))
+        runs = math.ceil(plan.min_time_ms / median_ms)
+        traced = plan.profile_runs > 0
+        return Timing(
+            status="ok",
+            median_ms=median_ms,
+            p10_ms=median_ms * (1 - self.noise / 2),
+            p90_ms=median_ms * (1 + self.noise),
+            min_ms=median_ms * (1 - self.noise),
+            runs=min(max(runs, plan.min_runs), plan.max_runs),
+            nodes=tuple(
+                {"name": f"node{i}", "op": k.op, "provider": PROVIDER, "share": ms / true_ms}
+                for i, (k, ms) in enumerate(zip(nodes, parts_ms, strict=True))
+            )
+            if traced
+            else (),
+            traced_ms=median_ms if traced else 0.0,
+            providers={PROVIDER: len(nodes)},
+        )
+
+    def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs as the ONNX reference implementation computes them (slow)."""
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            evaluator = ReferenceEvaluator(_load(model))
+            return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the model does not run on device {self.profile.id!r}",
+                why=" ".join(str(error).split())[:300] or type(error).__name__,
+            ) from None
+
+    def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
+        """First output for each of ``inputs`` [N, ...]."""
+        if len(inputs) == 0:
+            raise InputError("an empty batch cannot be run", fix="give at least one input")
+        graph = _load(model).graph
+        if len(graph.input) != 1:
+            raise InputError(f"the model has {len(graph.input)} inputs, a batch needs exactly one")
+        name, output = graph.input[0].name, graph.output[0].name
+        with_batch = len(graph.input[0].type.tensor_type.shape.dim) == inputs.ndim
+        items = [self.run(model, {name: x[None] if with_batch else x})[output] for x in inputs]
+        return np.concatenate(items) if with_batch else np.stack(items)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _load(model: bytes) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load_from_string(model)
+    except DecodeError:
+        proto = None
+    if proto is None or not proto.graph.node:
+        raise InputError("these bytes are not an ONNX model", fix="give a file made by an exporter")
+    return proto
+
+
+def _kernels(model: bytes) -> list[Kernel]:
+    """Canonical kernels of a model in order of execution."""
+    from factory.graph.canonical import canonicalise
+    from factory.graph.onnx_import import from_onnx
+    from factory.graph.onnx_load import check_model
+
+    proto = _load(model)
+    check_model(proto)
+    return [node.kernel() for node in canonicalise(from_onnx(proto)).nodes]
+
+
+def _deviation(model: bytes) -> float:
+    """A number in [-1, 1) that depends on the model alone."""
+    return int.from_bytes(hashlib.sha256(model).digest()[:8], "big") / 2**63 - 1.0

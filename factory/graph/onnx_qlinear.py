@@ -1,0 +1,224 @@
+"""Quantised ONNX models: which operators run in int8, whichever way the file says it.
+
+QOperator files (QLinearConv, com.microsoft.QGemm, ...) are rewritten to QDQ form first. In QDQ form
+an operator is int8 when all its activations come dequantised and its result is quantised again.
+A ReLU that the quantiser removed, because the zero point of the next tensor already cuts off what
+is negative, is put back: the kernels are then those of the network that was quantised.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from factory.core.errors import InputError
+
+# operator -> (float operator, positions of (tensor, scale, zero point) inputs, of the output's
+# scale, of a bias); QLinearConcat is special.
+_QLINEAR: dict[str, tuple[str, tuple[int, ...], int, int | None]] = {
+    "QLinearConv": ("Conv", (0, 3), 6, 8),
+    "QLinearMatMul": ("MatMul", (0, 3), 6, None),
+    "QLinearAdd": ("Add", (0, 3), 6, None),
+    "QLinearMul": ("Mul", (0, 3), 6, None),
+    "QGemm": ("Gemm", (0, 3), 7, 6),
+    "QLinearAveragePool": ("AveragePool", (0,), 3, None),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,), 3, None),
+    "QLinearLeakyRelu": ("LeakyRelu", (0,), 3, None),
+    "QLinearSigmoid": ("Sigmoid", (0,), 3, None),
+    "QLinearSoftmax": ("Softmax", (0,), 3, None),
+}
+MICROSOFT_OPS = frozenset({*_QLINEAR, "QLinearConcat", "FusedConv", "FusedGemm"}) | {
+    "QuantizeLinear",
+    "DequantizeLinear",
+}
+_DROPPED = frozenset({"channels_last", "opset"})
+
+TRANSPARENT = frozenset(
+    {"Relu", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
+)
+HIDES_RELU = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat"})
+ALWAYS_SIGNED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+def to_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with QOperator and com.microsoft operators rewritten to standard QDQ form."""
+    if not any(n.domain == "com.microsoft" or n.op_type in _QLINEAR for n in model.graph.node):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    for node in model.graph.node:
+        result.graph.node.extend(_rewrite(node))
+    return result
+
+
+def _rewrite(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    if node.op_type == "FusedConv":
+        return _unfuse(node, "Conv")
+    if node.op_type == "FusedGemm":
+        return _unfuse(node, "Gemm")
+    if node.op_type == "QLinearConcat":
+        starts: tuple[int, ...] = tuple(range(2, len(node.input), 3))
+        return _expand(node, "Concat", starts, 0, None)
+    if node.op_type in _QLINEAR:
+        return _expand(node, *_QLINEAR[node.op_type])
+    if node.domain == "com.microsoft":
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.domain = ""
+        return [copy]
+    return [node]
+
+
+def _expand(
+    node: onnx.NodeProto, op: str, starts: tuple[int, ...], scale: int, bias: int | None
+) -> list[onnx.NodeProto]:
+    if any(a.name == "channels_last" and a.i for a in node.attribute):
+        raise InputError(
+            f"operator {node.op_type} (node {node.name!r}) is laid out channels-last",
+            why="the file was already optimised for one runtime",
+            fix="give the model as quantised, before optimisation",
+        )
+    output, names, nodes = node.output[0], [], []
+    for number, start in enumerate(starts):
+        read = f"{output}__in{number}"
+        nodes.append(
+            helper.make_node("DequantizeLinear", list(node.input[start : start + 3]), [read])
+        )
+        names.append(read)
+    if bias is not None and bias < len(node.input) and node.input[bias]:
+        names.append(node.input[bias])
+    quantised = scale < len(node.input) and bool(node.input[scale])
+    raw = f"{output}__float" if quantised else output
+    main = helper.make_node(op, names, [raw], name=node.name)
+    main.attribute.extend(a for a in node.attribute if a.name not in _DROPPED)
+    nodes.append(main)
+    if quantised:
+        inputs = [raw, *node.input[scale : scale + 2]]
+        nodes.append(helper.make_node("QuantizeLinear", inputs, [output]))
+    return nodes
+
+
+def _unfuse(node: onnx.NodeProto, op: str) -> list[onnx.NodeProto]:
+    activation = next((a.s.decode() for a in node.attribute if a.name == "activation"), "")
+    params = next((list(a.floats) for a in node.attribute if a.name == "activation_params"), [])
+    raw = f"{node.output[0]}__linear" if activation else node.output[0]
+    main = helper.make_node(op, list(node.input[:3]), [raw], name=node.name)
+    main.attribute.extend(a for a in node.attribute if not a.name.startswith("activation"))
+    if not activation:
+        return [main]
+    nodes = [main]
+    extra: list[str] = []
+    attributes: dict[str, Any] = {}
+    if activation == "Clip":
+        for value in params:
+            name = f"{node.output[0]}__limit{len(extra)}"
+            nodes.append(helper.make_node("Constant", [], [name], value_float=value))
+            extra.append(name)
+    elif activation == "HardSigmoid":
+        attributes = dict(zip(("alpha", "beta"), params, strict=False))
+    elif activation == "LeakyRelu":
+        attributes = dict(zip(("alpha",), params, strict=False))
+    final = helper.make_node(activation, [raw, *extra], list(node.output), **attributes)
+    return [*nodes, final]
+
+
+class Quantised:
+    """What a QDQ graph runs in int8.
+
+    Attributes:
+        outputs: first output of every int8 operator.
+        relus: results of QuantizeLinear nodes behind which a removed ReLU is hidden.
+    """
+
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        constants: set[str],
+        value: Callable[[str], np.ndarray | None],
+    ) -> None:
+        self._constants, self._value = constants, value
+        self._producer = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+        self._results = {value.name for value in graph.output}
+        self._ends: dict[str, bool] = {}
+        self._whole: set[str] = set()
+        self.outputs: set[str] = set()
+        self.relus: set[str] = set()
+        if not any(node.op_type == "QuantizeLinear" for node in graph.node):
+            return
+        for node in reversed(graph.node):
+            if node.output:
+                self._ends[node.output[0]] = self._quantised_next(node.output[0])
+        for node in graph.node:
+            if node.output and self._is_int8(node):
+                self.outputs.add(node.output[0])
+        for node in graph.node:
+            if node.op_type == "QuantizeLinear" and self._hides_relu(node):
+                self.relus.add(node.output[0])
+
+    def _quantised_next(self, name: str) -> bool:
+        readers = self._readers.get(name, [])
+        return (
+            bool(readers)
+            and name not in self._results
+            and all(
+                reader.op_type == "QuantizeLinear"
+                or (reader.op_type in TRANSPARENT and self._ends.get(reader.output[0], False))
+                for reader in readers
+            )
+        )
+
+    def _from_int8(self, name: str) -> bool:
+        node = self._producer.get(name)
+        return node is not None and (
+            node.op_type == "DequantizeLinear" or node.output[0] in self.outputs
+        )
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether the tensor itself holds 8-bit integers (pools and copies of QOperator files)."""
+        node = self._producer.get(name)
+        return name in self._whole or (node is not None and node.op_type == "QuantizeLinear")
+
+    def _is_int8(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return False
+        activations = [name for name in node.input if name and name not in self._constants]
+        if activations and all(map(self._is_whole, activations)):
+            self._whole.add(node.output[0])
+            return True
+        if not activations or not all(map(self._from_int8, activations)):
+            return False
+        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in self._constants:
+            weight = self._producer.get(node.input[1])
+            if weight is None or weight.op_type != "DequantizeLinear":
+                return False
+        return self._ends[node.output[0]] or node.op_type in ("Gemm", "MatMul")
+
+    def _hides_relu(self, node: onnx.NodeProto) -> bool:
+        source = self._producer.get(node.input[0])
+        if source is None or source.op_type not in HIDES_RELU:
+            return False
+        if len(self._readers[node.input[0]]) != 1 or not self._starts_at_zero(node):
+            return False
+        if source.op_type in ALWAYS_SIGNED:
+            return True
+        return any(
+            producer.op_type == "DequantizeLinear" and not self._starts_at_zero(producer)
+            for producer in map(self._producer.get, source.input)
+            if producer is not None
+        )
+
+    def _starts_at_zero(self, node: onnx.NodeProto) -> bool:
+        zero = self._value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if zero is None or zero.size != 1 or zero.dtype.kind not in "iu":
+            return False
+        return int(zero.reshape(-1)[0]) == int(np.iinfo(zero.dtype).min)

@@ -1,0 +1,165 @@
+"""Walks through an ONNX graph and collects nodes; what an operator becomes is a handler's work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import onnx
+
+from factory.core.errors import InputError
+from factory.core.registry import Registry
+from factory.graph.onnx_attributes import attribute_texts, attribute_values
+from factory.graph.onnx_constants import Facts
+from factory.graph.onnx_ops import encode_constant
+from factory.graph.onnx_qlinear import Quantised
+from factory.graph.opgraph import Attrs, Node, OpGraph
+from factory.graph.shapes import Shape, elements, output_shape, shape_text
+
+SHORT = 8  # a constant of so many elements is written into the attributes
+
+Handler = Callable[["Reader", onnx.NodeProto], "Node | None"]
+
+
+class Reader:
+    """Goes through the nodes of one model, in order, and collects :class:`Node` objects."""
+
+    def __init__(self, model: onnx.ModelProto, handlers: Registry[Handler]) -> None:
+        self._handlers = handlers
+        self.facts = Facts(model)
+        self.graph = self.facts.model.graph
+        self.quantised = Quantised(self.graph, self.facts.constants, self.facts.value)
+        self.uses: Counter[str] = Counter(value.name for value in self.graph.output)
+        for node in self.graph.node:
+            self.uses.update(node.input)
+        self.nodes: dict[str, Node] = {}  # first output -> node, in order
+        self._alias: dict[str, str] = {}
+
+    def read(self) -> OpGraph:
+        """The raw graph."""
+        inputs = {
+            value.name: self.shape(value.name)
+            for value in self.graph.input
+            if value.name not in self.facts.constants
+        }
+        for proto in self.graph.node:
+            if all(name in self.facts.constants for name in proto.output if name):
+                continue
+            known = proto.op_type in self._handlers
+            handler = self._handlers.get(proto.op_type) if known else generic
+            node = handler(self, proto)
+            if node is not None:
+                self._keep(proto, node)
+        outputs = [self.resolve(value.name) for value in self.graph.output]
+        made = {*inputs, *self.nodes}
+        made.update(name for node in self.nodes.values() for name, _ in node.more_outputs)
+        kept = [name for name in outputs if name in made]
+        return OpGraph(inputs, list(self.nodes.values()), kept, self.graph.name or "network")
+
+    def _keep(self, proto: onnx.NodeProto, node: Node) -> None:
+        if proto.output[0] in self.quantised.outputs:
+            node = replace(node, dtype="i8")
+        more = tuple(
+            (name, self.shape(name))
+            for name in proto.output[1:]
+            if name and (self.uses[name] or proto.op_type == "Split")
+        )
+        if more and proto.op_type not in ("Dropout", "BatchNormalization"):
+            node = replace(node, more_outputs=more)
+        self.nodes[node.output] = node
+
+    def resolve(self, name: str) -> str:
+        """The tensor that stands for ``name``."""
+        return self._alias.get(name, name)
+
+    def alias(self, name: str, source: str) -> None:
+        """Let ``name`` stand for ``source`` (an operator that does nothing to time)."""
+        self._alias[name] = self.resolve(source)
+
+    def shape(self, name: str) -> Shape:
+        """Static shape of a tensor of the model."""
+        try:
+            return self.facts.shapes[name]
+        except KeyError:
+            raise InputError(
+                f"the shape of tensor {name!r} is not static",
+                where=f"model {self.graph.name!r}",
+                why="it depends on the values of the input",
+                fix="export the model with fixed input shapes, without data-dependent operators",
+            ) from None
+
+    def activations(self, proto: onnx.NodeProto) -> list[str]:
+        """Inputs that depend on the graph inputs."""
+        return [name for name in proto.input if name and name not in self.facts.constants]
+
+    def node(
+        self,
+        proto: onnx.NodeProto,
+        attrs: Attrs = (),
+        *,
+        op: str = "",
+        inputs: list[str] | None = None,
+        weight: Shape | None = None,
+        weight_id: str | None = None,
+        params: int = 0,
+        out_shape: Shape | None = None,
+    ) -> Node:
+        """A node for ``proto``; its shape is added to ``attrs`` where no rule gives it."""
+        names = self.activations(proto) if inputs is None else inputs
+        op = op or proto.op_type
+        shapes = tuple(self.shape(name) for name in names)
+        shape = self.shape(proto.output[0]) if out_shape is None else out_shape
+        try:
+            derived = output_shape(op, shapes, weight, dict(attrs)) if shapes else None
+        except (ValueError, IndexError):
+            derived = None
+        if derived != shape:
+            attrs = (*(pair for pair in attrs if pair[0] != "y"), ("y", shape_text(shape)))
+        sources = tuple(self.resolve(name) for name in names)
+        output = proto.output[0]
+        return Node(op, sources, output, attrs, shapes, shape, weight, weight_id, params)
+
+    def constant_shape(self, proto: onnx.NodeProto, index: int) -> Shape | None:
+        """Shape of the constant input ``index``, None where it is absent or an activation."""
+        if len(proto.input) <= index or proto.input[index] not in self.facts.constants:
+            return None
+        return self.shape(proto.input[index])
+
+    def numbers(self, proto: onnx.NodeProto, index: int) -> list[float] | None:
+        """Values of the constant input ``index``, None where they are absent or unknown."""
+        if self.constant_shape(proto, index) is None:
+            return None
+        value = self.facts.value(proto.input[index])
+        return None if value is None else [float(item) for item in value.reshape(-1)]
+
+    def integers(self, proto: onnx.NodeProto, index: int, attribute: str) -> list[int] | None:
+        """Integers given as input ``index`` or, in older opsets, as ``attribute``."""
+        found = self.numbers(proto, index)
+        if found is not None:
+            return [int(item) for item in found]
+        value = attribute_values(proto).get(attribute)
+        return [int(item) for item in value] if isinstance(value, list) else None
+
+
+def generic(reader: Reader, proto: onnx.NodeProto) -> Node:
+    """Any operator: its attributes, short constants as ``c<i>``, the largest one as weight."""
+    attrs = dict(attribute_texts(proto))
+    weight: Shape | None = None
+    weight_id, params = None, 0
+    for index, name in enumerate(proto.input):
+        if not name or name not in reader.facts.constants:
+            continue
+        size = reader.facts.elements(name)
+        value = reader.facts.value(name) if size <= SHORT else None
+        if value is not None and value.dtype.kind in "iuf":
+            if size:
+                attrs[f"c{index}"] = encode_constant(value)
+            continue
+        params += size
+        shape = reader.facts.shapes.get(name, (size,))
+        if min(shape, default=1) > 0 and (weight is None or elements(shape) > elements(weight)):
+            weight, weight_id = shape, name
+    return reader.node(
+        proto, tuple(sorted(attrs.items())), weight=weight, weight_id=weight_id, params=params
+    )

@@ -1,0 +1,151 @@
+"""What every stage of a build is given: the recipe, the run folder, and lazily the rest."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import InputError
+from factory.core.progress import SILENT, Progress
+from factory.core.provenance import chip_fingerprint
+from factory.data.config import DataConfig
+from factory.devices.profile import DeviceProfile, load_profile
+from factory.pipeline.recipe import NO_LATENCY, Recipe, TierSection
+from factory.pipeline.recipe_loading import fingerprint
+from factory.pipeline.run_folder import RunFolder
+from factory.spaces.cell_space import CellSpace
+from factory.spaces.config import SpaceConfig
+from factory.spaces.network_spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from factory.data.image_data import ImageData
+
+
+def count_classes(data: DataConfig) -> int:
+    """Number of classes of the recipe's data, without loading the pictures."""
+    from factory.data.datasets import class_names
+
+    return len(class_names(data))
+
+
+class BuildContext:
+    """One build: its recipe, its folder, its devices and spaces, and the data when asked for.
+
+    Args:
+        recipe: the checked recipe.
+        folder: the run folder.
+        progress: where long work reports.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress = SILENT) -> None:
+        self.recipe, self.folder, self.progress = recipe, folder, progress
+        self.devices: dict[str, DeviceProfile] = {}
+        self._device_of: dict[str, str] = {}
+        for tier in recipe.tiers:
+            profile = load_profile(tier.device)
+            known = self.devices.setdefault(profile.id, profile)
+            if known != profile:
+                raise InputError(
+                    f"two different device profiles have the id {profile.id!r}",
+                    where=f"tier {tier.name!r}",
+                    fix="give one of them another id",
+                )
+            self._device_of[tier.name] = profile.id
+        self.spec(None)  # an impossible size is told before anything is measured
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice."""
+        return self.recipe.seed
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of classes of the data."""
+        return count_classes(self.recipe.data)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The pictures, loaded when first asked for."""
+        from factory.data.datasets import load_data
+
+        return load_data(self.recipe.data, self.seed, self.progress)
+
+    def device(self, tier: TierSection) -> DeviceProfile:
+        """The device profile of a tier."""
+        return self.devices[self._device_of[tier.name]]
+
+    def spec(self, tier: TierSection | None) -> NetworkSpec:
+        """The size of a tier's network; of the recipe's own `[space]` for None."""
+        space = self.recipe.space if tier is None else self.recipe.tier_space(tier)
+        return self._spec(space)
+
+    def search_spec(self) -> NetworkSpec:
+        """The size of the network in which the search runs."""
+        search = self.recipe.search
+        return self._spec(
+            self.recipe.space.model_copy(
+                update={"channels": search.channels, "layers": search.layers}
+            )
+        )
+
+    def _spec(self, space: SpaceConfig) -> NetworkSpec:
+        return space.network_spec(self.recipe.data.image_shape, self.num_classes)
+
+    def space(self, tier: TierSection | None) -> CellSpace:
+        """The space at a tier's size."""
+        return CellSpace(self.spec(tier))
+
+    def specs_on(self, device_id: str) -> list[NetworkSpec]:
+        """The distinct network sizes that are deployed or compared on a device."""
+        tiers = [tier for tier in self.recipe.tiers if self._device_of[tier.name] == device_id]
+        specs = [self.spec(tier) for tier in tiers]
+        if self.recipe.budget.baseline:
+            specs.append(self.spec(None))
+        return list(dict.fromkeys(specs))
+
+    def chip_identity(self, profile: DeviceProfile) -> str:
+        """What makes measurements on a device this device's: its profile and, if local, the chip."""
+        chip = chip_fingerprint() if profile.chip == "local" else profile.chip
+        return fingerprint({"profile": profile.model_dump(mode="json"), "chip": chip})
+
+    def part(self, *sections: str) -> str:
+        """Hash of sections of the recipe."""
+        resolved = self.recipe.as_dict()
+        return fingerprint({name: resolved[name] for name in sections})
+
+    def spec_hash(self, spec: NetworkSpec) -> str:
+        """Hash of a network size."""
+        return fingerprint(spec_dict(spec))
+
+    def searched_names(self) -> list[str]:
+        """Names of the architectures that are searched: the tiers, then the comparison."""
+        names = [tier.name for tier in self.recipe.tiers]
+        return [*names, NO_LATENCY] if self.recipe.budget.baseline else names
+
+
+def spec_dict(spec: NetworkSpec) -> dict[str, Any]:
+    """A network size as plain values."""
+    return {
+        "channels": spec.channels,
+        "layers": spec.layers,
+        "stem": spec.stem,
+        "stem_multiplier": spec.stem_multiplier,
+        "input_shape": list(spec.input_shape),
+        "num_classes": spec.num_classes,
+    }
+
+
+def default_out(recipe: Recipe) -> Path:
+    """runs/<recipe name> in the working folder."""
+    return Path("runs") / recipe.name
+
+
+def open_run(run: str | Path, progress: Progress = SILENT) -> BuildContext:
+    """The context of a run folder that a build left, from its own record."""
+    from factory.core.validation import validate
+
+    folder = RunFolder(Path(run))
+    record = folder.record()
+    recipe = validate(Recipe, record["recipe"], where=str(folder.record_file))
+    return BuildContext(recipe, folder, progress)

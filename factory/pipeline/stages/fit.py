@@ -1,0 +1,124 @@
+"""Stage 2, fit: a predictor per chip from its table, then the latency budgets in milliseconds.
+
+A budget given as a percentile of the space's random networks is resolved here, once, and frozen
+in 02-fit/budgets.json: every later stage reads milliseconds.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.core.errors import InputError
+from factory.core.files import read_json, write_json
+from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.context import BuildContext
+from factory.pipeline.run_folder import Unit
+from factory.pipeline.stages import profile
+from factory.spaces.cell_space import CellSpace
+
+SCHEMA_VERSION = 1
+POOL = 400  # random networks that a percentile budget is taken over
+BUDGETS = "budgets.json"
+
+
+def units(ctx: BuildContext) -> list[Unit]:
+    """One unit per chip, and the budgets."""
+    return [*(_device_unit(ctx, device_id) for device_id in ctx.devices), budget_unit(ctx)]
+
+
+def run(ctx: BuildContext) -> None:
+    """Fit what is not fitted yet, then resolve the budgets."""
+    reports: dict[str, Any] = {}
+    for device_id in ctx.devices:
+        unit = _device_unit(ctx, device_id)
+        path = predictor_path(ctx, device_id)
+        if not unit.is_done():
+            started = time.monotonic()
+            unit.begin([path])
+            _fit(ctx, device_id).save(path)
+            unit.finish([path], time.monotonic() - started)
+        reports[device_id] = read_json(path, "predictor")["report"]
+    write_json(ctx.folder.stage("fit") / "report.json", reports)
+    unit = budget_unit(ctx)
+    if not unit.is_done():
+        started = time.monotonic()
+        path = ctx.folder.stage("fit") / BUDGETS
+        unit.begin([path])
+        write_json(path, {"schema_version": SCHEMA_VERSION, "tiers": resolve_budgets(ctx)})
+        unit.finish([path], time.monotonic() - started)
+
+
+def predictor_path(ctx: BuildContext, device_id: str) -> Path:
+    """Where the predictor of a chip is."""
+    return ctx.folder.stage("fit") / f"{device_id}.predictor.json"
+
+
+def load_predictor(ctx: BuildContext, device_id: str) -> LatencyPredictor:
+    """The fitted predictor of a chip."""
+    return LatencyPredictor.load(predictor_path(ctx, device_id))
+
+
+def _device_unit(ctx: BuildContext, device_id: str) -> Unit:
+    inputs = {
+        "profile": profile.device_unit(ctx, device_id).digest(),
+        "seed": str(ctx.seed),
+    }
+    return ctx.folder.unit("fit", device_id, inputs, shared=True)
+
+
+def budget_unit(ctx: BuildContext) -> Unit:
+    """The frozen budgets."""
+    inputs = {device_id: _device_unit(ctx, device_id).digest() for device_id in ctx.devices}
+    inputs["tiers"] = ctx.part("tiers", "space", "data")
+    return ctx.folder.unit("fit", "budgets", inputs, shared=True)
+
+
+def _fit(ctx: BuildContext, device_id: str) -> LatencyPredictor:
+    table = profile.open_table(ctx, device_id)
+    return LatencyPredictor.fit(table, seed=ctx.seed)
+
+
+def resolve_budgets(ctx: BuildContext) -> dict[str, Any]:
+    """Tier -> budget in milliseconds and MACs, with the percentile it came from."""
+    budgets: dict[str, Any] = {}
+    for tier in ctx.recipe.tiers:
+        entry: dict[str, Any] = {
+            "device_id": ctx.device(tier).id,
+            "max_latency_ms": tier.max_latency_ms,
+            "max_macs": tier.max_macs,
+            "latency_percentile": tier.latency_percentile,
+        }
+        if tier.latency_percentile is not None:
+            predictor = load_predictor(ctx, ctx.device(tier).id)
+            latencies = random_latencies_ms(ctx.space(tier), predictor, ctx.seed)
+            budget = float(np.percentile(latencies, tier.latency_percentile))
+            # Three digits, so that the number people read is exactly the number that is held.
+            entry["max_latency_ms"] = float(f"{budget:.3g}")
+        budgets[tier.name] = entry
+    return budgets
+
+
+def random_latencies_ms(
+    space: CellSpace, predictor: LatencyPredictor, seed: int, count: int = POOL
+) -> np.ndarray:
+    """Predicted latency of random networks of the space."""
+    rng = np.random.default_rng([seed, 11])
+    q = space.one_hot_many([space.random(rng) for _ in range(count)])
+    presence = space.presence(predictor.dtype)
+    return predictor.predict_many(presence.counts(q), presence.kernels)
+
+
+def load_budgets(ctx: BuildContext) -> dict[str, Any]:
+    """The frozen budgets, tier by tier."""
+    value = read_json(ctx.folder.stage("fit") / BUDGETS, "budgets")
+    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{ctx.folder.stage('fit') / BUDGETS} is of another schema version",
+            fix="build into another folder with --out",
+        )
+    tiers: dict[str, Any] = value["tiers"]
+    return tiers

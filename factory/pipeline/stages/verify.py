@@ -1,0 +1,198 @@
+"""Stage 6, verify: is the file the trained network, and does it hold its budgets on the chip?
+
+When a model is measured over its latency budget, :func:`tighten` writes a lower target for its
+search; the build then runs search, train and deploy again for that tier (a bounded number of
+times) before it says plainly that the tier failed and by how much.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.core.files import read_json, write_json
+from factory.devices.base import Device, open_device
+from factory.pipeline.context import BuildContext
+from factory.pipeline.recipe import TierSection
+from factory.pipeline.run_folder import Unit
+from factory.pipeline.stages import deploy, fit, search, train
+
+SCHEMA_VERSION = 1
+PARITY_IMAGES = 128
+
+
+def units(ctx: BuildContext) -> list[Unit]:
+    """One unit per tier."""
+    return [tier_unit(ctx, tier) for tier in ctx.recipe.tiers]
+
+
+def tier_unit(ctx: BuildContext, tier: TierSection) -> Unit:
+    """The verification of a tier's file."""
+    inputs = {
+        "model": deploy.tier_unit(ctx, tier).digest(),
+        "budgets": fit.budget_unit(ctx).digest(),
+        "chip": ctx.chip_identity(ctx.device(tier)),
+        "recipe": ctx.part("data", "budget", "tiers"),
+    }
+    return ctx.folder.unit("verify", tier.name, inputs, shared=True)
+
+
+def result_path(ctx: BuildContext, tier: TierSection) -> Path:
+    """Where the verdict of a tier is."""
+    return ctx.folder.stage("verify") / f"{tier.name}.json"
+
+
+def load_result(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
+    """The verdict of a tier."""
+    value: dict[str, Any] = read_json(result_path(ctx, tier), "verification")
+    return value
+
+
+def run(ctx: BuildContext) -> None:
+    """Verify what is not verified yet."""
+    budgets = fit.load_budgets(ctx)
+    open_tiers = [tier for tier in ctx.recipe.tiers if not tier_unit(ctx, tier).is_done()]
+    if not open_tiers:
+        return
+    with ctx.progress.task("verify", total=len(open_tiers)) as task:
+        for tier in open_tiers:
+            unit = tier_unit(ctx, tier)
+            started = time.monotonic()
+            path = result_path(ctx, tier)
+            unit.begin([path])
+            with open_device(ctx.device(tier)) as device:
+                result = verify_tier(ctx, tier, device, budgets[tier.name])
+            write_json(path, result)
+            unit.finish([path], time.monotonic() - started)
+            ctx.progress.message(verdict_line(result))
+            task.advance(note=tier.name)
+
+
+def verdict_line(result: dict[str, Any]) -> str:
+    """'cpu-1: passed, 5.32 ms of 6 ms, accuracy 98.1 %'."""
+    median = result["median_ms"]
+    shown = "not measured" if median is None else f"{median:.3f} ms"
+    return (
+        f"{result['tier']}: {result['verdict']}, {shown} of "
+        f"{result['budget']['max_latency_ms']:g} ms, accuracy {result['accuracy']:.2%}"
+        + "".join(f"; {reason}" for reason in result["reasons"])
+    )
+
+
+def verify_tier(
+    ctx: BuildContext, tier: TierSection, device: Device, budget: dict[str, Any]
+) -> dict[str, Any]:
+    """Parity, accuracy, latency and verdict of one tier's file."""
+    from factory.verification.verify import verify_model
+
+    folder = ctx.folder.stage("deploy") / tier.name
+    path = folder / deploy.MODEL
+    predictor = fit.load_predictor(ctx, device.profile.id)
+    measured = verify_model(
+        path, device, max_latency_ms=budget["max_latency_ms"], predictor=predictor
+    )
+    counts = ctx.space(tier).counts(search.load_genotype(ctx, tier.name))
+    result = {
+        **measured.to_dict(),
+        "schema_version": SCHEMA_VERSION,
+        "tier": tier.name,
+        "budget": {"max_latency_ms": budget["max_latency_ms"], "max_macs": budget["max_macs"]},
+        "macs": counts.macs,
+        "macs_darts_paper": counts.macs_darts_paper,
+        "params": counts.params,
+        "rounds": search.round_count(ctx, tier.name),
+        "timing_rounds": measured.to_dict()["rounds"],
+    }
+    result.update(_images_part(ctx, tier, device, folder))
+    reasons = [*measured.reasons, *_broken(ctx, tier, result)]
+    result["reasons"] = reasons
+    result["verdict"] = "passed" if measured.verdict == "holds" and not reasons else "failed"
+    return result
+
+
+def _images_part(
+    ctx: BuildContext, tier: TierSection, device: Device, folder: Path
+) -> dict[str, Any]:
+    """Parity and accuracy, on the test images."""
+    from factory.verification.parity import check_parity, classify, measure_int8_drop
+
+    images, labels = test_images(ctx)
+    int8 = device.profile.precision == "int8"
+    shipped = (folder / deploy.MODEL).read_bytes()
+    full = (folder / deploy.MODEL_FP32).read_bytes() if int8 else shipped
+    sample = np.linspace(0, len(images) - 1, min(PARITY_IMAGES, len(images))).astype(int)
+    parity = check_parity(
+        full,
+        device,
+        images[sample],
+        lambda x: torch_outputs(ctx, tier, x),
+        threshold=ctx.recipe.budget.max_parity_difference,
+    )
+    part: dict[str, Any] = {"parity": {**parity.to_dict(), "of": "the fp32 file"}}
+    if int8:
+        drop = measure_int8_drop(shipped, full, device, images, labels)
+        part.update(
+            accuracy=drop.accuracy,
+            accuracy_fp32=drop.accuracy_fp32,
+            accuracy_drop_points=drop.accuracy_drop_points,
+        )
+    else:
+        accuracy = float(np.mean(classify(shipped, device, images) == labels))
+        part.update(accuracy=accuracy, accuracy_fp32=accuracy, accuracy_drop_points=0.0)
+    return part
+
+
+def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> list[str]:
+    """What does not hold beside the latency, in words."""
+    reasons = []
+    parity = result["parity"]
+    if not parity["holds"]:
+        reasons.append(
+            f"the ONNX file differs from PyTorch by {parity['max_relative_difference']:.2g} "
+            f"(limit {parity['threshold']:g})"
+        )
+    max_macs = result["budget"]["max_macs"]
+    if max_macs is not None and result["macs"] > max_macs:
+        reasons.append(
+            f"{result['macs'] / 1e6:.2f} M MACs are over the budget of {max_macs / 1e6:.2f} M"
+        )
+    if tier.min_accuracy is not None and result["accuracy"] < tier.min_accuracy:
+        reasons.append(
+            f"accuracy {result['accuracy']:.2%} is below the required {tier.min_accuracy:.2%}"
+        )
+    return reasons
+
+
+def test_images(ctx: BuildContext) -> tuple[np.ndarray, np.ndarray]:
+    """All test pictures, normalised, and their labels."""
+    images, labels = ctx.data.test[slice(None)]
+    return ctx.data.normalise(images).numpy(), labels.numpy()
+
+
+def torch_outputs(ctx: BuildContext, tier: TierSection, images: np.ndarray) -> np.ndarray:
+    """Logits of the trained network in PyTorch."""
+    import torch
+
+    network = train.load_network(ctx, tier)
+    with torch.inference_mode():
+        parts = [network(part).numpy() for part in torch.from_numpy(images).split(64)]
+    return np.concatenate(parts)
+
+
+def tighten(ctx: BuildContext) -> list[str]:
+    """Give every tier that was measured over its latency budget a lower target, while allowed.
+
+    Returns the names of the tiers that are to be searched again.
+    """
+    again = []
+    for tier in ctx.recipe.tiers:
+        result = load_result(ctx, tier)
+        limit, median = result["budget"]["max_latency_ms"], result["median_ms"]
+        if median is None or median <= limit:
+            continue
+        if search.add_target(ctx, tier.name, "verify", measured_ms=median, limit_ms=limit):
+            again.append(tier.name)
+    return again

@@ -1,0 +1,98 @@
+"""build, search and train: the line as far as it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from factory.core.progress import SILENT, Progress
+from factory.pipeline.recipe_loading import load_recipe
+
+SCHEMA_VERSION = 1
+
+
+def build(
+    recipe: str | Path,
+    *,
+    out: str | Path | None = None,
+    scale: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Build one verified ONNX model per tier; called again it goes on where it was.
+
+    Args:
+        recipe: a recipe's path or name.
+        out: run folder; runs/<recipe name> by default.
+        scale: a named scale of the recipe.
+        seed: replaces the recipe's seed.
+        dry_run: only check the recipe and say which stages would run.
+        progress: where progress is reported.
+
+    Returns:
+        What `factory build --json` prints; ``passed`` says whether every tier holds.
+    """
+    return _line(recipe, out, scale, seed, dry_run, progress, "report")
+
+
+def search(
+    recipe: str | Path,
+    *,
+    out: str | Path | None = None,
+    scale: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Profile, fit and search only; the arguments are those of :func:`build`."""
+    return _line(recipe, out, scale, seed, dry_run, progress, "search")
+
+
+def train(
+    recipe: str | Path,
+    *,
+    genotype: str | None = None,
+    out: str | Path | None = None,
+    scale: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Train the tiers of a recipe (searching first), or only ``genotype`` at the recipe's size."""
+    if genotype is None:
+        return _line(recipe, out, scale, seed, dry_run, progress, "train")
+    from factory.pipeline.train_one import train_one
+
+    checked, _ = load_recipe(recipe, scale=scale, seed=seed)
+    return train_one(checked, genotype, out=out, dry_run=dry_run, progress=progress)
+
+
+def _line(
+    recipe: str | Path,
+    out: str | Path | None,
+    scale: str | None,
+    seed: int | None,
+    dry_run: bool,
+    progress: Progress,
+    until: str,
+) -> dict[str, Any]:
+    checked, _ = load_recipe(recipe, scale=scale, seed=seed)
+    from factory.pipeline.build import plan, run_build, summary
+    from factory.pipeline.context import BuildContext, default_out
+    from factory.pipeline.run_folder import STAGES, RunFolder
+
+    folder = Path(out) if out is not None else default_out(checked)
+    if dry_run:
+        BuildContext(checked, RunFolder(folder))
+        stages = plan(checked, folder)[: STAGES.index(until) + 1]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "dry_run": True,
+            "passed": True,
+            "run": str(folder),
+            "recipe": checked.as_dict(),
+            "stages": stages,
+        }
+    ctx = run_build(checked, folder, until=until, progress=progress)
+    return summary(ctx, until)

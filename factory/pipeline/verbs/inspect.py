@@ -1,0 +1,93 @@
+"""inspect: what a genotype or an ONNX file is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import InputError, nearest
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.counts import count
+from factory.pipeline.shapes import network_spec
+from factory.spaces.cell_space import CellSpace
+from factory.spaces.genotype import PUBLISHED, find_genotype
+
+if TYPE_CHECKING:
+    from factory.graph.opgraph import OpGraph
+
+SCHEMA_VERSION = 1
+
+
+def inspect(
+    subject: str | Path,
+    *,
+    channels: int = 36,
+    layers: int = 20,
+    input: str = "3x32x32",
+    stem: str = "cifar",
+    classes: int | None = None,
+) -> dict[str, Any]:
+    """Parameters, MACs, memory and kernels of a genotype at a size, or of an ONNX file.
+
+    Args:
+        subject: a published genotype's name, a genotype JSON file or an ONNX file; the size
+            options are for genotypes only.
+        channels: channels C of the first cells.
+        layers: number of cells.
+        input: shape of one image, "3x32x32".
+        stem: "cifar" or "imagenet".
+        classes: outputs of the classifier; 10, with the imagenet stem 1000.
+    """
+    name = str(subject)
+    if _is_onnx(name):
+        graph = _onnx_graph(name)
+        return _describe(name, "onnx", graph)
+    spec = network_spec(channels, layers, input, stem, classes)
+    if name not in PUBLISHED and not Path(name).exists() and not name.endswith(".json"):
+        raise InputError(
+            f"unknown genotype {name!r}",
+            why="it is no published genotype and no file",
+            fix=nearest(name, PUBLISHED),
+        )
+    genotype = find_genotype(name)
+    answer = _describe(name, "genotype", CellSpace(spec).lower(genotype))
+    answer["genotype"] = genotype.to_dict()
+    answer["size"] = {
+        "channels": channels,
+        "layers": layers,
+        "input": list(spec.input_shape),
+        "stem": stem,
+        "classes": spec.num_classes,
+    }
+    return answer
+
+
+def _is_onnx(name: str) -> bool:
+    """An existing file that is not JSON, or a name that ends in .onnx."""
+    path = Path(name)
+    if path.suffix == ".onnx":
+        return True
+    return name not in PUBLISHED and path.is_file() and path.suffix != ".json"
+
+
+def _onnx_graph(name: str) -> OpGraph:
+    from factory.graph.onnx_import import from_onnx, load_onnx
+
+    return from_onnx(load_onnx(name))
+
+
+def _describe(name: str, kind: str, graph: OpGraph) -> dict[str, Any]:
+    counts = count(graph)
+    kernels = kernel_counts(canonicalise(graph))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "kind": kind,
+        "params": counts.params,
+        "macs": counts.macs,
+        "macs_convention": "multiply-adds of conv + linear",
+        "macs_darts_paper": counts.macs_darts_paper,
+        "peak_memory_bytes": counts.peak_memory_bytes,
+        "kernels": sum(kernels.values()),
+        "distinct_kernels": len(kernels),
+    }

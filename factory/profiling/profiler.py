@@ -1,0 +1,259 @@
+"""The profiler: kernels and networks to rows of a latency table, in interleaved blocks.
+
+Every block carries the reference model along. A block in which it is slower than its running
+median by more than the drift limit was measured on a busy or throttled machine: it is measured
+again, and marked if that does not help. Nothing is normalised: each row keeps its reference time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from factory.core.errors import InputError
+from factory.core.progress import SILENT, Progress
+from factory.core.provenance import now_utc
+from factory.devices.base import Device, Timing, TimingPlan
+from factory.graph.kernel import Kernel
+from factory.graph.onnx_build import kernel_to_onnx
+from factory.profiling.reference import KEY, reference_model
+from factory.profiling.rows import Row
+from factory.profiling.settings import ProfileSettings, ProfileSummary
+from factory.profiling.table import LatencyTable, check_fingerprint
+
+REFERENCES_REMEMBERED = 9
+FIRST_REFERENCES = 3
+ORDER_SEED = 0
+Build = Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One row to be measured."""
+
+    kind: str
+    key: str
+    kernels: str
+    build: Build
+
+
+def profile_kernels(
+    device: Device,
+    kernels: Sequence[Kernel],
+    table: LatencyTable,
+    settings: ProfileSettings | None = None,
+    progress: Progress = SILENT,
+) -> ProfileSummary:
+    """Measure every kernel that is not in the table yet; rows are on disk block by block.
+
+    The order is shuffled with a fixed seed, so that a slow drift of the machine does not fall
+    on one kind of kernel.
+    """
+    settings = settings or ProfileSettings()
+    for kernel in kernels:
+        if kernel.dtype != table.dtype:
+            raise InputError(
+                f"kernel {kernel} is {kernel.dtype} but the table is {table.dtype}",
+                where=f"latency table {table.path}",
+                fix="profile each precision into a table of its own",
+            )
+    jobs = [_kernel_job(kernel) for kernel in dict.fromkeys(kernels)]
+    random.Random(ORDER_SEED).shuffle(jobs)
+    run = _Run(device, table, settings, settings.kernel_plan(), settings.block_size)
+    return run.measure(jobs, progress, f"profile {device.profile.id}")
+
+
+def profile_networks(
+    device: Device,
+    networks: Sequence[tuple[Mapping[Kernel, int], bytes]],
+    table: LatencyTable,
+    settings: ProfileSettings | None = None,
+    progress: Progress = SILENT,
+) -> ProfileSummary:
+    """Measure whole networks, given as canonical kernel counts and ONNX bytes."""
+    settings = settings or ProfileSettings()
+    jobs: dict[str, _Job] = {}
+    for counts, model in networks:
+        job = _network_job(counts, model)
+        jobs.setdefault(job.key, job)
+    run = _Run(device, table, settings, settings.network_plan(), settings.network_block_size)
+    return run.measure(list(jobs.values()), progress, f"networks on {device.profile.id}")
+
+
+def network_key(model: bytes) -> str:
+    """Key of a network's row."""
+    return "net:" + hashlib.sha256(model).hexdigest()[:12]
+
+
+def counts_text(counts: Mapping[Kernel, int]) -> str:
+    """'2*Conv(..);1*Add(..)', kernels in order."""
+    return ";".join(f"{counts[kernel]}*{kernel}" for kernel in sorted(counts))
+
+
+def _kernel_job(kernel: Kernel) -> _Job:
+    def build() -> bytes:
+        content: bytes = kernel_to_onnx(kernel).SerializeToString()
+        return content
+
+    return _Job("kernel", str(kernel), "", build)
+
+
+def _network_job(counts: Mapping[Kernel, int], model: bytes) -> _Job:
+    return _Job("network", network_key(model), counts_text(counts), lambda: model)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One measurement of a block; ``slower``: reference over its running median, minus 1."""
+
+    timings: Sequence[Timing]
+    reference: Timing
+    slower: float
+
+
+class _Run:
+    """One call of the profiler."""
+
+    def __init__(
+        self,
+        device: Device,
+        table: LatencyTable,
+        settings: ProfileSettings,
+        plan: TimingPlan,
+        block_size: int,
+    ) -> None:
+        self.device, self.table, self.settings = device, table, settings
+        self.plan, self.block_size = plan, block_size
+        self.reference = reference_model(table.dtype)
+        self.summary = ProfileSummary()
+        rows = table.rows()
+        self.next_block = max((row.block for row in rows), default=-1) + 1
+        self.references_ms = [row.median_ms for row in table.rows("reference") if row.ok]
+
+    def measure(self, jobs: Sequence[_Job], progress: Progress, label: str) -> ProfileSummary:
+        """Measure the jobs that the table does not hold."""
+        started = time.monotonic()
+        todo = [job for job in jobs if self._is_new(job)]
+        self.summary.skipped = len(jobs) - len(todo)
+        if todo:
+            check_fingerprint(self.table, self.device.describe())
+            with progress.task(label, total=len(jobs), done=self.summary.skipped) as task:
+                self._first_references()
+                for start in range(0, len(todo), self.block_size):
+                    block = todo[start : start + self.block_size]
+                    self._block(block, progress)
+                    task.advance(len(block), note=self._note())
+        self.summary.seconds = round(time.monotonic() - started, 3)
+        return self.summary
+
+    def _is_new(self, job: _Job) -> bool:
+        row = self.table.get(job.kind, job.key)
+        return row is None or (self.settings.retry_failed and not row.ok)
+
+    def _first_references(self) -> None:
+        """What the reference takes, before anything is measured for the first time."""
+        while len(self.references_ms) < FIRST_REFERENCES:
+            timing = self.device.time_many([self.reference], self.plan)[0]
+            self._reference_row(timing, self.next_block)
+            if not timing.ok:
+                raise InputError(
+                    f"the reference model does not run on device {self.device.profile.id!r}",
+                    why=timing.reason,
+                    fix="check the device with `factory doctor`",
+                )
+        self.next_block += 1
+
+    def _block(self, jobs: Sequence[_Job], progress: Progress) -> None:
+        """Measure a block, again while the machine is slower than before, and write its rows."""
+        models: list[bytes] = []
+        unbuilt: dict[str, str] = {}
+        for job in jobs:
+            try:
+                models.append(job.build())
+            except InputError as error:
+                unbuilt[job.key] = str(error)
+        runnable = [job for job in jobs if job.key not in unbuilt]
+        attempts = [self._time(models)]
+        while self._too_slow(attempts[-1]) and len(attempts) <= self.settings.max_repeats:
+            self._remember(attempts[-1].reference)
+            progress.message(
+                f"{self.device.profile.id}: the reference model takes {attempts[-1].slower:+.0%}, "
+                f"block {self.next_block} is measured again"
+            )
+            attempts.append(self._time(models))
+        best = min(attempts, key=lambda attempt: attempt.slower)
+        reference = best.reference
+        self.summary.repeated_blocks += len(attempts) > 1
+        mark = ""
+        if self._too_slow(best):
+            mark = f"drift: the reference model took {best.slower:+.0%} while this was measured"
+            self.summary.marked_blocks += 1
+        reference_ms = reference.median_ms if reference.ok else 0.0
+        for job, timing in zip(runnable, best.timings, strict=True):
+            self._row(job, timing, reference_ms, mark)
+        for job in jobs:
+            if job.key in unbuilt:
+                self._row(job, Timing.failed(unbuilt[job.key]), reference_ms, "")
+        self._reference_row(reference, self.next_block)
+        self.summary.reference_ms.append(reference_ms)
+        self.next_block += 1
+
+    def _time(self, models: Sequence[bytes]) -> _Attempt:
+        """Time a block together with the reference model."""
+        *timings, reference = self.device.time_many(
+            [*models, self.reference], self.plan, rounds=self.settings.rounds
+        )
+        slower = 0.0
+        if reference.ok:
+            usual_ms = statistics.median(self.references_ms[-REFERENCES_REMEMBERED:])
+            slower = reference.median_ms / usual_ms - 1.0
+        return _Attempt(timings, reference, slower)
+
+    def _too_slow(self, attempt: _Attempt) -> bool:
+        return attempt.slower > self.settings.drift_limit
+
+    def _remember(self, reference: Timing) -> None:
+        if reference.ok:
+            self.references_ms.append(reference.median_ms)
+
+    def _reference_row(self, timing: Timing, block: int) -> None:
+        self._remember(timing)
+        self.table.append(Row(**self._cells("reference", KEY, timing, timing.median_ms, block)))
+
+    def _row(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
+        cells = self._cells(job.kind, job.key, timing, reference_ms, self.next_block)
+        cells["reason"] = timing.reason or mark
+        self.table.append(Row(**cells, kernels=job.kernels))
+        self.summary.measured += 1
+        if not timing.ok:
+            self.summary.failed += 1
+            self.summary.reasons[job.key] = timing.reason
+
+    @staticmethod
+    def _cells(
+        kind: str, key: str, timing: Timing, reference_ms: float, block: int
+    ) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "key": key,
+            "median_ms": timing.median_ms,
+            "p10_ms": timing.p10_ms,
+            "p90_ms": timing.p90_ms,
+            "min_ms": timing.min_ms,
+            "runs": timing.runs,
+            "reorder_share": timing.reorder_share,
+            "status": timing.status,
+            "reason": timing.reason,
+            "block": block,
+            "reference_ms": reference_ms,
+            "date": now_utc(),
+        }
+
+    def _note(self) -> str:
+        note = f"reference {self.references_ms[-1]:.3f} ms"
+        return note + (f", {self.summary.failed} failed" if self.summary.failed else "")

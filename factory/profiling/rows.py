@@ -1,0 +1,120 @@
+"""A row of the latency table: its columns, its text and the checks on both.
+
+The format is told in docs/formats/latency-table.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import astuple, dataclass, fields
+
+KINDS = ("kernel", "network", "reference")
+STATUSES = ("ok", "failed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement, also a failed one (its numbers are 0 then and its cells are empty).
+
+    Attributes:
+        kind: "kernel", "network" or "reference" (the model re-timed with every block).
+        key: the kernel's text, "net:<sha12>" or "reference".
+        kernels: what a network is made of, "2*Conv(..);1*Add(..)"; else "".
+        median_ms: with p10, p90 and min, over ``runs`` runs.
+        reorder_share: share of the time in layout reorders that a graph of one kernel adds.
+        status: "ok" or "failed".
+        reason: why it failed, or what to know about a good row.
+        block: number of the interleaved block that it was measured in.
+        reference_ms: median of the reference model in the same block; 0 when unknown.
+        date: ISO 8601, UTC.
+    """
+
+    kind: str
+    key: str
+    kernels: str = ""
+    median_ms: float = 0.0
+    p10_ms: float = 0.0
+    p90_ms: float = 0.0
+    min_ms: float = 0.0
+    runs: int = 0
+    reorder_share: float = 0.0
+    status: str = "ok"
+    reason: str = ""
+    block: int = 0
+    reference_ms: float = 0.0
+    date: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are numbers."""
+        return self.status == "ok"
+
+    def fault(self) -> str:
+        """What is wrong with this row; empty when nothing is."""
+        if self.kind not in KINDS:
+            return f"kind is {self.kind!r}, not one of {', '.join(KINDS)}"
+        if self.status not in STATUSES:
+            return f"status is {self.status!r}, not one of {', '.join(STATUSES)}"
+        if not self.key:
+            return "the key is empty"
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+            if value < 0:
+                return f"{name} is negative ({value:g})"
+        if self.ok and not (self.median_ms > 0 and self.runs > 0):
+            return "the row says ok but has no time"
+        return ""
+
+    def text(self) -> str:
+        """The row as one line of CSV, with its line end."""
+        cells = []
+        for name, value in zip(COLUMNS, astuple(self), strict=True):
+            if name in NUMBERS:
+                empty = not self.ok and name in MEASURED
+                cells.append("" if empty else f"{value:.7g}")
+            else:
+                cells.append(" ".join(str(value).replace("\0", " ").split()))
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerow(cells)
+        return buffer.getvalue()
+
+    @classmethod
+    def parse(cls, line: str) -> Row:
+        """The row that :meth:`text` wrote; ValueError says what is wrong with the line."""
+        try:
+            rows = list(csv.reader([line], strict=True))
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+        cells = rows[0] if rows else []
+        if len(cells) != len(COLUMNS):
+            raise ValueError(f"{len(cells)} cells instead of {len(COLUMNS)}")
+        values: dict[str, str | int | float] = {}
+        for name, cell in zip(COLUMNS, cells, strict=True):
+            values[name] = _number(name, cell) if name in NUMBERS else cell
+        row = cls(**values)  # type: ignore[arg-type]
+        if row.ok and any(
+            cell == "" for n, cell in zip(COLUMNS, cells, strict=True) if n in NUMBERS
+        ):
+            raise ValueError("a number is missing")
+        if fault := row.fault():
+            raise ValueError(fault)
+        return row
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+INTEGERS = ("runs", "block")
+MEASURED = ("median_ms", "p10_ms", "p90_ms", "min_ms", "runs", "reorder_share")
+NUMBERS = (*MEASURED, "block", "reference_ms")
+
+
+def _number(name: str, cell: str) -> int | float:
+    if cell == "":
+        return 0
+    try:
+        return int(cell) if name in INTEGERS else float(cell)
+    except ValueError:
+        raise ValueError(f"{name} is {cell!r}, not a number") from None

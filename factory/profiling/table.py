@@ -1,0 +1,228 @@
+"""The latency table: measured facts of one (device, runtime, execution provider, precision).
+
+A CSV file with a header of ``# key: json`` lines. Rows are appended and flushed to disk one by
+one; a row that a killed program or a full disk cut at the end is dropped when the table is opened
+again, and nothing else is ever rewritten. One process writes at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from factory.core.errors import InputError
+from factory.core.files import disk_errors
+from factory.core.provenance import provenance
+from factory.core.resources import search_path
+from factory.devices.profile import DeviceProfile
+from factory.profiling.rows import COLUMNS, Row
+from factory.profiling.table_file import (
+    SCHEMA_VERSION,
+    header_text,
+    is_unfinished_header,
+    open_locked,
+    parse_table,
+    sync_folder,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class LatencyTable:
+    """Rows of one table; made by :meth:`open` (to append) or :meth:`read`."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any], rows: list[Row]) -> None:
+        self.path = path
+        self.header = dict(header)
+        self.cut_tail = False
+        self._rows: list[Row] = []
+        self._position: dict[tuple[str, str], int] = {}
+        self._handle: int | None = None
+        for row in rows:
+            self._remember(row)
+
+    @property
+    def device_id(self) -> str:
+        """Id of the device that was measured."""
+        return str(self.header["device"])
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the kernels: "f32" or "i8"."""
+        return str(self.header["dtype"])
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Chip, runtime, execution provider, threads and precision that the rows belong to."""
+        return dict(self.header["fingerprint"])
+
+    @classmethod
+    def read(cls, path: Path | str) -> LatencyTable:
+        """Read a table; a row cut at the end is left out, every other fault is an InputError."""
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(
+                f"latency table {path} does not exist", fix="measure it with `factory profile`"
+            ) from None
+        except IsADirectoryError:
+            raise InputError(f"latency table {path} is a folder", fix="name a CSV file") from None
+        except OSError as error:
+            raise InputError(f"cannot read latency table {path}", why=str(error.strerror)) from None
+        return cls._of(path, content)[0]
+
+    @classmethod
+    def _of(cls, path: Path, content: bytes) -> tuple[LatencyTable, int]:
+        """The table in ``content`` and the length of its whole rows."""
+        header, rows, end = parse_table(path, content)
+        table = cls(path, header, rows)
+        table.cut_tail = end < len(content)
+        return table, end
+
+    @classmethod
+    def open(
+        cls, path: Path | str, profile: DeviceProfile, describe: Mapping[str, Any]
+    ) -> LatencyTable:
+        """Open a table to append to it, or start it; holds its lock until closed.
+
+        Raises InputError when it belongs to another chip or device, is damaged anywhere but at
+        its end, or is being written by another process.
+        """
+        path = Path(path)
+        handle = open_locked(path)
+        try:
+            with os.fdopen(os.dup(handle), "rb") as stream:
+                content = stream.read()
+            if is_unfinished_header(content):
+                header = _new_header(profile, describe)
+                with disk_errors(path):
+                    os.ftruncate(handle, 0)
+                    write_whole(handle, header_text(header).encode())
+                    sync_folder(path.parent)
+                table = cls(path, header, [])
+            else:
+                table, end = cls._of(path, content)
+                check_fingerprint(table, describe)
+                if table.device_id != profile.id:
+                    raise InputError(
+                        f"latency table {path} belongs to device {table.device_id!r}, "
+                        f"not to {profile.id!r}",
+                        fix="choose another folder or file",
+                    )
+                if end < len(content):
+                    os.ftruncate(handle, end)
+        except BaseException:
+            os.close(handle)
+            raise
+        table._handle = handle
+        return table
+
+    def rows(self, kind: str | None = None) -> list[Row]:
+        """Rows of ``kind`` (all without one); of rows with the same key the newest, except
+        reference rows, which are all kept.
+        """
+        newest = set(self._position.values())
+        return [
+            row
+            for index, row in enumerate(self._rows)
+            if (kind is None or row.kind == kind) and (row.kind == "reference" or index in newest)
+        ]
+
+    def has(self, key: str, *, kind: str | None = None) -> bool:
+        """Whether a kernel or network of that key was measured, even if it failed."""
+        kinds = (kind,) if kind else ("kernel", "network")
+        return any((k, key) in self._position for k in kinds)
+
+    def get(self, kind: str, key: str) -> Row | None:
+        """The newest row of that kind and key."""
+        position = self._position.get((kind, key))
+        return None if position is None else self._rows[position]
+
+    def append(self, row: Row) -> None:
+        """Add a row and flush it to disk; a full disk leaves the table as it was."""
+        if self._handle is None:
+            raise RuntimeError(f"{self.path} was opened for reading")
+        if fault := row.fault():
+            raise ValueError(f"a row that must not be written: {fault}")
+        text = row.text()
+        with disk_errors(self.path):
+            write_whole(self._handle, text.encode())
+        self._remember(Row.parse(text))  # the same digits as whoever reads the file gets
+
+    def frame(self) -> pandas.DataFrame:
+        """All rows as a pandas frame; the numbers of failed rows are NaN."""
+        import pandas
+
+        frame = pandas.DataFrame([vars(row) for row in self.rows()], columns=list(COLUMNS))
+        measured = ["median_ms", "p10_ms", "p90_ms", "min_ms", "reorder_share"]
+        frame.loc[frame["status"] != "ok", measured] = float("nan")
+        return frame
+
+    def _remember(self, row: Row) -> None:
+        self._position[(row.kind, row.key)] = len(self._rows)
+        self._rows.append(row)
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def table_name(describe: Mapping[str, Any]) -> str:
+    """File name of a device's table: `<device>__<runtime>-<version>__<ep>__<precision>.csv`."""
+    facts = describe["fingerprint"]
+    provider = str(facts["execution_provider"]).removesuffix("ExecutionProvider").lower()
+    runtime = f"{facts['runtime']}-{facts['runtime_version']}"
+    return f"{describe['device']}__{runtime}__{provider}__{facts['precision']}.csv"
+
+
+def find_tables(device_id: str) -> list[Path]:
+    """Every known table of a device in the latency_tables folders, the user's own first."""
+    found: dict[str, Path] = {}
+    for folder in search_path("latency_tables"):
+        for path in sorted(folder.glob(f"{device_id}__*.csv")):
+            found.setdefault(path.name, path)
+    return list(found.values())
+
+
+def check_fingerprint(table: LatencyTable, describe: Mapping[str, Any]) -> None:
+    """Raise InputError when the table was measured on another chip, runtime or setting."""
+    here, there = dict(describe["fingerprint"]), table.fingerprint
+    for key in sorted(set(here) | set(there)):
+        if here.get(key) != there.get(key):
+            raise InputError(
+                f"latency table {table.path} was measured with another {key.replace('_', ' ')}",
+                why=f"the table says {there.get(key)!r}, device {describe['device']!r} has "
+                f"{here.get(key)!r}",
+                fix="measure this device into a table of its own with `factory profile`",
+            )
+
+
+def _new_header(profile: DeviceProfile, describe: Mapping[str, Any]) -> dict[str, Any]:
+    facts = dict(describe)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "device": profile.id,
+        "dtype": profile.dtype,
+        "fingerprint": facts.pop("fingerprint"),
+        "describe": facts,
+        "provenance": provenance(),
+    }

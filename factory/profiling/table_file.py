@@ -1,0 +1,154 @@
+"""The latency table as a file: its lock, its header, its text, and writes that are whole or not.
+
+Everything here works on bytes and paths; :mod:`factory.profiling.table` is the face of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import InputError
+from factory.core.files import disk_errors
+from factory.profiling.rows import COLUMNS, Row
+
+try:
+    import fcntl
+except ImportError:  # not on this system: two writers are then not detected
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA_VERSION = 1
+FIRST_LINE = f"# schema_version: {SCHEMA_VERSION}\n"
+COLUMN_LINE = ",".join(COLUMNS)
+HEADER_KEYS = ("device", "dtype", "fingerprint")
+
+
+def open_locked(path: Path) -> int:
+    """File descriptor of a table opened to append, made if absent, held by this process alone."""
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise InputError(
+            f"cannot open latency table {path}",
+            why=os.strerror(error.errno or 0),
+            fix="choose another folder or file",
+        ) from None
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(
+            f"latency table {path} is being written by another process",
+            fix="wait until it is done, or measure into another folder",
+        ) from None
+    except OSError:  # a file system without locks: go on without
+        pass
+    return handle
+
+
+def write_whole(handle: int, content: bytes) -> None:
+    """Append all of ``content`` and flush it, or leave the file as it was and raise OSError."""
+    size = os.fstat(handle).st_size
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, size)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a new file's name to disk; not every system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def header_text(header: Mapping[str, Any]) -> str:
+    """The header's lines and the line of column names; schema_version comes first."""
+    lines = [f"# {key}: {json.dumps(value, allow_nan=False)}\n" for key, value in header.items()]
+    return "".join(lines) + COLUMN_LINE + "\n"
+
+
+def is_unfinished_header(content: bytes) -> bool:
+    """Whether a program was killed while it wrote the header: nothing was measured yet."""
+    first = FIRST_LINE.encode()
+    if len(content) < len(first):
+        return first.startswith(content)
+    *whole, tail = content.split(b"\n")
+    if not content.startswith(first) or not all(line.startswith(b"# ") for line in whole):
+        return False
+    return tail.startswith(b"#") or COLUMN_LINE.encode().startswith(tail)
+
+
+def parse_table(path: Path, content: bytes) -> tuple[dict[str, Any], list[Row], int]:
+    """Header, rows, and the length of all whole lines (a cut last line is not looked at)."""
+    end = content.rfind(b"\n") + 1
+    try:
+        text = content[:end].decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise _damaged(path, number, "not UTF-8 text") from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")[:-1]]
+    first_row = next((i for i, line in enumerate(lines) if not line.startswith("# ")), len(lines))
+    header = _parse_header(path, lines[:first_row])
+    missing = [key for key in HEADER_KEYS if key not in header]
+    if missing or first_row == len(lines):
+        raise InputError(
+            f"latency table {path} is cut in its header",
+            why=f"no {missing[0]!r}" if missing else "no line of column names",
+            fix="remove the file and measure again with `factory profile`",
+        )
+    if lines[first_row] != COLUMN_LINE:
+        raise _damaged(path, first_row + 1, "the column names differ")
+    rows = []
+    for number, line in enumerate(lines[first_row + 1 :], start=first_row + 2):
+        try:
+            rows.append(Row.parse(line))
+        except ValueError as error:
+            raise _damaged(path, number, str(error)) from None
+    return header, rows, end
+
+
+def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:
+    header: dict[str, Any] = {}
+    for number, line in enumerate(lines, start=1):
+        key, _, value = line[2:].partition(": ")
+        try:
+            header[key] = json.loads(value)
+        except ValueError:
+            raise _damaged(path, number, f"the value of {key!r} is not JSON") from None
+    if "schema_version" not in header:
+        raise InputError(
+            f"{path} is not a latency table",
+            why="its header has no schema_version",
+            fix="name a table made by `factory profile`, or remove the file",
+        )
+    if header["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"latency table {path} has schema version {header['schema_version']}",
+            why=f"this version of the factory reads {SCHEMA_VERSION}",
+            fix="measure it again with `factory profile`, or use the factory that wrote it",
+        )
+    return header
+
+
+def _damaged(path: Path, line: int, why: str) -> InputError:
+    return InputError(
+        f"line {line} of latency table {path} is damaged",
+        why=why,
+        fix=f"remove line {line} and run `factory profile` again: only that row is measured anew",
+    )

@@ -1,0 +1,112 @@
+"""What every device must do, run over all of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from factory.core.errors import InputError
+from factory.devices.base import Device, TimingPlan, open_device
+from factory.devices.local import LocalDevice
+from factory.devices.profile import DeviceProfile
+from factory.devices.simulated import SimulatedDevice
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_models
+
+PLAN = TimingPlan(min_runs=6, max_runs=20, min_time_ms=2.0, warmup_time_ms=5.0, profile_runs=4)
+FINGERPRINT = {
+    "chip",
+    "runtime",
+    "runtime_version",
+    "execution_provider",
+    "provider_options",
+    "threads",
+    "precision",
+}
+
+
+@pytest.fixture(params=["local", "simulated"], scope="module")
+def device(request):
+    if request.param == "local":
+        made = LocalDevice(DeviceProfile(id="t1", threads=1))
+    else:
+        made = SimulatedDevice()
+    with made:
+        yield made
+
+
+def test_it_is_a_device(device):
+    assert isinstance(device, Device)
+
+
+def test_describe_is_json_and_has_a_fingerprint(device):
+    facts = device.describe()
+    json.dumps(facts, allow_nan=False)
+    assert set(facts["fingerprint"]) == FINGERPRINT
+    assert facts["device"] == device.profile.id
+    assert isinstance(facts["simulated"], bool)
+    assert facts["empty_run_ms"] >= 0
+    assert {"pinned", "load_1min", "notes"} <= set(facts)
+
+
+def test_timings_come_in_order_one_a_model(device):
+    models = [tiny_models.conv(64, 32), tiny_models.add(), tiny_models.conv(64, 32)]
+    timings = device.time_many(models, PLAN, rounds=2)
+    assert [timing.status for timing in timings] == ["ok"] * 3
+    assert timings[1].median_ms < min(timings[0].median_ms, timings[2].median_ms)
+    for timing in timings:
+        assert 0 < timing.min_ms <= timing.p10_ms <= timing.median_ms <= timing.p90_ms
+        assert timing.runs >= 3
+        assert sum(timing.providers.values()) >= 1
+        assert sum(node["share"] for node in timing.nodes) == pytest.approx(1)
+        json.dumps(timing.to_dict(), allow_nan=False)
+    assert device.time_many([], PLAN) == []
+
+
+@pytest.mark.parametrize(
+    "model", [b"", b"no model", tiny_models.unknown_op(), tiny_models.conv(batch="n")]
+)
+def test_a_model_that_cannot_run_is_a_failed_timing(device, model):
+    good, bad = device.time_many([tiny_models.add(), model], PLAN)
+    assert good.ok
+    assert bad.status == "failed"
+    assert bad.reason
+    assert "\n" not in bad.reason
+    assert bad.median_ms == 0
+
+
+def test_run_and_run_batch_agree(device):
+    images = np.random.default_rng(0).standard_normal((3, 8, 8, 8)).astype(np.float32)
+    model = tiny_models.conv(8, 8)
+    batch = device.run_batch(model, images)
+    assert batch.shape == (3, 8, 8, 8)
+    for image, expected in zip(images, batch, strict=True):
+        outputs = device.run(model, {"x": image[None]})
+        assert set(outputs) == {"y"}
+        np.testing.assert_allclose(outputs["y"][0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_running_nonsense_is_an_input_error(device):
+    with pytest.raises(InputError):
+        device.run(b"nonsense", {})
+    with pytest.raises(InputError):
+        device.run_batch(tiny_models.add(), np.zeros((2, 4, 8, 8), np.float32))
+
+
+def test_the_registry_opens_it_and_closing_twice_is_fine(device):
+    again = open_device(device.profile)
+    assert type(again) is type(device)
+    again.close()
+    again.close()
+
+
+def test_impossible_plans_raise():
+    with pytest.raises(ValueError, match="impossible"):
+        TimingPlan(min_runs=5, max_runs=4)
+    with pytest.raises(ValueError, match="negative"):
+        TimingPlan(min_time_ms=-1)

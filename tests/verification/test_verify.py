@@ -1,0 +1,180 @@
+"""The judge, with a device whose times are told and with this machine."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from factory.core.errors import InputError
+from factory.devices.base import Timing, TimingPlan, open_device
+from factory.devices.profile import DeviceProfile
+from factory.graph.onnx_build import to_onnx
+from factory.graph.opgraph import GraphBuilder
+from factory.verification.model_file import read_model
+from factory.verification.parity import check_parity
+from factory.verification.verify import verify_model
+
+PLAN = TimingPlan(min_runs=5, max_runs=20, min_time_ms=5.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    b = GraphBuilder("small")
+    x = b.input("image", (1, 3, 16, 16))
+    x = b.relu(b.conv(x, 8, 3, padding=1))
+    x = b.relu(b.conv(x, 16, 3, stride=2, padding=1))
+    x = b.linear(b.global_avg_pool(x), 10)
+    return to_onnx(b.finish([x])).SerializeToString()
+
+
+class FakeDevice:
+    """Tells one median after the other; providers and failures as asked."""
+
+    def __init__(self, medians, providers=None, failure=""):
+        self.profile = SimpleNamespace(
+            id="fake", precision="fp32", execution_provider="CPUExecutionProvider"
+        )
+        self.medians, self.calls = list(medians), 0
+        self.providers = {"CPUExecutionProvider": 4} if providers is None else providers
+        self.failure = failure
+
+    def describe(self):
+        return {"fingerprint": {"chip": "fake"}}
+
+    def time_many(self, models, plan, *, rounds=1):
+        if self.failure:
+            return [Timing.failed(self.failure)]
+        ms = self.medians[min(self.calls, len(self.medians) - 1)]
+        nodes = ()
+        if plan.profile_runs:
+            provider = list(self.providers or ["?"])[-1]
+            nodes = ({"name": "conv", "op": "Conv", "provider": provider, "share": 1.0},)
+        else:
+            self.calls += 1
+        return [
+            Timing("ok", "", ms, 0.9 * ms, 1.2 * ms, 0.8 * ms, 30, nodes=nodes,
+                   providers=self.providers, session_ms=1.0)
+        ]  # fmt: skip
+
+
+def fake(model, device, **options):
+    return verify_model(model, device, pause_s=0.0, **options)
+
+
+def test_verdicts(model):
+    holds = fake(model, FakeDevice([2.0]), max_latency_ms=2.5)
+    assert (holds.verdict, holds.exit_code, holds.reasons) == ("holds", 0, ())
+    assert holds.margin_percent == pytest.approx(20.0)
+    over = fake(model, FakeDevice([2.0]), max_latency_ms=1.6)
+    assert (over.verdict, over.exit_code) == ("over budget", 1)
+    assert over.margin_percent == pytest.approx(-25.0)
+    assert "25.0 % over the budget of 1.6 ms" in over.reasons[0]
+    measured = fake(model, FakeDevice([2.0]))
+    assert (measured.verdict, measured.margin_percent, measured.exit_code) == ("measured", None, 0)
+    exact = fake(model, FakeDevice([2.0]), max_latency_ms=2.0)
+    assert exact.verdict == "holds"
+
+
+def test_one_burst_of_load_does_not_decide(model):
+    device = FakeDevice([2.0, 2.0, 9.0, 2.0, 2.0])
+    result = fake(model, device, max_latency_ms=2.5, rounds=5)
+    assert result.verdict == "holds"
+    assert result.median_ms == 2.0
+    assert len(result.rounds) == 10, "rounds that disagree ask for more"
+    assert any("unsteady" in note for note in result.notes)
+
+
+def test_nodes_on_another_provider_fail(model):
+    device = FakeDevice([1.0], providers={"CPUExecutionProvider": 3, "OtherProvider": 1})
+    result = fake(model, device, max_latency_ms=100)
+    assert (result.verdict, result.exit_code) == ("failed", 1)
+    assert "1 on OtherProvider (first: conv)" in result.reasons[0]
+    unknown = fake(model, FakeDevice([1.0], providers={}), max_latency_ms=100)
+    assert unknown.verdict == "holds"
+    assert any("which provider" in note for note in unknown.notes)
+
+
+def test_a_model_that_does_not_run_is_a_value(model):
+    result = fake(model, FakeDevice([1.0], failure="no kernel for Conv"), max_latency_ms=1)
+    assert (result.verdict, result.reasons) == ("failed", ("no kernel for Conv",))
+    assert result.median_ms is None
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
+def test_absurd_budgets(model, budget):
+    with pytest.raises(InputError, match="not a latency budget"):
+        fake(model, FakeDevice([1.0]), max_latency_ms=budget)
+
+
+def test_bad_models(tmp_path, model):
+    device = FakeDevice([1.0])
+    with pytest.raises(InputError):
+        fake(tmp_path / "missing.onnx", device)
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(InputError):
+        fake(tmp_path / "text.onnx", device)
+    with pytest.raises(InputError):
+        fake(b"not a model", device)
+    with pytest.raises(InputError, match="batch"):
+        fake(_one_node("Relu", ["batch", 4]), device)
+    with pytest.raises(InputError, match="Frobnicate"):
+        fake(_one_node("Frobnicate", [1, 4]), device)
+
+
+def test_weights_beside_the_file_travel_with_it(model, tmp_path):
+    path = tmp_path / "big.onnx"
+    onnx.save_model(
+        onnx.load_from_string(model), path, save_as_external_data=True, size_threshold=0
+    )
+    assert len(read_model(path).content) > path.stat().st_size
+    assert read_model(model).content == model
+
+
+def _one_node(op, shape):
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x"], ["y"], name="only")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return proto.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def local():
+    with open_device(DeviceProfile(id="here-t1-fp32", threads=1)) as device:
+        yield device
+
+
+def test_on_this_machine(model, local, tmp_path):
+    path = tmp_path / "small.onnx"
+    path.write_bytes(model)
+    result = verify_model(path, local, max_latency_ms=10_000, plan=PLAN, rounds=2, pause_s=0.01)
+    assert result.verdict == "holds"
+    assert 0 < result.min_ms <= result.median_ms <= result.p90_ms
+    assert result.margin_percent > 90
+    assert set(result.providers) == {"CPUExecutionProvider"}
+    assert sum(node["share"] for node in result.nodes) == pytest.approx(1.0, abs=0.01)
+    assert result.model_bytes == len(model)
+    value = result.to_dict()
+    assert value["schema_version"] == 1
+    json.dumps(value, allow_nan=False)
+    tight = verify_model(model, local, max_latency_ms=1e-6, plan=PLAN, rounds=1)
+    assert (tight.verdict, tight.exit_code) == ("over budget", 1)
+
+
+def test_parity_with_the_reference_evaluator_on_this_machine(model, local):
+    from onnx.reference import ReferenceEvaluator
+
+    images = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    evaluator = ReferenceEvaluator(onnx.load_from_string(model))
+    name = evaluator.input_names[0]
+    expected = np.concatenate([evaluator.run(None, {name: x[None]})[0] for x in images])
+    parity = check_parity(model, local, images, expected)
+    assert parity.holds
+    assert parity.images == 3
