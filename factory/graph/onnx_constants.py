@@ -103,7 +103,10 @@ class Facts:
 
     def _evaluate(self, name: str) -> np.ndarray | None:
         if name in self._tensors:
-            return numpy_helper.to_array(self._tensors[name])
+            try:
+                return numpy_helper.to_array(self._tensors[name])
+            except (KeyError, ValueError, TypeError):
+                return None  # an element type without a numpy equivalent
         node = self._producers.get(name)
         if node is None or name not in self.constants:
             return None

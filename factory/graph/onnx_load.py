@@ -38,7 +38,17 @@ def load_onnx(path: Path | str) -> onnx.ModelProto:
         raise _not_onnx(path) from None
     if not model.HasField("graph") or not model.graph.node or not model.ir_version:
         raise _not_onnx(path)
-    check_model(model, str(path))
+    try:
+        check_model(model, str(path))
+        onnx.checker.check_model(model)
+    except (UnicodeDecodeError, TypeError):  # a name that is no text: bytes were damaged
+        raise _not_onnx(path) from None
+    except onnx.checker.ValidationError as error:
+        raise InputError(
+            f"{path} is not a valid ONNX model",
+            why=" ".join(str(error).split())[:200],
+            fix="export it again",
+        ) from None
     return model
 
 

@@ -48,9 +48,18 @@ class Reader:
                 continue
             known = proto.op_type in self._handlers
             handler = self._handlers.get(proto.op_type) if known else generic
-            node = handler(self, proto)
-            if node is not None:
-                self._keep(proto, node)
+            try:
+                node = handler(self, proto)
+                if node is not None:
+                    self._keep(proto, node)
+            except (KeyError, IndexError, ValueError) as error:
+                name = proto.name or proto.output[0]
+                raise InputError(
+                    f"operator {proto.op_type} (node {name!r}) is malformed",
+                    where=f"model {self.graph.name!r}",
+                    why=str(error),
+                    fix="check the file with onnx.checker and export it again",
+                ) from None
         outputs = [self.resolve(value.name) for value in self.graph.output]
         made = {*inputs, *self.nodes}
         made.update(name for node in self.nodes.values() for name, _ in node.more_outputs)
@@ -79,15 +88,21 @@ class Reader:
 
     def shape(self, name: str) -> Shape:
         """Static shape of a tensor of the model."""
-        try:
-            return self.facts.shapes[name]
-        except KeyError:
+        shape = self.facts.shapes.get(name)
+        if shape is None:
             raise InputError(
                 f"the shape of tensor {name!r} is not static",
                 where=f"model {self.graph.name!r}",
                 why="it depends on the values of the input",
                 fix="export the model with fixed input shapes, without data-dependent operators",
-            ) from None
+            )
+        if shape and min(shape) < 1:
+            raise InputError(
+                f"tensor {name!r} is empty, its shape is {list(shape)}",
+                where=f"model {self.graph.name!r}",
+                fix="export the model for a larger input",
+            )
+        return shape
 
     def activations(self, proto: onnx.NodeProto) -> list[str]:
         """Inputs that depend on the graph inputs."""

@@ -11,7 +11,7 @@ from factory.devices.base import TimingPlan
 
 
 class ProfileSettings(pydantic.BaseModel):
-    """Settings of a profile; the defaults take about 0.2 s a kernel and 0.7 s a network."""
+    """Settings of a profile; the defaults take about 0.2 s a kernel, 0.8 s a network."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -19,12 +19,12 @@ class ProfileSettings(pydantic.BaseModel):
         default=8, ge=1, le=64, description="Kernels that are measured interleaved."
     )
     rounds: int = pydantic.Field(
-        default=6, ge=1, le=100, description="How often a block is gone through."
+        default=8, ge=1, le=100, description="How often a block is gone through."
     )
     min_runs: int = pydantic.Field(default=16, ge=1, description="Fewest runs of a kernel.")
-    max_runs: int = pydantic.Field(default=3000, ge=1, description="Most runs of a kernel.")
+    max_runs: int = pydantic.Field(default=6000, ge=1, description="Most runs of a kernel.")
     min_time_ms: float = pydantic.Field(
-        default=150.0, ge=0, description="Time that a kernel is run for, in all rounds together."
+        default=240.0, ge=0, description="Time that a kernel is run for, in all rounds together."
     )
     warmup_runs: int = pydantic.Field(
         default=5, ge=1, description="Runs in a warm-up window; two windows must agree."
@@ -39,7 +39,7 @@ class ProfileSettings(pydantic.BaseModel):
         default=4, ge=1, le=64, description="Whole networks that are measured interleaved."
     )
     network_time_ms: float = pydantic.Field(
-        default=300.0, ge=0, description="Time that a whole network is run for."
+        default=600.0, ge=0, description="Time that a whole network is run for."
     )
     drift_limit: float = pydantic.Field(
         default=0.15, gt=0, description="Slow-down of the reference model that repeats a block."

@@ -125,7 +125,7 @@ def _devices(run: RunArtefacts) -> list[Json]:
                 "facts": [
                     (key, _fact(fact))
                     for key, fact in sorted(facts.items())
-                    if fact not in (None, "", [], {}) and key != "fingerprint"
+                    if fact not in (None, "", [], {}) and key not in ("fingerprint", "simulated")
                 ],
             }
         )

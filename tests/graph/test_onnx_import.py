@@ -316,3 +316,26 @@ def test_a_partly_quantised_model_keeps_its_float_operators():
     constants = {"s": np.float32(0.1), "z": np.uint8(0), "w": floats(4, 3, 1, 1)}
     model = make(nodes, {"x": (1, 3, 8, 8)}, constants=constants)
     assert texts(model) == ["1*Conv(x=1x3x8x8,w=4x3x1x1,s=1,p=0,d=1,g=1,act=relu,dtype=f32)"]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "i8"])
+def test_damaged_bytes_never_end_in_a_traceback(tmp_path, random_graph, dtype):
+    content = to_onnx(random_graph(3), dtype).SerializeToString()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.onnx"
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content), size=3):
+            damaged[place] = int(rng.integers(256))
+        path.write_bytes(damaged)
+        try:
+            graph = from_onnx(load_onnx(path))
+        except InputError:
+            continue
+        kernel_counts(canonicalise(graph))
+
+
+def test_an_empty_tensor_is_refused():
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[5, 5])
+    with pytest.raises(InputError, match=r"tensor 'y' is empty|not static"):
+        from_onnx(make([node], {"x": (1, 3, 2, 2)}))

@@ -61,7 +61,7 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def search_rows(limit: float | None, steps: int = 400) -> list[dict[str, Any]]:
+def search_rows(limit: float | None, steps: int = 300) -> list[dict[str, Any]]:
     rows = []
     for step in range(steps):
         warm, t = step < steps // 4, step / steps

@@ -1,0 +1,105 @@
+"""Stage 1, profile: the kernels of the space and some of its networks, measured on each chip."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import InputError
+from factory.core.files import read_json, write_json
+from factory.devices.base import open_device
+from factory.pipeline.context import BuildContext
+from factory.pipeline.profiling_plan import measure_chip
+from factory.pipeline.recipe_loading import fingerprint
+from factory.pipeline.run_folder import Unit
+from factory.profiling.table import LatencyTable, table_name
+
+
+def units(ctx: BuildContext) -> list[Unit]:
+    """One unit per chip."""
+    return [device_unit(ctx, device_id) for device_id in ctx.devices]
+
+
+def device_unit(ctx: BuildContext, device_id: str) -> Unit:
+    """The measurements on a chip."""
+    inputs = {
+        "chip": ctx.chip_identity(ctx.devices[device_id]),
+        "sizes": fingerprint([ctx.spec_hash(spec) for spec in ctx.specs_on(device_id)]),
+        "recipe": ctx.part("profile"),
+        "seed": str(ctx.seed),
+    }
+    return ctx.folder.unit("profile", device_id, inputs, shared=True)
+
+
+def run(ctx: BuildContext) -> None:
+    """Measure what is not measured yet."""
+    for device_id in ctx.devices:
+        unit = device_unit(ctx, device_id)
+        if not unit.is_done():
+            _measure(ctx, device_id, unit)
+    summaries = {
+        device_id: read_json(summary_path(ctx, device_id), "profile summary")
+        for device_id in ctx.devices
+    }
+    path = ctx.folder.stage("profile") / "summary.json"
+    if not path.exists() or read_json(path) != summaries:
+        write_json(path, summaries)
+
+
+def summary_path(ctx: BuildContext, device_id: str) -> Path:
+    """What was measured on one chip; summary.json collects them."""
+    return ctx.folder.stage("profile") / f"{device_id}.summary.json"
+
+
+def table_paths(ctx: BuildContext, device_id: str) -> list[Path]:
+    """The tables of a chip in the run folder: one, or none yet."""
+    return sorted(ctx.folder.stage("profile").glob(f"{device_id}__*.csv"))
+
+
+def open_table(ctx: BuildContext, device_id: str) -> LatencyTable:
+    """The finished table of a chip, to read."""
+    paths = table_paths(ctx, device_id)
+    if not paths:
+        raise InputError(
+            f"the latency table of {device_id!r} is missing",
+            where=str(ctx.folder.stage("profile")),
+            fix="run the build again, it measures what is missing",
+        )
+    return LatencyTable.read(paths[0])
+
+
+def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:
+    started = time.monotonic()
+    profile, settings = ctx.devices[device_id], ctx.recipe.profile
+    unit.begin([*table_paths(ctx, device_id), summary_path(ctx, device_id)])
+    with open_device(profile) as device:
+        describe = device.describe()
+        path = ctx.folder.stage("profile") / table_name(describe)
+        with LatencyTable.open(path, profile, describe) as table:
+            measured = measure_chip(
+                device,
+                table,
+                ctx.specs_on(device_id),
+                networks=settings.networks,
+                pool=settings.pool,
+                effort=settings.effort,
+                seed=ctx.seed,
+                progress=ctx.progress,
+            )
+            rows = [row for row in table.rows() if row.kind != "reference"]
+    seconds = time.monotonic() - started
+    summary: dict[str, Any] = {
+        "table": path.name,
+        "kernels": sum(row.kind == "kernel" for row in rows),
+        "networks": sum(row.kind == "network" for row in rows),
+        "failed": sum(row.status != "ok" for row in rows),
+        "marked_blocks": measured.kernels.marked_blocks + measured.networks.marked_blocks,
+        "repeated_blocks": measured.kernels.repeated_blocks + measured.networks.repeated_blocks,
+        "seconds": round(seconds, 1),
+        "describe": describe,
+    }
+    write_json(summary_path(ctx, device_id), summary)
+    for note in describe.get("notes", []):
+        ctx.progress.message(f"{device_id}: {note}")
+    unit.finish([path, summary_path(ctx, device_id)], seconds)

@@ -1,0 +1,116 @@
+"""profile and fit: a table for a chip outside of a run, and the predictor fitted to it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import InputError
+from factory.core.progress import SILENT, Progress
+from factory.devices.base import open_device
+from factory.devices.profile import load_profile
+from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
+from factory.pipeline.shapes import network_spec
+from factory.pipeline.tables import own_tables, predictor_path, run_table, table_for
+from factory.profiling.table import LatencyTable, table_name
+
+SCHEMA_VERSION = 1
+POOL = 256
+
+
+def profile(
+    device: str | Path,
+    *,
+    channels: int = 16,
+    layers: int = 8,
+    input: str = "3x32x32",
+    stem: str = "cifar",
+    classes: int = 10,
+    networks: int = 16,
+    effort: str = "quick",
+    out: str | Path | None = None,
+    seed: int = 0,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Measure the kernels of the cell space and some random networks on a chip.
+
+    Rows that the table holds already are not measured again, so an interrupted profile goes on,
+    and a table grows with every network size it is asked for.
+
+    Args:
+        device: a device's id or the path of its profile.
+        channels: channels C of the networks.
+        layers: number of cells.
+        input: shape of one image, "3x32x32".
+        stem: "cifar" or "imagenet".
+        classes: outputs of the classifier.
+        networks: random networks to measure whole.
+        effort: "quick" or "full".
+        out: folder of the table; latency_tables/ of the user's home by default.
+        seed: chooses the random networks.
+        dry_run: only say how much would be measured.
+        progress: where progress is reported.
+    """
+    device_profile = load_profile(device)
+    spec = network_spec(channels, layers, input, stem, classes)
+    effort_settings(effort)
+    if not 0 <= networks <= 1000:
+        raise InputError(f"networks = {networks} is not accepted", fix="give a number up to 1000")
+    folder = Path(out) if out is not None else own_tables()
+    answer: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "device": device_profile.id,
+        "folder": str(folder),
+    }
+    if dry_run:
+        kernels = len(kernels_of([spec], device_profile.dtype))
+        return {**answer, "dry_run": True, "kernels": kernels, "networks": networks}
+    started = time.monotonic()
+    with open_device(device_profile) as opened:
+        describe = opened.describe()
+        path = folder / table_name(describe)
+        with LatencyTable.open(path, device_profile, describe) as table:
+            measured = measure_chip(
+                opened,
+                table,
+                [spec],
+                networks=networks,
+                pool=POOL,
+                effort=effort,
+                seed=seed,
+                progress=progress,
+            )
+    return {
+        **answer,
+        "table": str(path),
+        "kernels": measured.kernels.measured,
+        "networks": measured.networks.measured,
+        "skipped": measured.kernels.skipped + measured.networks.skipped,
+        "failed": measured.failed,
+        "reasons": {**measured.kernels.reasons, **measured.networks.reasons},
+        "seconds": round(time.monotonic() - started, 1),
+        "describe": describe,
+    }
+
+
+def fit(device: str | Path, *, run: str | Path | None = None, seed: int = 0) -> dict[str, Any]:
+    """Fit the predictor of a chip to its latency table, or to the table of a run folder.
+
+    The predictor goes into latency_tables/predictors/ of the user's home, under the name and
+    hash of its table; its errors on unseen networks are in ``report``.
+    """
+    device_profile = load_profile(device)
+    table = table_for(device_profile) if run is None else run_table(device_profile, Path(run))
+    predictor = LatencyPredictor.fit(table, seed=seed)
+    path = predictor_path(table)
+    predictor.save(path)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "device": device_profile.id,
+        "table": str(table.path),
+        "predictor": str(path),
+        "report": predictor.report,
+    }

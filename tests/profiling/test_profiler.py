@@ -1,0 +1,261 @@
+"""The profiler: truth in, rows out; drift repeated or marked; nothing measured twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pydantic
+import pytest
+
+from factory.core.errors import InputError
+from factory.core.progress import SilentProgress
+from factory.devices.local import LocalDevice
+from factory.devices.profile import DeviceProfile
+from factory.devices.simulated import SimulatedDevice
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.kernel import Kernel
+from factory.graph.onnx_build import to_onnx
+from factory.profiling.profiler import (
+    counts_text,
+    network_key,
+    profile_kernels,
+    profile_networks,
+)
+from factory.profiling.reference import reference_graph, reference_model
+from factory.profiling.settings import ProfileSettings
+from factory.profiling.table import LatencyTable
+
+SMALL = ProfileSettings(block_size=4, rounds=2)
+
+
+def conv(channels: int, dtype: str = "f32") -> Kernel:
+    text = f"Conv(x=1x{channels}x8x8,w={channels}x{channels}x3x3,s=1,p=1,d=1,g=1,act=relu,dtype="
+    return Kernel.parse(f"{text}{dtype})")
+
+
+KERNELS = [conv(8 * number) for number in range(1, 11)]
+
+
+def table_of(device, path) -> LatencyTable:
+    return LatencyTable.open(path / "table.csv", device.profile, device.describe())
+
+
+class Said(SilentProgress):
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def test_rows_hold_the_truth(tmp_path):
+    device = SimulatedDevice()
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, [*KERNELS, KERNELS[0]], table, SMALL)
+        assert (summary.measured, summary.skipped, summary.failed) == (10, 0, 0)
+        for kernel in KERNELS:
+            row = table.get("kernel", str(kernel))
+            assert row.median_ms == pytest.approx(device.roofline.kernel_ms(kernel), rel=1e-6)
+            assert row.reference_ms > 0
+        references = table.rows("reference")
+        assert len(references) == 3 + 3  # three at the start, one a block
+        assert {row.block for row in table.rows("kernel")} == {1, 2, 3}
+        assert summary.to_dict()["reference_ms"] == [references[0].median_ms] * 3
+
+
+def test_a_second_profile_measures_only_what_is_new(tmp_path):
+    device = SimulatedDevice()
+    with table_of(device, tmp_path) as table:
+        profile_kernels(device, KERNELS[:6], table, SMALL)
+        timed = device.timed
+        again = profile_kernels(device, KERNELS[:6], table, SMALL)
+        assert (again.measured, again.skipped, device.timed) == (0, 6, timed)
+    with table_of(device, tmp_path) as table:
+        more = profile_kernels(device, KERNELS, table, SMALL)
+        assert (more.measured, more.skipped) == (4, 6)
+        assert device.timed == timed + 5  # four kernels and the reference, no new baseline
+        assert len(table.rows("kernel")) == 10
+
+
+def test_failures_are_rows_with_reasons_and_can_be_retried(tmp_path):
+    broken = {"on": True}
+    device = SimulatedDevice(
+        fails_on=lambda k: "not today" if broken["on"] and k == KERNELS[2] else None,
+        hangs_on=lambda k: broken["on"] and k == KERNELS[3],
+    )
+    strange = Kernel("Frobnicate", ((1, 8, 8, 8),))
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, [*KERNELS, strange], table, SMALL)
+        assert summary.failed == 3
+        assert table.get("kernel", str(KERNELS[2])).reason == "not today"
+        assert "timed out" in table.get("kernel", str(KERNELS[3])).reason
+        assert "Frobnicate" in summary.reasons[str(strange)]
+        assert profile_kernels(device, KERNELS, table, SMALL).measured == 0
+        broken["on"] = False
+        retried = profile_kernels(
+            device, KERNELS, table, SMALL.model_copy(update={"retry_failed": True})
+        )
+        assert (retried.measured, retried.failed) == (2, 0)
+        assert table.get("kernel", str(KERNELS[2])).ok
+
+
+def test_a_burst_of_load_repeats_the_block(tmp_path):
+    # three references, then blocks of 4 + 1: the second block is slow once
+    device = SimulatedDevice(drift=lambda timed: 1.5 if 8 <= timed < 13 else 1.0)
+    said = Said()
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, KERNELS, table, SMALL, said)
+        assert (summary.repeated_blocks, summary.marked_blocks) == (1, 0)
+        assert len(said.lines) == 1
+        assert "+50%" in said.lines[0]
+        for row in table.rows("kernel"):
+            truth = device.roofline.kernel_ms(Kernel.parse(row.key))
+            assert row.median_ms == pytest.approx(truth, rel=1e-6)
+            assert row.reason == ""
+
+
+def test_a_chip_that_stays_slow_is_marked_and_the_profile_ends(tmp_path):
+    device = SimulatedDevice(drift=lambda timed: 1.3 if timed >= 8 else 1.0)
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, KERNELS, table, SMALL)
+        assert summary.measured == 10
+        assert summary.marked_blocks >= 1
+        marked = [row for row in table.rows("kernel") if row.reason]
+        assert marked
+        assert all(row.ok and "drift" in row.reason and "+30%" in row.reason for row in marked)
+        assert all(row.reference_ms == pytest.approx(1.3 * 0.0, abs=10) for row in marked)
+
+
+def test_networks(tmp_path):
+    device = SimulatedDevice()
+    graph = reference_graph()
+    counts = kernel_counts(canonicalise(graph))
+    model = to_onnx(graph, seed=5).SerializeToString()
+    with table_of(device, tmp_path) as table:
+        summary = profile_networks(device, [(counts, model), (counts, model)], table)
+        assert summary.measured == 1
+        assert profile_networks(device, [(counts, model)], table).skipped == 1
+        row = table.get("network", network_key(model))
+        assert row.median_ms == pytest.approx(device.truth_ms(counts), rel=1e-6)
+        assert row.kernels == counts_text(counts)
+        from factory.latency.facts import parse_counts
+
+        assert parse_counts(row.kernels) == counts
+
+
+def test_the_wrong_precision_or_chip_is_refused(tmp_path):
+    device = SimulatedDevice()
+    with table_of(device, tmp_path) as table:
+        with pytest.raises(InputError, match="is i8 but the table is f32"):
+            profile_kernels(device, [conv(8, "i8")], table, SMALL)
+        other = SimulatedDevice()
+        other.describe = lambda: {
+            **device.describe(),
+            "fingerprint": {**device.describe()["fingerprint"], "chip": "another"},
+        }
+        with pytest.raises(InputError, match="another chip"):
+            profile_kernels(other, KERNELS, table, SMALL)
+
+
+def test_a_device_that_cannot_run_the_reference_says_so(tmp_path):
+    device = SimulatedDevice(fails_on=lambda kernel: "broken chip")
+    with table_of(device, tmp_path) as table, pytest.raises(InputError, match="broken chip"):
+        profile_kernels(device, KERNELS, table, SMALL)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(pydantic.ValidationError, match="more than max_runs"):
+        ProfileSettings(min_runs=5, max_runs=3)
+    with pytest.raises(pydantic.ValidationError):
+        ProfileSettings(blocksize=3)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "i8"])
+def test_real_kernels_on_this_machine(tmp_path, dtype):
+    profile = DeviceProfile(id="t1", threads=1, precision="int8" if dtype == "i8" else "fp32")
+    quick = ProfileSettings(min_runs=5, min_time_ms=3, max_runs=50, trace_runs=5, rounds=2)
+    kernels = [
+        conv(16, dtype),
+        Kernel.parse(f"Add(x=1x16x8x8+1x16x8x8,dtype={dtype})"),
+        Kernel.parse(f"MaxPool(x=1x16x8x8,k=3,s=1,p=1,dtype={dtype})"),
+    ]
+    with LocalDevice(profile) as device, table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, kernels, table, quick)
+        assert (summary.measured, summary.failed) == (3, 0)
+        for row in table.rows("kernel"):
+            assert 0 < row.min_ms <= row.p10_ms <= row.median_ms <= row.p90_ms
+            assert 0 <= row.reorder_share < 1
+        if dtype == "i8":
+            assert all(row.reorder_share < 0.9 for row in table.rows("kernel"))
+        assert table.header["describe"]["empty_run_ms"] > 0
+
+
+def test_the_reference_model_never_changes():
+    counts = kernel_counts(canonicalise(reference_graph()))
+    assert sum(kernel.macs * n for kernel, n in counts.items()) == 6_464_128
+    assert reference_model("f32") == reference_model("f32")
+    assert len(reference_model("i8")) > 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_killed_in_the_middle_and_resumed_measures_nothing_twice(tmp_path):
+    """A real process is killed with SIGKILL while it profiles; the next one goes on."""
+    script = tmp_path / "profile.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            from pathlib import Path
+            from factory.devices.simulated import SimulatedDevice
+            from factory.graph.kernel import Kernel
+            from factory.profiling.profiler import profile_kernels
+            from factory.profiling.settings import ProfileSettings
+            from factory.profiling.table import LatencyTable
+
+            class Slow(SimulatedDevice):
+                def _time(self, model, plan):
+                    time.sleep(float(sys.argv[2]))
+                    return super()._time(model, plan)
+
+            texts = Path(sys.argv[3]).read_text().split()
+            device = Slow()
+            with LatencyTable.open(sys.argv[1], device.profile, device.describe()) as table:
+                kernels = [Kernel.parse(text) for text in texts]
+                summary = profile_kernels(device, kernels, table, ProfileSettings(block_size=3))
+                print(summary.measured, summary.skipped)
+            """
+        )
+    )
+    kernels = tmp_path / "kernels.txt"
+    kernels.write_text("\n".join(map(str, KERNELS)))
+    path, straight = tmp_path / "table.csv", tmp_path / "straight.csv"
+
+    def start(table, pause: str) -> subprocess.Popen:
+        command = [sys.executable, str(script), str(table), pause, str(kernels)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    first = start(path, "0.08")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("\nkernel,") >= 3:
+            break
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = LatencyTable.read(path).rows("kernel")
+    assert 3 <= len(before) < len(KERNELS)
+    second = start(path, "0")
+    said, _ = second.communicate(timeout=30)
+    assert said.split() == [str(len(KERNELS) - len(before)), str(len(before))]
+    start(straight, "0").communicate(timeout=30)
+    text = path.read_text()
+    for kernel in KERNELS:
+        assert text.count(f'kernel,"{kernel}"') == 1
+    ours = {row.key: row.median_ms for row in LatencyTable.read(path).rows("kernel")}
+    theirs = {row.key: row.median_ms for row in LatencyTable.read(straight).rows("kernel")}
+    assert ours == theirs
