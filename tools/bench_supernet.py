@@ -100,7 +100,9 @@ class PlainSupernet(nn.Module):
         return self.head(s1.mean((2, 3)))
 
 
-def bilevel_step(net: nn.Module, arch: ArchParameters, split: bool) -> Callable[[Tensor, Tensor], None]:
+def bilevel_step(
+    net: nn.Module, arch: ArchParameters, split: bool
+) -> Callable[[Tensor, Tensor], None]:
     """One step; ``split`` asks each pass only for the gradients it uses."""
 
     def step(x: Tensor, y: Tensor) -> None:

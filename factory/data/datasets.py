@@ -1,7 +1,7 @@
 """Data sets: one loader function each; :func:`load_data` is what everybody calls.
 
 The test pictures of a data set are the same for every seed, so that accuracies compare; only the
-``max_train`` subset depends on the seed.
+``max_train`` subset of digits and CIFAR-10 depends on it (a folder decodes only what is used).
 """
 
 from __future__ import annotations

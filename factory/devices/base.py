@@ -52,8 +52,8 @@ class Timing:
     Attributes:
         status: "ok" or "failed"; ``reason`` says why it failed, in one line.
         median_ms: with p10, p90 and min, over ``runs`` unprofiled runs.
-        reorder_share: share of the traced time in layout reorders and leftover
-            Quantize/DequantizeLinear nodes, which graphs of one kernel add; 0 without a trace.
+        reorder_share: share of the traced time in nodes that graphs of one kernel add: layout
+            reorders, transposes, and nodes marked as context; 0 without a trace.
         nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
         traced_ms: sum of the traced node times of one run (profiling inflates it).
         providers: execution provider -> number of nodes.

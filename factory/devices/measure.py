@@ -1,6 +1,6 @@
 """Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
 
-Runs in the child process only. Standard library, numpy and onnxruntime; nothing of the factory.
+Runs in the child process only: standard library, numpy and onnxruntime.
 All the rules are those of :class:`factory.devices.base.TimingPlan`, which arrives as a dictionary.
 """
 
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from factory.devices.context import CONTEXT
+
 NUMPY_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -29,7 +31,7 @@ NUMPY_TYPES: dict[str, Any] = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-BORDER_OPS = ("ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear")
+REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_RUNS = 3
 Tick = Callable[[int, str], None]
@@ -196,6 +198,19 @@ def trace_nodes(
     return nodes, total_ms
 
 
+def reorder_share(nodes: Sequence[Mapping[str, Any]]) -> float:
+    """Share of the nodes that a graph of one kernel adds: changes of layout, and context nodes.
+
+    Quantize- and DequantizeLinear stay with the kernel: a kernel that keeps them is one that the
+    runtime computes in floats, in a whole network too. A Transpose that stands alone is the kernel.
+    """
+    added = [n["op"] in REORDERS or CONTEXT in n["name"] for n in nodes]
+    if all(added):
+        return 0.0
+    shares = (node["share"] for node, extra in zip(nodes, added, strict=True) if extra)
+    return float(sum(shares))
+
+
 def measure_many(
     models: Sequence[bytes],
     plan: Mapping[str, Any],
@@ -239,7 +254,7 @@ def measure_many(
         nodes, traced_ms = trace_nodes(models[index], config, plan["profile_runs"], folder)
         result = results[index]
         result.update(nodes=nodes, traced_ms=traced_ms)
-        result["reorder_share"] = sum(n["share"] for n in nodes if n["op"] in BORDER_OPS)
+        result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:
             for node in nodes:
                 provider = node["provider"]

@@ -21,8 +21,10 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.context import CONTEXT
 from factory.devices.profile import DeviceProfile
 from factory.graph.kernel import Kernel
+from factory.graph.opgraph import Node
 
 PROVIDER = "SimulatedExecutionProvider"
 
@@ -111,17 +113,21 @@ class SimulatedDevice:
         factor = self.drift(self.timed) if self.drift else 1.0
         self.timed += 1
         try:
-            nodes = _kernels(model)
+            nodes = _nodes(model)
         except InputError as error:
             return Timing.failed(str(error))
-        for kernel in nodes:
+        kernels = [node.kernel() for node in nodes]
+        for kernel in kernels:
             if self.hangs_on and self.hangs_on(kernel):
                 return Timing.failed(f"timed out after {self.profile.timeout_s:g} s")
             reason = self.fails_on(kernel) if self.fails_on else None
             if reason:
                 return Timing.failed(reason)
-        parts_ms = [self.roofline.kernel_ms(kernel) for kernel in nodes]
+        parts_ms = [self.roofline.kernel_ms(kernel) for kernel in kernels]
         true_ms = sum(parts_ms)
+        context_ms = sum(
+            ms for node, ms in zip(nodes, parts_ms, strict=True) if node.output.startswith(CONTEXT)
+        )
         median_ms = max(true_ms, 1e-6) * factor * (1 + self.noise * _deviation(model))
         runs = math.ceil(plan.min_time_ms / median_ms)
         traced = plan.profile_runs > 0
@@ -132,9 +138,10 @@ class SimulatedDevice:
             p90_ms=median_ms * (1 + self.noise),
             min_ms=median_ms * (1 - self.noise),
             runs=min(max(runs, plan.min_runs), plan.max_runs),
+            reorder_share=context_ms / true_ms if traced and true_ms else 0.0,
             nodes=tuple(
                 {"name": f"node{i}", "op": k.op, "provider": PROVIDER, "share": ms / true_ms}
-                for i, (k, ms) in enumerate(zip(nodes, parts_ms, strict=True))
+                for i, (k, ms) in enumerate(zip(kernels, parts_ms, strict=True))
             )
             if traced
             else (),
@@ -197,15 +204,15 @@ def _load(model: bytes) -> Any:
     return proto
 
 
-def _kernels(model: bytes) -> list[Kernel]:
-    """Canonical kernels of a model in order of execution."""
+def _nodes(model: bytes) -> list[Node]:
+    """Canonical operators of a model in order of execution."""
     from factory.graph.canonical import canonicalise
     from factory.graph.onnx_import import from_onnx
     from factory.graph.onnx_load import check_model
 
     proto = _load(model)
     check_model(proto)
-    return [node.kernel() for node in canonicalise(from_onnx(proto)).nodes]
+    return canonicalise(from_onnx(proto)).nodes
 
 
 def _deviation(model: bytes) -> float:

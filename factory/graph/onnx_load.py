@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from onnx import defs, inliner
+from onnx import defs, inliner, shape_inference
 
 from factory.core.errors import InputError
 
@@ -40,10 +40,10 @@ def load_onnx(path: Path | str) -> onnx.ModelProto:
         raise _not_onnx(path)
     try:
         check_model(model, str(path))
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(shape_inference.infer_shapes(model))
     except (UnicodeDecodeError, TypeError):  # a name that is no text: bytes were damaged
         raise _not_onnx(path) from None
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise InputError(
             f"{path} is not a valid ONNX model",
             why=" ".join(str(error).split())[:200],

@@ -23,7 +23,7 @@ import numpy as np
 from factory.graph.kernel import Kernel
 from factory.latency.least_squares import leave_one_out, solve_nonnegative
 
-GROUPS = ("depthwise", "pointwise", "conv", "merge", "rest")
+GROUPS = ("depthwise", "pointwise", "conv", "merge", "max_pool", "avg_pool", "rest")
 _GROUP_OF_KIND = {
     "conv_depthwise": 0,
     "conv_pointwise": 1,
@@ -31,10 +31,12 @@ _GROUP_OF_KIND = {
     "conv_grouped": 2,
 }
 MERGE = 3  # elementwise with several inputs: a runtime folds most of them into convolutions
-REST = 4
+# Pools apart: alone in int8 a MaxPool took many times what it takes within a network (measured).
+_GROUP_OF_OPERATOR = {"MaxPool": 4, "AveragePool": 5}
+REST = 6
 SHARE_KEPT = 0.1  # a kernel keeps at least this share of its measured time
-SESSION_STEPS = (0.0, 0.3, 0.6, 0.9)  # session_ms candidates, as shares of a cheap kernel's time
-STRENGTHS = (0.003, 0.03, 0.3, 3.0)
+SESSION_STEPS = (0.0, 0.4, 0.8)  # session_ms candidates, as shares of a cheap kernel's time
+STRENGTHS = (0.003, 0.03, 0.3)
 COMMON_SHARE = 0.1  # how much weaker the common scale is pulled to 1 than the groups to it
 GAIN_TO_PREFER = 0.97
 MIN_NETWORKS_TO_FIT = 3
@@ -44,7 +46,7 @@ def group_of(kernel: Kernel) -> int:
     """Index into GROUPS."""
     if kernel.kind == "elementwise" and len(kernel.inputs) > 1:
         return MERGE
-    return _GROUP_OF_KIND.get(kernel.kind, REST)
+    return _GROUP_OF_OPERATOR.get(kernel.op, _GROUP_OF_KIND.get(kernel.kind, REST))
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class Structure:
 
 
 ONE, EACH = (0,) * len(GROUPS), tuple(range(len(GROUPS)))
-BY_CLASS = (0, 0, 0, 1, 2)
+BY_CLASS = (0, 0, 0, 1, 2, 3, 4)
 STRUCTURES = (
     Structure("scale", ONE),
     Structure("scale, overhead, constant", ONE, ONE, True),
     Structure(
-        "scales of convolutions, merges, rest; overhead, constant",
+        "scales of convolutions, merges, pools, rest; overhead, constant",
         BY_CLASS,
         ONE,
         True,

@@ -60,18 +60,36 @@ def parse_counts(text: str) -> dict[Kernel, float]:
     return counts
 
 
-def _kernel_ms(row: Any) -> float:
+def _kernel_ms(row: Any, quiet: float) -> float:
     share = min(max(float(row.reorder_share), 0.0), MAX_REORDER_SHARE)
-    return float(row.median_ms) * (1.0 - share)
+    return undisturbed_ms(row, quiet) * (1.0 - share)
+
+
+def quiet_ratio(rows: Iterable[Any]) -> float:
+    """Median over p10 of an ordinary row: what the chip's own scatter makes of it."""
+    ratios = [float(r.median_ms) / float(r.p10_ms) for r in rows if float(r.p10_ms) > 0]
+    return max(1.0, float(np.median(ratios))) if ratios else 1.0
+
+
+def undisturbed_ms(row: Any, quiet: float) -> float:
+    """The median, but no more than p10 times the table's quiet ratio.
+
+    On a busy machine medians scatter where p10 stays put (other load took 7-9 ms for a model of
+    7 ms, p10 1 %); on a quiet one the two agree and the median stands.
+    """
+    median, p10 = float(row.median_ms), float(row.p10_ms)
+    return min(median, p10 * quiet) if p10 > 0 else median
 
 
 def _usable(row: Any) -> bool:
     return bool(row.status == "ok" and float(row.median_ms) > 0)
 
 
-def _noise(references: Iterable[Any], networks: Iterable[Any]) -> dict[str, float]:
+def _noise(
+    references: Iterable[Any], networks: list[Any], quiet: float
+) -> dict[str, float]:
     noise: dict[str, float] = {}
-    medians = np.array([float(r.median_ms) for r in references if _usable(r)])
+    medians = np.array([undisturbed_ms(r, quiet) for r in references if _usable(r)])
     if len(medians) > 1:
         middle = float(np.median(medians))
         noise["reference_spread_percent"] = float(
@@ -81,7 +99,10 @@ def _noise(references: Iterable[Any], networks: Iterable[Any]) -> dict[str, floa
     spreads = [
         (float(r.p90_ms) - float(r.p10_ms)) / float(r.median_ms) for r in networks if _usable(r)
     ]
+    noise["quiet_ratio"] = quiet
     if spreads:
+        disturbed = [undisturbed_ms(r, quiet) < 0.95 * r.median_ms for r in networks if _usable(r)]
+        noise["disturbed_networks"] = float(sum(disturbed))
         noise["network_p10_p90_percent"] = float(100 * np.median(spreads))
     return noise
 
@@ -94,9 +115,11 @@ def read_facts(table: Any) -> Facts:
     where = f"latency table {table.path}"
     times: dict[Kernel, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
-    for row in table.rows("kernel"):
+    kernel_rows = list(table.rows("kernel"))
+    quiet = quiet_ratio(r for r in kernel_rows if _usable(r))
+    for row in kernel_rows:
         if _usable(row):
-            times[Kernel.parse(row.key)].append(_kernel_ms(row))
+            times[Kernel.parse(row.key)].append(_kernel_ms(row, quiet))
         else:
             failed[str(row.key)] = str(row.reason) or "failed"
     if not times:
@@ -118,7 +141,7 @@ def read_facts(table: Any) -> Facts:
     rows = list(table.rows("network"))
     for row in rows:
         if _usable(row) and row.kernels:
-            merged.setdefault(str(row.key), (row, []))[1].append(float(row.median_ms))
+            merged.setdefault(str(row.key), (row, []))[1].append(undisturbed_ms(row, quiet))
     networks = [
         NetworkFact(key, parse_counts(row.kernels), float(np.median(medians)))
         for key, (row, medians) in sorted(merged.items())
@@ -132,5 +155,5 @@ def read_facts(table: Any) -> Facts:
         kernel_ms=kernel_ms,
         failed=dict(sorted(failed.items())),
         networks=networks,
-        noise=_noise(table.rows("reference"), rows),
+        noise=_noise(table.rows("reference"), rows, quiet),
     )

@@ -118,8 +118,8 @@ def _report(
             kind: {
                 "rows": r.rows,
                 "model": r.model,
-                "median_error_percent": 100 * r.median_error,
-                "p90_error_percent": 100 * r.error,
+                "median_error_percent": 100 * r.median_error if r.rows > 1 else None,
+                "p90_error_percent": 100 * r.error if r.rows > 1 else None,
             }
             for kind, r in predictor.regressors.items()
         },

@@ -20,7 +20,7 @@ from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
 from factory.devices.base import Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
-from factory.graph.onnx_build import kernel_to_onnx
+from factory.profiling.kernel_model import kernel_model
 from factory.profiling.reference import KEY, reference_model
 from factory.profiling.rows import Row
 from factory.profiling.settings import ProfileSettings, ProfileSummary
@@ -96,11 +96,7 @@ def counts_text(counts: Mapping[Kernel, int]) -> str:
 
 
 def _kernel_job(kernel: Kernel) -> _Job:
-    def build() -> bytes:
-        content: bytes = kernel_to_onnx(kernel).SerializeToString()
-        return content
-
-    return _Job("kernel", str(kernel), "", build)
+    return _Job("kernel", str(kernel), "", lambda: kernel_model(kernel))
 
 
 def _network_job(counts: Mapping[Kernel, int], model: bytes) -> _Job:

@@ -15,7 +15,7 @@ KEY = "reference"
 
 
 def reference_graph() -> OpGraph:
-    """About 6 M MACs of the operators that most networks are made of."""
+    """6.9 M MACs of the operators that most networks are made of."""
     builder = GraphBuilder("reference")
     x = builder.input("image", (1, 3, 32, 32))
     x = builder.relu(builder.conv(x, 16, 3, padding=1))

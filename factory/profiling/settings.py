@@ -80,6 +80,11 @@ class ProfileSettings(pydantic.BaseModel):
         )
 
 
+QUICK = ProfileSettings(
+    rounds=4, min_time_ms=60.0, max_runs=2000, trace_runs=20, network_time_ms=200.0
+)
+
+
 @dataclass
 class ProfileSummary:
     """What a profile did.

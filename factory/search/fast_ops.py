@@ -24,6 +24,8 @@ from torch import Tensor
 
 CL = torch.channels_last
 DENSE_BELOW = 8  # a grouped 1x1 convolution with fewer channels a group runs as a dense one
+MATRIX_UP_TO = 32  # channels that are copied by a product with a matrix of zeros and ones
+SPLIT_FROM = 1 << 18  # numbers in a map from which a weight gradient is worth splitting up
 
 
 def _fast(x: Tensor) -> bool:
@@ -69,6 +71,8 @@ class _Depthwise(torch.autograd.Function):
 def _depthwise_weight_grad(x: Tensor, grad: Tensor, weight: Tensor, dilation: int) -> Tensor:
     h, w = x.shape[2:]
     size = weight.shape[-1]
+    if x.numel() < SPLIT_FROM:
+        return _native_weight_grad(x, grad, weight, dilation * (size - 1) // 2, dilation)
     if dilation == 2 and h % 2 == 0 and w % 2 == 0 and min(h, w) > 2 and (size == 3 or h <= 16):
         return _depthwise_weight_grad(_phases(x), _phases(grad), weight, 1)
     if dilation != 1 or size != 5:
@@ -101,68 +105,88 @@ def _phases(x: Tensor) -> Tensor:
     return x.reshape(4 * n, h // 2, w // 2, c).permute(0, 3, 1, 2)
 
 
-# ---------------------------------------------------------------- pointwise convolution
+# ---------------------------------------------------------------- pixels as rows
 
 
-def pointwise(x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-    """1x1 convolution; weight [C_out, C_in / groups]."""
-    c_out, c_in = weight.shape
-    if groups > 1 and c_in < DENSE_BELOW and _fast(x):
-        blocks = weight.view(groups, c_out // groups, 1, c_in) * _block_mask(groups, weight.dtype)
-        weight, groups = blocks.reshape(c_out, groups * c_in), 1
-    return F.conv2d(x, weight[:, :, None, None], None, 1, 0, 1, groups)
+def pixels(x_NCHW: Tensor) -> Tensor:
+    """A map as rows of pixels [R, C]; a view where the map is channels_last."""
+    return x_NCHW.permute(0, 2, 3, 1).reshape(-1, x_NCHW.shape[1])
 
 
-def repeat_channels(x: Tensor, blocks: Sequence[int], times: Sequence[int]) -> Tensor:
-    """Channel block i of ``x`` (``blocks[i]`` channels) ``times[i]`` times in a row, in order."""
-    if sum(times) == 1:
-        return x
-    if max(blocks) <= DENSE_BELOW and _fast(x):
-        index = _repeated(tuple(blocks), tuple(times))
-        return F.conv2d(x, _selection(index, x.shape[1], x.dtype))
-    parts = [part for part, n in zip(x.split(list(blocks), 1), times, strict=True) for _ in range(n)]
-    return torch.cat(parts, 1)
+def image(x_RC: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows of pixels as a channels_last map [N, C, H, W] of ``size`` (H, W); a view."""
+    return x_RC.reshape(-1, *size, x_RC.shape[-1]).permute(0, 3, 1, 2)
+
+
+def mix(x_BRC: Tensor, weight_BOI: Tensor, groups: int = 1) -> Tensor:
+    """1x1 convolutions of B maps at once: [B, R, C_in] x [B, C_out, C_in / groups].
+
+    With few channels a group the blocks are written into one dense matrix: its product costs more
+    multiplications and less time than many narrow ones.
+    """
+    b, c_out, c_in = weight_BOI.shape
+    if groups == 1:
+        return torch.bmm(x_BRC, weight_BOI.transpose(1, 2))
+    if c_in < DENSE_BELOW:
+        blocks = weight_BOI.reshape(b, groups, c_out // groups, 1, c_in)
+        mask = _block_mask(groups, weight_BOI.dtype, weight_BOI.device)
+        return torch.bmm(x_BRC, (blocks * mask).reshape(b, c_out, -1).transpose(1, 2))
+    pairs = zip(x_BRC.unbind(0), weight_BOI.unbind(0), strict=True)
+    return torch.stack([_grouped(x, w, groups) for x, w in pairs])
+
+
+def _grouped(x_RC: Tensor, weight_OI: Tensor, groups: int) -> Tensor:
+    as_map = x_RC.view(1, -1, 1, x_RC.shape[1]).permute(0, 3, 1, 2)
+    return pixels(F.conv2d(as_map, weight_OI[:, :, None, None], groups=groups))
 
 
 @lru_cache(maxsize=64)
-def _repeated(blocks: tuple[int, ...], times: tuple[int, ...]) -> tuple[int, ...]:
-    index: list[int] = []
-    start = 0
-    for block, n in zip(blocks, times, strict=True):
-        index += list(range(start, start + block)) * n
-        start += block
-    return tuple(index)
-
-
-@lru_cache(maxsize=64)
-def _block_mask(groups: int, dtype: torch.dtype) -> Tensor:
-    return torch.eye(groups, dtype=dtype).view(groups, 1, groups, 1)
+def _block_mask(groups: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(groups, dtype=dtype, device=device).view(1, groups, 1, groups, 1)
 
 
 @lru_cache(maxsize=256)
-def _selection(index: tuple[int, ...], channels: int, dtype: torch.dtype) -> Tensor:
-    """1x1 convolution weight that copies channels ``index`` (exact: factors 0 and 1)."""
-    matrix = torch.zeros(len(index), channels, dtype=dtype)
-    matrix[torch.arange(len(index)), torch.tensor(index)] = 1.0
-    return matrix[:, :, None, None]
+def _selection(
+    index: tuple[int, ...], channels: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[C, len(index)]: the product with it copies channels (exact: factors 0 and 1)."""
+    matrix = torch.zeros(channels, len(index), dtype=dtype)
+    matrix[torch.tensor(index), torch.arange(len(index))] = 1.0
+    return matrix.to(device)
 
 
-def select_channels(x: Tensor, index: tuple[int, ...]) -> Tensor:
-    """Channels ``index`` of ``x``, dense."""
-    if _fast(x) and x.shape[1] <= 32:
-        return F.conv2d(x, _selection(index, x.shape[1], x.dtype))
-    indices = torch.tensor(index, device=x.device)
-    return x.index_select(1, indices).contiguous(memory_format=CL)
+def select_channels(x_RC: Tensor, index: tuple[int, ...]) -> Tensor:
+    """Channels ``index`` of every pixel."""
+    if _fast(x_RC) and x_RC.shape[1] <= MATRIX_UP_TO:
+        return x_RC @ _selection(index, x_RC.shape[1], x_RC.dtype, x_RC.device)
+    return x_RC.index_select(1, torch.tensor(index, device=x_RC.device))
+
+
+def repeat_channels(x_RC: Tensor, blocks: int, times: int) -> Tensor:
+    """Each of ``blocks`` equal blocks of channels ``times`` times in a row."""
+    rows, channels = x_RC.shape
+    if blocks == times == 1:
+        return x_RC
+    width = channels // blocks
+    if _fast(x_RC) and channels <= MATRIX_UP_TO:
+        index = [b * width + c for b in range(blocks) for _ in range(times) for c in range(width)]
+        return x_RC @ _selection(tuple(index), channels, x_RC.dtype, x_RC.device)
+    wide = x_RC.view(rows, blocks, 1, width).expand(rows, blocks, times, width)
+    return wide.reshape(rows, times * channels)
 
 
 # ---------------------------------------------------------------- batch normalisation
 
 
-def batch_norm(x: Tensor, scale: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """Batch statistics, no offset, times ``scale`` [C] where given."""
-    if not _fast(x):
-        return F.batch_norm(x, None, None, scale, None, True, 0.0, eps)
-    return _BatchNorm.apply(x.contiguous(memory_format=CL), scale, eps)
+def batch_norm(x_BRC: Tensor, scale_BC: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """B maps normalised by their own batch's statistics, no offset, times ``scale_BC``."""
+    if _fast(x_BRC):
+        return _BatchNorm.apply(x_BRC.contiguous(), scale_BC, eps)
+    variance, mean = torch.var_mean(x_BRC.float(), dim=1, correction=0, keepdim=True)
+    slope = torch.rsqrt(variance + eps)
+    if scale_BC is not None:
+        slope = slope * scale_BC[:, None, :]
+    return ((x_BRC - mean) * slope).to(x_BRC.dtype)
 
 
 def _fold(rows: int, channels: int) -> int:
@@ -176,69 +200,62 @@ def _fold(rows: int, channels: int) -> int:
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, eps: float) -> Tensor:
-        n, c, h, w = x.shape
-        rows = n * h * w
+        b, rows, c = x.shape
         fold = _fold(rows, c)
-        wide = x.permute(0, 2, 3, 1).reshape(rows // fold, fold * c)
+        wide = x.view(b, rows // fold, fold * c)
         mean, square = _column_sums(wide, wide.square(), fold).div_(rows)
         inverse = torch.addcmul(square, mean, mean, value=-1.0).clamp_min_(0.0).add_(eps).rsqrt_()
         slope = inverse if scale is None else inverse * scale
-        a, b = torch.stack([slope, -mean * slope]).to(x.dtype).repeat(1, fold)
-        ctx.save_for_backward(wide, mean, inverse, slope)
-        ctx.shape, ctx.fold, ctx.scaled = (n, h, w, c), fold, scale is not None
-        return torch.addcmul(b, wide, a).view(n, h, w, c).permute(0, 3, 1, 2)
+        factor, offset = _spread(torch.stack([slope, -mean * slope]), fold, x.dtype)
+        ctx.save_for_backward(x, mean, inverse, slope)
+        ctx.fold, ctx.scaled = fold, scale is not None
+        return torch.addcmul(offset, wide, factor).view(b, rows, c)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        wide, mean, inverse, slope = ctx.saved_tensors
-        n, h, w, c = ctx.shape
-        rows, fold = n * h * w, ctx.fold
-        grad = grad.contiguous(memory_format=CL).permute(0, 2, 3, 1).reshape(wide.shape)
-        total, product = _column_sums(grad, grad * wide, fold)
+        x, mean, inverse, slope = ctx.saved_tensors
+        b, rows, c = x.shape
+        wide = x.view(b, rows // ctx.fold, ctx.fold * c)
+        grad = grad.reshape(wide.shape)
+        total, product = _column_sums(grad, grad * wide, ctx.fold)
         correlation = torch.addcmul(product, mean, total, value=-1.0) * inverse
         grad_x = grad_scale = None
         if ctx.needs_input_grad[0]:
-            b = slope * inverse * correlation / -rows
-            d = torch.addcmul(slope * total / rows, b, mean).neg_()
-            wide_d, wide_slope, wide_b = torch.stack([d, slope, b]).to(grad.dtype).repeat(1, fold)
-            result = torch.addcmul(wide_d, grad, wide_slope).addcmul_(wide, wide_b)
-            grad_x = result.view(n, h, w, c).permute(0, 3, 1, 2)
+            by_x = slope * inverse * correlation / -rows
+            offset = torch.addcmul(slope * total / rows, by_x, mean).neg_()
+            stacked = torch.stack([offset, slope, by_x])
+            offset, by_grad, by_x = _spread(stacked, ctx.fold, grad.dtype)
+            grad_x = torch.addcmul(offset, grad, by_grad).addcmul_(wide, by_x).view(x.shape)
         if ctx.scaled and ctx.needs_input_grad[1]:
             grad_scale = correlation.to(grad.dtype)
         return grad_x, grad_scale, None
 
 
 def _column_sums(first: Tensor, second: Tensor, fold: int) -> Tensor:
-    """Sums [2, C] in float64 of two tensors of wide rows (``fold`` pixels of C channels)."""
-    sums = torch.stack([first.sum(0), second.sum(0)])
-    return sums.view(2, fold, -1).sum(1, dtype=torch.float64)
+    """Sums [2, B, C] in float64 of two [B, R / fold, fold * C]."""
+    sums = torch.stack([first.sum(1), second.sum(1)])
+    return sums.view(2, sums.shape[1], fold, -1).sum(2, dtype=torch.float64)
 
 
-# ---------------------------------------------------------------- pools and sums
+def _spread(values_XBC: Tensor, fold: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Every [B, C] of the stack as [B, 1, fold * C], to be used on wide rows."""
+    x, b, c = values_XBC.shape
+    wide = values_XBC.to(dtype).view(x, b, 1, c).expand(x, b, fold, c)
+    return wide.reshape(x, b, 1, fold * c).unbind(0)
 
 
-def avg_pool(x: Tensor, stride: int) -> Tensor:
-    """3x3 average pool, padding not counted."""
-    return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
-
-
-def max_pool(x: Tensor, stride: int) -> Tensor:
-    """3x3 max pool."""
-    return F.max_pool2d(x, 3, stride, 1)
+# ---------------------------------------------------------------- sums
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """sum_i weights[i] * tensors[i]; tensors of one shape, weights a vector."""
-    if not _fast(tensors[0]):
-        return sum((w * t for w, t in zip(weights, tensors, strict=True)), start=torch.zeros(
-            (), dtype=tensors[0].dtype, device=tensors[0].device
-        ))
-    return _WeightedSum.apply(weights, *(t.contiguous(memory_format=CL) for t in tensors))
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).reshape(-1)
+    """sum_i weights[i] * tensors[i]; tensors [R, C] of one shape, weights a vector."""
+    if _fast(tensors[0]):
+        return _WeightedSum.apply(weights, *tensors)
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total = total + weight * tensor
+    return total
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -257,13 +274,11 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grad.contiguous(memory_format=CL)
+        grad = grad.contiguous()
         grad_weights = None
         if ctx.needs_input_grad[0]:
-            dots = [torch.dot(_flat(grad), _flat(t)) for t in ctx.saved_tensors]
+            dots = [torch.dot(grad.view(-1), t.reshape(-1)) for t in ctx.saved_tensors]
             grad_weights = torch.stack(dots).to(ctx.dtype)
         needed = ctx.needs_input_grad[1:]
-        grads = [
-            grad * f if need else None for f, need in zip(ctx.factors, needed, strict=True)
-        ]
+        grads = [grad * f if need else None for f, need in zip(ctx.factors, needed, strict=True)]
         return grad_weights, *grads

@@ -10,7 +10,7 @@ one operator of all these edges is one grouped convolution. A last BatchNorm tim
 one call. Sources 0 and 1 of a cell are treated together. Shuffling is linear: once per node, after
 the sum; at a cell's output it is done by reordering the weights that read it.
 Legend: N batch, C channels, H height, W width, E edges, O operators, m edges of a group,
-c = C / K channels of an edge.
+c = C / K channels of an edge, R = N H W pixels.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from factory.spaces.genotype import NODES
 from factory.spaces.network_spec import CellPlan, NetworkSpec
 
 MAX, AVG, SKIP = (OPS.index(name) for name in ("max_pool_3x3", "avg_pool_3x3", "skip_connect"))
-SEP = {size: OPS.index(f"sep_conv_{size}x{size}") for size in (3, 5)}
-DIL = {size: OPS.index(f"dil_conv_{size}x{size}") for size in (3, 5)}
+SEP = (OPS.index("sep_conv_3x3"), OPS.index("sep_conv_5x5"))
+DIL = (OPS.index("dil_conv_3x3"), OPS.index("dil_conv_5x5"))
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,6 @@ class _Group:
     def nodes(self) -> tuple[int, ...]:
         return tuple(EDGES[e][0] for e in self.edges)
 
-    def times(self) -> list[int]:
-        return [sum(EDGES[e][1] == s for e in self.edges) for s in self.sources]
-
 
 def _group(*sources: int) -> _Group:
     edges = sorted((s, n, e) for e, (n, s) in enumerate(EDGES) if s in sources)
@@ -60,6 +57,12 @@ def _group(*sources: int) -> _Group:
 
 
 GROUPS = (_group(0, 1), *(_group(s) for s in NODES[:-1]))
+
+
+def node_slice(node: int) -> tuple[int, int]:
+    """First edge into a node and the one after its last; EDGES lists them together, by source."""
+    found = [e for e, (n, _) in enumerate(EDGES) if n == node]
+    return found[0], found[-1] + 1
 
 
 def _uniform(*shape: int) -> nn.Parameter:
@@ -71,129 +74,120 @@ def shuffle_index(channels: int, partial: int) -> Tensor:
     return torch.arange(channels).view(partial, channels // partial).t().reshape(-1)
 
 
-class _Reduce(nn.Module):
-    """Factorised reduction without its ReLU and BN: two offset stride-2 1x1 convolutions."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        second = out_channels // 2
-        self.even = _uniform(out_channels - second, in_channels)
-        self.odd = _uniform(second, in_channels) if second else None
-
-    def forward(self, x: Tensor, order: Tensor | None = None, groups: int = 1) -> list[Tensor]:
-        """The two halves of the output channels."""
-        halves = []
-        for weight, offset in ((self.even, 0), (self.odd, 1)):
-            if weight is None:
-                continue
-            phase = _phase(x, offset)
-            halves.append(ops.pointwise(phase, _reorder(weight, order), groups))
-        return halves
-
-
-def _phase(x: Tensor, offset: int) -> Tensor:
-    """Every second pixel from ``offset``; sizes rounded up, zeros beyond the border."""
-    h, w = x.shape[2:]
-    if offset and (h % 2 or w % 2):
-        x = F.pad(x, (0, w % 2, 0, h % 2))
-    return x[:, :, offset::2, offset::2].contiguous(memory_format=ops.CL)
-
-
 def _reorder(weight: Tensor, order: Tensor | None) -> Tensor:
     return weight if order is None else weight[:, order.to(weight.device)]
 
 
+def _phase(x_NCHW: Tensor, offset: int) -> Tensor:
+    """Every second pixel from ``offset`` as rows; sizes rounded up, zeros beyond the border."""
+    h, w = x_NCHW.shape[2:]
+    if offset and (h % 2 or w % 2):
+        x_NCHW = F.pad(x_NCHW, (0, w % 2, 0, h % 2))
+    return ops.pixels(x_NCHW[:, :, offset::2, offset::2])
+
+
 class _Preprocess(nn.Module):
-    """Input of a cell to C channels: (ReLU outside) 1x1 convolution or reduction, BN."""
+    """Input of a cell to C channels, as rows: (ReLU outside) 1x1 convolution or reduction, BN.
+
+    The factorised reduction is two 1x1 convolutions of stride 2, the second shifted by one pixel.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, reduce: bool) -> None:
         super().__init__()
-        self.reduce = _Reduce(in_channels, out_channels) if reduce else None
-        self.weight = None if reduce else _uniform(out_channels, in_channels)
+        self.reduce = reduce
+        first = out_channels - out_channels // 2 if reduce else out_channels
+        self.weight = _uniform(first, in_channels)
+        self.weight_odd = _uniform(out_channels - first, in_channels) if reduce else None
 
-    def forward(self, x: Tensor, order: Tensor | None) -> Tensor:
-        """``order``: the order of the channels of ``x`` relative to the weights'."""
-        if self.reduce is not None:
-            y = torch.cat(self.reduce(x, order), 1)
+    def forward(self, x_NCHW: Tensor, order: Tensor | None) -> Tensor:
+        """``order``: the order of the channels of the input relative to the weights'."""
+        if self.weight_odd is None:
+            y = F.linear(ops.pixels(x_NCHW), _reorder(self.weight, order))
         else:
-            assert self.weight is not None
-            y = ops.pointwise(x, _reorder(self.weight, order))
-        return ops.batch_norm(y)
+            weights = (self.weight, self.weight_odd)
+            y = torch.cat(
+                [F.linear(_phase(x_NCHW, i), _reorder(w, order)) for i, w in enumerate(weights)], 1
+            )
+        return ops.batch_norm(y[None])[0]
 
 
 class _EdgeGroup(nn.Module):
-    """All candidates of all edges that leave the sources of one group."""
+    """All candidates of all edges that leave the sources of one group.
+
+    Weights are stacked: depthwise [m c, 1, k, k] an operator, pointwise [operators, m c, c], edge
+    by edge along the channels.
+    """
 
     def __init__(self, group: _Group, channels: int, stride: int) -> None:
         super().__init__()
         self.group, self.channels, self.stride = group, channels, stride
         total = len(group.edges) * channels
-        self.weights = nn.ParameterDict()
-        for size in SEP:
-            for stage in (1, 2):
-                self.weights[f"sep{size}_depthwise{stage}"] = _uniform(total, 1, size, size)
-                self.weights[f"sep{size}_pointwise{stage}"] = _uniform(total, channels)
-        for size in DIL:
-            self.weights[f"dil{size}_depthwise"] = _uniform(total, 1, size, size)
-            self.weights[f"dil{size}_pointwise"] = _uniform(total, channels)
-        if stride == 2:
-            second = channels // 2
-            self.weights["skip_even"] = _uniform(len(group.edges) * (channels - second), channels)
-            if second:
-                self.weights["skip_odd"] = _uniform(len(group.edges) * second, channels)
+        self.depthwise = nn.ParameterDict()
+        for size in (3, 5):
+            self.depthwise[f"sep{size}_1"] = _uniform(total, 1, size, size)
+            self.depthwise[f"sep{size}_2"] = _uniform(total, 1, size, size)
+            self.depthwise[f"dil{size}"] = _uniform(total, 1, size, size)
+        self.pointwise1 = _uniform(4, total, channels)  # sep 3, sep 5, dil 3, dil 5
+        self.pointwise2 = _uniform(2, total, channels)  # sep 3, sep 5
+        second = channels // 2
+        edges = len(group.edges)
+        self.skip_even = _uniform(edges * (channels - second), channels) if stride == 2 else None
+        self.skip_odd = _uniform(edges * second, channels) if stride == 2 and second else None
 
-    def forward(self, x: Tensor, mixed_EO: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(
+        self, x_RC: Tensor, size: tuple[int, int], mixed_EO: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Per edge the weighted sum of what has weights; and what all edges of a source share.
 
-        ``x`` are the operator channels of the group's sources, side by side.
+        ``x_RC`` are the operator channels of the group's sources, side by side.
         """
-        w, m, c = self.weights, len(self.group.edges), self.channels
+        m, c, w = len(self.group.edges), self.channels, self.depthwise
+        sources = len(self.group.sources)
         index = torch.tensor(self.group.edges, device=mixed_EO.device)
         scale_mO = mixed_EO.index_select(0, index)
-
-        def scale(op: int, channels: int = c) -> Tensor:
-            return scale_mO[:, op].repeat_interleave(channels)
-
-        active = F.relu(x)
-        times = self.group.times()
-        spread = ops.repeat_channels(active, [c] * len(times), times)
-        total: Tensor | None = None
-        for size, op in SEP.items():
-            y = ops.depthwise(spread, w[f"sep{size}_depthwise1"], self.stride)
-            y = ops.batch_norm(ops.pointwise(y, w[f"sep{size}_pointwise1"], m))
-            y = ops.depthwise(F.relu(y), w[f"sep{size}_depthwise2"])
-            y = ops.batch_norm(ops.pointwise(y, w[f"sep{size}_pointwise2"], m), scale(op))
-            total = y if total is None else total + y
-        for size, op in DIL.items():
-            y = ops.depthwise(spread, w[f"dil{size}_depthwise"], self.stride, 2)
-            y = ops.batch_norm(ops.pointwise(y, w[f"dil{size}_pointwise"], m), scale(op))
-            total = y if total is None else total + y
-        assert total is not None
+        scale_OC = scale_mO.t().repeat_interleave(c, 1)
+        active = F.relu(x_RC)
+        spread = ops.image(ops.repeat_channels(active, sources, m // sources), size)
+        first = [
+            ops.pixels(ops.depthwise(spread, w[name], self.stride, dilation))
+            for name, dilation in (("sep3_1", 1), ("sep5_1", 1), ("dil3", 2), ("dil5", 2))
+        ]
+        ones = torch.ones_like(scale_OC[:2])
+        scale1 = torch.cat([ones, scale_OC[list(DIL)]])
+        y = ops.batch_norm(ops.mix(torch.stack(first), self.pointwise1, m), scale1)
+        half = (size[0] + 1) // 2, (size[1] + 1) // 2
+        out = half if self.stride == 2 else size
+        sep, dil = y.split(2)
+        second = [
+            ops.pixels(ops.depthwise(ops.image(z, out), w[name]))
+            for z, name in zip(F.relu(sep).unbind(0), ("sep3_2", "sep5_2"), strict=True)
+        ]
+        y = ops.batch_norm(ops.mix(torch.stack(second), self.pointwise2, m), scale_OC[list(SEP)])
+        total = y.sum(0) + dil.sum(0)
         if self.stride == 2:
-            total = total + self._reduced_skip(active, scale)
-        pooled = [ops.batch_norm(pool(x, self.stride)) for pool in (ops.max_pool, ops.avg_pool)]
-        shared = pooled if self.stride == 2 else [*pooled, x]
-        per_source = [_dense(part) for t in shared for part in t.chunk(len(times), 1)]
+            total = total + self._reduced_skip(active, size, scale_mO[:, SKIP])
+        image = ops.image(x_RC, size)
+        pooled = torch.stack(
+            [
+                ops.pixels(F.max_pool2d(image, 3, self.stride, 1)),
+                ops.pixels(F.avg_pool2d(image, 3, self.stride, 1, count_include_pad=False)),
+            ]
+        )
+        shared = [*ops.batch_norm(pooled).unbind(0)] + ([x_RC] if self.stride == 1 else [])
+        per_source = [part.contiguous() for t in shared for part in t.chunk(sources, 1)]
         return list(total.chunk(m, 1)), per_source
 
-    def _reduced_skip(self, active: Tensor, scale: object) -> Tensor:
-        assert callable(scale)
-        m, c = len(self.group.edges), self.channels
-        groups = len(self.group.sources)
+    def _reduced_skip(self, active: Tensor, size: tuple[int, int], scale_m: Tensor) -> Tensor:
+        m = len(self.group.edges)
         halves = []
-        for name, offset, width in (("skip_even", 0, c - c // 2), ("skip_odd", 1, c // 2)):
-            if width:
-                y = ops.pointwise(_phase(active, offset), self.weights[name], groups)
-                y = ops.batch_norm(y, scale(SKIP, width))
-                n, _, h, width_px = y.shape
-                halves.append(y.permute(0, 2, 3, 1).reshape(n, h, width_px, m, width))
-        joined = torch.cat(halves, 4)
-        n, h, width_px = joined.shape[:3]
-        return joined.reshape(n, h, width_px, m * c).permute(0, 3, 1, 2)
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=ops.CL)
+        for offset, weight in enumerate((self.skip_even, self.skip_odd)):
+            if weight is None:
+                continue
+            y = ops.mix(_phase(ops.image(active, size), offset)[None], weight[None], 2)
+            width = weight.shape[0] // m
+            y = ops.batch_norm(y, scale_m.repeat_interleave(width)[None])
+            halves.append(y.view(-1, m, width))
+        return torch.cat(halves, 2).flatten(1)
 
 
 class SuperCell(nn.Module):
@@ -207,8 +201,7 @@ class SuperCell(nn.Module):
         self.preprocess1 = _Preprocess(plan.in_channels[1], plan.channels, False)
         self.groups = nn.ModuleList(_EdgeGroup(g, c, plan.stride(g.sources[0])) for g in GROUPS)
         shuffle = shuffle_index(plan.channels, partial)
-        self.front = tuple(shuffle[:c].tolist())
-        self.rest = tuple(shuffle[c:].tolist())
+        self.front, self.rest = tuple(shuffle[:c].tolist()), tuple(shuffle[c:].tolist())
         self.output_order = (
             None
             if partial == 1
@@ -225,14 +218,12 @@ class SuperCell(nn.Module):
 
         ``inputs`` are the outputs of the two cells before, after a ReLU.
         """
-        c, device = self.plan.channels // self.partial, mixing.beta_E.device
+        c, channels = self.plan.channels // self.partial, self.plan.channels
         mixed_EO = mixing.alpha_EO * mixing.beta_E[:, None]
         states = [self.preprocess0(inputs[0], orders[0]), self.preprocess1(inputs[1], orders[1])]
-        halves = [s.split([c, s.shape[1] - c], 1) for s in states]
+        halves = [s.split([c, channels - c], 1) for s in states]
         front = [torch.cat([half[0] for half in halves], 1)]
-        bypass = [_dense(half[1]) for half in halves] if self.partial > 1 else []
-        if self.plan.reduction:
-            bypass = [F.max_pool2d(b, 2, 2, ceil_mode=True) for b in bypass]
+        bypass = [self._pool(half[1]) for half in halves] if self.partial > 1 else []
         sums: dict[int, list[Tensor]] = {node: [] for node in NODES}
         terms: dict[int, list[Tensor]] = {node: [] for node in NODES}
         picks: dict[int, list[int]] = {node: [] for node in NODES}
@@ -240,7 +231,8 @@ class SuperCell(nn.Module):
         for module, node in zip(self.groups, NODES, strict=True):
             assert isinstance(module, _EdgeGroup)
             group = module.group
-            per_edge, shared = module(_dense(front[-1]), mixed_EO)
+            size = self.plan.source_size if 0 in group.sources else self.plan.node_size
+            per_edge, shared = module(front[-1], size, mixed_EO)
             kinds = (MAX, AVG) if module.stride == 2 else (MAX, AVG, SKIP)
             for edge, target, part in zip(group.edges, group.nodes, per_edge, strict=True):
                 sums[target].append(part)
@@ -248,23 +240,29 @@ class SuperCell(nn.Module):
                 for k, op in enumerate(kinds):
                     terms[target].append(shared[k * len(group.sources) + position])
                     picks[target].append(edge * len(OPS) + op)
-            pick = torch.tensor(picks[node], device=device)
+            pick = torch.tensor(picks[node], device=mixed_EO.device)
             value = ops.weighted_sum(terms[node], mixed_EO.reshape(-1).index_select(0, pick))
             for part in sums[node]:
                 value = value + part
             if self.partial > 1:
-                edges = [e for e, (n, _) in enumerate(EDGES) if n == node]  # ordered by source
-                index = torch.tensor(edges, device=device)
-                rest = ops.weighted_sum(bypass, mixing.beta_E.index_select(0, index))
-                value = torch.cat([value, rest], 1)
+                start, end = node_slice(node)
+                value = torch.cat([value, ops.weighted_sum(bypass, mixing.beta_E[start:end])], 1)
             nodes.append(value)
-            if node != NODES[-1]:
-                if self.partial == 1:
-                    front.append(value)
-                else:
-                    front.append(ops.select_channels(value, self.front))
-                    bypass.append(ops.select_channels(value, self.rest))
-        return torch.cat(nodes, 1)
+            if node == NODES[-1]:
+                continue
+            if self.partial == 1:
+                front.append(value)
+            else:
+                front.append(ops.select_channels(value, self.front))
+                bypass.append(ops.select_channels(value, self.rest))
+        return ops.image(torch.cat(nodes, 1), self.plan.node_size)
+
+    def _pool(self, x_RC: Tensor) -> Tensor:
+        """What passes the operators by, at the nodes' size."""
+        if not self.plan.reduction:
+            return x_RC.contiguous()
+        x_NCHW = ops.image(x_RC, self.plan.source_size)
+        return ops.pixels(F.max_pool2d(x_NCHW, 2, 2, ceil_mode=True))
 
 
 class _Stem(nn.Module):
@@ -274,12 +272,12 @@ class _Stem(nn.Module):
         super().__init__()
         out, half = spec.stem_channels, max(1, spec.stem_channels // 2)
         image = spec.input_shape[0]
-        widths = [(image, out)] if spec.stem == "cifar" else [(image, half), (half, out), (out, out)]
+        widths = (
+            [(image, out)] if spec.stem == "cifar" else [(image, half), (half, out), (out, out)]
+        )
         self.stride = 1 if spec.stem == "cifar" else 2
         self.weights = nn.ParameterList(_uniform(o, i, 3, 3) for i, o in widths)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(o, track_running_stats=False) for _, o in widths
-        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(o, track_running_stats=False) for _, o in widths)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs 0 and 1 of cell 0 (the same for the CIFAR stem), before the ReLU."""
@@ -313,7 +311,14 @@ class Supernet(nn.Module):
         for name, parameter in self.named_parameters():
             if ".norms." in name:
                 continue
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else self.classifier_weight.shape[1]
+            if parameter.dim() == 4:
+                fan_in = parameter[0].numel()
+            else:
+                fan_in = (
+                    self.classifier_weight.shape[1]
+                    if parameter.dim() == 1
+                    else (parameter.shape[-1])
+                )
             bound = 1.0 / math.sqrt(fan_in)
             parameter.uniform_(-bound, bound, generator=generator)
 

@@ -67,7 +67,7 @@ def test_no_correction_where_none_is_needed():
 
 
 def test_groups_are_found_when_they_differ():
-    truth = Correction(scales=(1.4, 0.9, 1.0, 0.0, 1.1))
+    truth = Correction(scales=(1.4, 0.9, 1.0, 0.0, 0.1, 0.7, 1.1))
     train, unseen = data(20, truth), data(200, truth)
     selection = select_correction(train)
     predicted = selection.correction.predict(unseen)

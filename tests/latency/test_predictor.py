@@ -217,6 +217,37 @@ def test_non_negative_monotone_additive(predictor, first, second):
     assert many == pytest.approx([predict(first), predict(second)])
 
 
+def test_rows_disturbed_by_other_load_do_not_mislead():
+    table = FakeTable(KERNELS, networks(12, 0))
+    rng = np.random.default_rng(0)
+    for row in table.rows("network"):
+        row.median_ms *= rng.uniform(1.0, 1.6)  # p10 stays where it was
+    fitted = LatencyPredictor.fit(table)
+    errors = [abs(fitted.predict(c).latency_ms / network_ms(c) - 1) for c in networks(30, seed=97)]
+    assert np.median(errors) < 0.02
+    assert fitted.report["noise"]["disturbed_networks"] > 6
+
+
+def test_fits_a_real_table(tmp_path):
+    profile = load_profile("local-cpu-t1-fp32")
+    describe = {
+        "fingerprint": {
+            "chip": "fake",
+            "runtime": "onnxruntime",
+            "runtime_version": "1.32.0",
+            "execution_provider": "CPUExecutionProvider",
+            "precision": "fp32",
+        }
+    }
+    with LatencyTable.open(tmp_path / table_name_of(describe, profile), profile, describe) as table:
+        for row in FakeTable(KERNELS[:20], networks(4, 0)).rows():
+            table.append(Row(**vars(row), date="2026-01-01T00:00:00Z"))
+    fitted = LatencyPredictor.fit(LatencyTable.read(table.path))
+    assert fitted.device_id == profile.id
+    assert fitted.report["n_networks"] == 4
+    assert fitted.kernel_ms(KERNELS[:1])[0] == pytest.approx(alone_ms(KERNELS[0]), rel=0.02)
+
+
 def test_parts_add_up(predictor):
     prediction = predictor.predict(networks(1, 11)[0])
     assert prediction.constant_ms + sum(p.ms for p in prediction.parts) == pytest.approx(

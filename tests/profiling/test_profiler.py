@@ -128,7 +128,8 @@ def test_a_chip_that_stays_slow_is_marked_and_the_profile_ends(tmp_path):
         marked = [row for row in table.rows("kernel") if row.reason]
         assert marked
         assert all(row.ok and "drift" in row.reason and "+30%" in row.reason for row in marked)
-        assert all(row.reference_ms == pytest.approx(1.3 * 0.0, abs=10) for row in marked)
+        usual_ms = table.rows("reference")[0].median_ms
+        assert all(row.reference_ms == pytest.approx(1.3 * usual_ms) for row in marked)
 
 
 def test_networks(tmp_path):
@@ -197,7 +198,7 @@ def test_real_kernels_on_this_machine(tmp_path, dtype):
 
 def test_the_reference_model_never_changes():
     counts = kernel_counts(canonicalise(reference_graph()))
-    assert sum(kernel.macs * n for kernel, n in counts.items()) == 6_464_128
+    assert sum(kernel.macs * n for kernel, n in counts.items()) == 6_939_264
     assert reference_model("f32") == reference_model("f32")
     assert len(reference_model("i8")) > 0
 

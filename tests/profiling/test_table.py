@@ -125,10 +125,10 @@ def test_a_cut_at_every_byte_loses_only_the_cut_row(path):
         assert LatencyTable.read(path).rows() == rows[: kept + 1]
 
 
-def test_a_header_cut_at_every_byte_is_written_again(path):
+def test_a_cut_header_is_written_again(path):
     opened(path).close()
     whole = path.read_bytes()
-    for length in range(len(whole)):
+    for length in {*range(30), *range(0, len(whole), 13), *range(len(whole) - 30, len(whole))}:
         path.write_bytes(whole[:length])
         with opened(path) as table:
             table.append(row(0))

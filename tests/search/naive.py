@@ -26,11 +26,20 @@ def edge_weights(cell, edge):
     for module in cell.groups:
         if edge in module.group.edges:
             i, m = module.group.edges.index(edge), len(module.group.edges)
-            cut = {}
-            for name, w in module.weights.items():
+
+            def cut(w, i=i, m=m):
                 n = w.shape[0] // m
-                cut[name] = w[i * n : (i + 1) * n]
-            return cut
+                return w[i * n : (i + 1) * n]
+
+            found = {name: cut(w) for name, w in module.depthwise.items()}
+            for k, name in enumerate(("sep3_1", "sep5_1", "dil3", "dil5")):
+                found[f"{name}_p"] = cut(module.pointwise1[k])
+            for k, name in enumerate(("sep3_2", "sep5_2")):
+                found[f"{name}_p"] = cut(module.pointwise2[k])
+            for name in ("skip_even", "skip_odd"):
+                w = getattr(module, name)
+                found[name] = None if w is None else cut(w)
+            return found
     raise AssertionError
 
 
@@ -45,14 +54,14 @@ def candidate(op, x, w, stride):
     if op == "skip_connect":
         if stride == 1:
             return x
-        return reduce_(F.relu(x), w["skip_even"], w.get("skip_odd"))
+        return reduce_(F.relu(x), w["skip_even"], w["skip_odd"])
     kind, size = op[:3], int(op[-1])
     if kind == "dil":
-        y = F.conv2d(F.relu(x), w[f"dil{size}_depthwise"], None, stride, size - 1, 2, c)
-        return bn(F.conv2d(y, w[f"dil{size}_pointwise"][:, :, None, None]))
+        y = F.conv2d(F.relu(x), w[f"dil{size}"], None, stride, size - 1, 2, c)
+        return bn(F.conv2d(y, w[f"dil{size}_p"][:, :, None, None]))
     for stage, s in ((1, stride), (2, 1)):
-        x = F.conv2d(F.relu(x), w[f"sep{size}_depthwise{stage}"], None, s, size // 2, 1, c)
-        x = bn(F.conv2d(x, w[f"sep{size}_pointwise{stage}"][:, :, None, None]))
+        x = F.conv2d(F.relu(x), w[f"sep{size}_{stage}"], None, s, size // 2, 1, c)
+        x = bn(F.conv2d(x, w[f"sep{size}_{stage}_p"][:, :, None, None]))
     return x
 
 
@@ -71,8 +80,8 @@ def mixed(x, w, alpha, stride, k):
 
 
 def preprocess(module, x):
-    if module.reduce is not None:
-        return reduce_(F.relu(x), module.reduce.even, module.reduce.odd)
+    if module.reduce:
+        return reduce_(F.relu(x), module.weight, module.weight_odd)
     return bn(F.conv2d(F.relu(x), module.weight[:, :, None, None]))
 
 
@@ -83,8 +92,9 @@ def forward_cell(cell, s0, s1, mix):
         for e, (target, source) in enumerate(EDGES):
             if target == node:
                 stride = cell.plan.stride(source)
-                y = mixed(states[source], edge_weights(cell, e), mix.alpha_EO[e], stride,
-                          cell.partial)
+                y = mixed(
+                    states[source], edge_weights(cell, e), mix.alpha_EO[e], stride, cell.partial
+                )
                 total = total + mix.beta_E[e] * y
         states.append(total)
     return torch.cat(states[2:], 1)

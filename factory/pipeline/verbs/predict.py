@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import InputError
 from factory.devices.profile import load_profile
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.pipeline.tables import predictor_for
@@ -35,6 +36,12 @@ def predict(
     if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in counts):
         counts = kernel_counts(graph, "i8")
         notes.append("the file is fp32 and the device runs int8: predicted as if quantised")
+    if predictor.dtype == "f32" and any(kernel.dtype == "i8" for kernel in counts):
+        raise InputError(
+            f"{model} is an int8 model and device {profile.id!r} is profiled for fp32",
+            why="a table belongs to one precision",
+            fix="name a device whose precision is int8 (`factory devices` lists them)",
+        )
     answer = predictor.predict(counts).to_dict()
     for part in answer["kernels"]:
         part["ms"] = part["predicted_ms"]

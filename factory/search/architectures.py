@@ -1,0 +1,306 @@
+"""Architectures for several tiers from one supernet: a shared warm-up, then one branch a tier.
+
+The warm-up moves weights only, so it is the same for every tier and done once. A tier states its
+costs with limits; one without limits is the same search without budgets. What a tier leaves in its
+folder: genotype.json, history.jsonl, search.json (result with alpha and beta), and the final
+checkpoint, from which :func:`continue_with_tighter` goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from factory.core.errors import InputError
+from factory.core.files import read_json, write_json
+from factory.core.progress import SILENT, Progress
+from factory.data.image_data import ImageData
+from factory.search import checkpoint, diagnostics
+from factory.search.bilevel import Bilevel
+from factory.search.config import SearchConfig
+from factory.search.costs import CostModel, CostTerm
+from factory.search.derive import discretise, log_scores, repair
+from factory.search.feasibility import check_feasible
+from factory.spaces.cell_space import CellSpace
+from factory.spaces.genotype import CELL_TYPES, Genotype
+
+SCHEMA_VERSION = 1
+WARM_UP = "_warm-up"
+
+
+@dataclass(frozen=True)
+class TierBudget:
+    """One tier: its name (and folder) and the costs of the network that it ships."""
+
+    name: str
+    costs: list[CostTerm] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The architecture of one tier and how it came about.
+
+    Attributes:
+        discretised: what alpha and beta gave before any repair.
+        repaired: it was over a limit and has been exchanged for ``genotype``.
+        expected: expected costs at the end; predicted: exact costs of ``genotype``.
+        smallest: the smallest cost that the space reaches, for every limited term.
+        alphas: {"alpha": {cell type: [14][8]}, "beta": {cell type: [14]}}.
+        history: path of history.jsonl.
+    """
+
+    tier: str
+    genotype: Genotype
+    discretised: Genotype
+    repaired: bool
+    expected: dict[str, float]
+    predicted: dict[str, float]
+    limits: dict[str, float]
+    multipliers: dict[str, float]
+    smallest: dict[str, float]
+    skip_share: float
+    entropy: float
+    steps: int
+    alphas: dict[str, Any]
+    history: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["genotype"] = self.genotype.to_dict()
+        values["discretised"] = self.discretised.to_dict()
+        values["history"] = self.history.name
+        return {"schema_version": SCHEMA_VERSION, **values}
+
+    @classmethod
+    def load(cls, folder: Path) -> SearchResult:
+        """Read search.json of a tier's folder."""
+        path = folder / "search.json"
+        values = read_json(path, "search result")
+        if values.pop("schema_version", None) != SCHEMA_VERSION:
+            raise InputError(f"{path} is of another schema version", fix="search again")
+        values.pop("fingerprint", None)
+        values["genotype"] = Genotype.from_dict(values["genotype"], str(path))
+        values["discretised"] = Genotype.from_dict(values["discretised"], str(path))
+        values["history"] = folder / values["history"]
+        return cls(**values)
+
+
+def search_architectures(
+    space: CellSpace,
+    data: ImageData,
+    tiers: Sequence[TierBudget],
+    cfg: SearchConfig,
+    out_dir: Path,
+    progress: Progress = SILENT,
+    seed: int = 0,
+) -> dict[str, SearchResult]:
+    """One architecture for every tier.
+
+    Args:
+        space: the space at the *search* size; its spec is the supernet's.
+        data: pictures; half of the training split trains the weights, half the architecture.
+        tiers: budgets; the costs are those of the tiers' own target networks.
+        cfg: settings.
+        out_dir: a folder a tier; killed at any moment, the same call goes on from there.
+        progress: where to report.
+        seed: one seed, one result.
+
+    Raises:
+        BudgetError: a budget cannot be met by any network; said before anything is trained.
+    """
+    names = [tier.name for tier in tiers]
+    if len(set(names)) != len(names) or WARM_UP in names:
+        raise InputError(f"tier names {names} are not distinct or use {WARM_UP!r}")
+    smallest = {
+        tier.name: check_feasible(tier.costs, cfg.max_skips, where=f"tier {tier.name!r}")
+        for tier in tiers
+    }
+    common = _fingerprint(space, data, cfg, seed)
+    marks = {tier.name: _tier_fingerprint(common, tier.costs) for tier in tiers}
+    results: dict[str, SearchResult] = {}
+    for tier in tiers:
+        done = _finished(out_dir / tier.name, marks[tier.name])
+        if done is not None:
+            results[tier.name] = done
+    if len(results) == len(tiers):
+        return results
+    bilevel = Bilevel(space.spec, data, cfg, seed)
+    try:
+        start = _warm_up(bilevel, out_dir, common, progress)
+        for tier in tiers:
+            if tier.name not in results:
+                folder, mark = out_dir / tier.name, marks[tier.name]
+                budgets = bilevel.run(
+                    bilevel.schedule.total_steps,
+                    folder,
+                    f"search {tier.name}",
+                    mark,
+                    tier.costs,
+                    progress,
+                    weights_only=False,
+                    start=start,
+                )
+                multipliers = budgets.multipliers
+                result = _result(
+                    tier, bilevel.arch.values(), cfg, folder, smallest[tier.name], multipliers,
+                    budgets.expected(bilevel.arch.marginals()), bilevel.step,
+                )  # fmt: skip
+                results[tier.name] = _write(result, folder, mark)
+    finally:
+        bilevel.close()
+    return {tier.name: results[tier.name] for tier in tiers}
+
+
+def continue_with_tighter(
+    tier_dir: Path,
+    costs: Sequence[CostTerm],
+    cfg: SearchConfig,
+    *,
+    extra_epochs: int = 0,
+    space: CellSpace | None = None,
+    data: ImageData | None = None,
+    progress: Progress = SILENT,
+    seed: int = 0,
+) -> SearchResult:
+    """Derive a finished tier again under other limits, without training it anew.
+
+    ``costs`` are the tier's costs with the new limits. With ``extra_epochs`` the search first goes
+    on for that long under them, from the tier's last state (``space`` and ``data`` as in
+    :func:`search_architectures`). The tier's genotype.json and search.json are replaced; the same
+    call gives the same result.
+    """
+    tier_dir = Path(tier_dir)
+    before = SearchResult.load(tier_dir)
+    smallest = check_feasible(costs, cfg.max_skips, where=f"tier {before.tier!r}")
+    tier = TierBudget(before.tier, list(costs))
+    values, multipliers, expected = before.alphas, before.multipliers, before.expected
+    steps, folder = before.steps, tier_dir
+    own_mark = read_json(tier_dir / "search.json").get("fingerprint", "")
+    if extra_epochs:
+        if space is None or data is None:
+            raise ValueError("extra_epochs needs space and data")
+        found = checkpoint.load(tier_dir / checkpoint.FILE, own_mark)
+        if found is None:
+            raise InputError(f"{tier_dir} holds no checkpoint to go on from", fix="search again")
+        tensors, state = found
+        mark = _tier_fingerprint(own_mark + str(extra_epochs), costs)
+        folder = tier_dir / f"round-{mark[:8]}"
+        bilevel = Bilevel(space.spec, data, cfg, seed)
+        try:
+            budgets = bilevel.run(
+                state["step"] + extra_epochs * bilevel.schedule.steps_per_epoch,
+                folder,
+                f"search on {tier.name}",
+                mark,
+                costs,
+                progress,
+                weights_only=False,
+                start=(state["step"], tensors, before.history.read_bytes()),
+                lr_floor=0.05 * cfg.weight_lr,
+            )
+            values, multipliers = bilevel.arch.values(), budgets.multipliers
+            expected = budgets.expected(bilevel.arch.marginals())
+            steps = bilevel.step
+        finally:
+            bilevel.close()
+    result = _result(tier, values, cfg, folder, smallest, multipliers, expected, steps)
+    if folder != tier_dir:
+        result.genotype.save(folder / "genotype.json")
+        # the tier's own search stays what later rounds start from
+        result = dataclasses.replace(result, alphas=before.alphas, steps=before.steps)
+    result = dataclasses.replace(result, history=before.history)
+    return _write(result, tier_dir, own_mark)
+
+
+def _warm_up(
+    bilevel: Bilevel, out_dir: Path, fingerprint: str, progress: Progress
+) -> tuple[int, dict[str, Tensor], bytes]:
+    """The shared start of all tiers: step, state, history."""
+    end = bilevel.schedule.warmup_steps
+    folder = out_dir / WARM_UP
+    if not end:
+        return 0, {k: v.detach().clone() for k, v in bilevel.tensors().items()}, b""
+    bilevel.run(
+        end, folder, "warm-up", fingerprint, [], progress, weights_only=True, start=(0, {}, b"")
+    )
+    tensors = {k: v.detach().clone() for k, v in bilevel.tensors().items()}
+    return end, tensors, (folder / "history.jsonl").read_bytes()
+
+
+def _result(
+    tier: TierBudget,
+    values: dict[str, Any],
+    cfg: SearchConfig,
+    folder: Path,
+    smallest: dict[str, float],
+    multipliers: dict[str, float],
+    expected: dict[str, float],
+    steps: int,
+) -> SearchResult:
+    scores = log_scores(values["alpha"], values["beta"])
+    genotype, repaired = repair(scores, tier.costs, cfg.max_skips)
+    model = CostModel(tier.costs)
+    return SearchResult(
+        tier=tier.name,
+        genotype=genotype,
+        discretised=discretise(scores, cfg.max_skips),
+        repaired=repaired,
+        expected=expected,
+        predicted=diagnostics.derived_costs(model, genotype),
+        limits={t.name: float(t.limit) for t in tier.costs if t.limit is not None},
+        multipliers=dict(multipliers),
+        smallest=smallest,
+        skip_share=diagnostics.skip_share(genotype),
+        entropy=diagnostics.entropy(values["alpha"]),
+        steps=steps,
+        alphas=values,
+        history=folder / "history.jsonl",
+    )
+
+
+def _write(result: SearchResult, folder: Path, fingerprint: str) -> SearchResult:
+    result.genotype.save(folder / "genotype.json")
+    write_json(folder / "search.json", {**result.to_dict(), "fingerprint": fingerprint})
+    return result
+
+
+def _finished(folder: Path, fingerprint: str) -> SearchResult | None:
+    path = folder / "search.json"
+    if not path.exists():
+        return None
+    if read_json(path, "search result").get("fingerprint") != fingerprint:
+        raise InputError(
+            f"{path} is the result of a search with other settings, data, seed or budgets",
+            fix=f"search in another folder, or remove {folder} to start afresh",
+        )
+    return SearchResult.load(folder)
+
+
+def _hash(value: Any, *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def _fingerprint(space: CellSpace, data: ImageData, cfg: SearchConfig, seed: int) -> str:
+    settings = cfg.model_dump(mode="json", exclude={"checkpoint_seconds", "checkpoint_steps"})
+    about_data = [data.name, len(data.train), list(data.class_names), list(data.mean)]
+    return _hash([settings, dataclasses.astuple(space.spec), about_data, seed])
+
+
+def _tier_fingerprint(common: str, costs: Sequence[CostTerm]) -> str:
+    terms = [[t.name, t.limit, t.unit] for t in costs]
+    reduced = [
+        np.append(v, c) for c, v in (t.presence.weighted(t.weights, t.constant) for t in costs)
+    ]
+    return _hash([common, terms, list(CELL_TYPES)], *reduced)

@@ -1,0 +1,221 @@
+"""From soft parameters to a genotype: the usual discretisation, and the nearest one in budget.
+
+Discretisation of PC-DARTS (arXiv 1907.05737): strength of (edge, operator) = softmax(alpha) x
+softmax(beta); per node the two edges with the largest non-none strength, each with its best
+operator. Skip limit of P-DARTS (arXiv 1904.12760): the weakest skip of the normal cell is struck
+out and the cell derived again until at most M are left.
+
+``repair`` maximises the sum of log strengths of the 16 chosen pairs under all limits: Lagrangian
+coordinate ascent over a range of multipliers proposes genotypes, then single nodes and pairs of
+nodes are exchanged while the result stays within the limits. Deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from factory.core.errors import BudgetError
+from factory.search.costs import (
+    FORBIDDEN,
+    N_OPS,
+    OP_COLUMNS,
+    PLACES,
+    SKIP_SLOT,
+    Choice,
+    CostModel,
+    CostTerm,
+    Place,
+    genotype_of,
+    node_edges,
+)
+from factory.search.feasibility import nearest_to_limits
+from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
+
+Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
+
+
+def log_scores(alpha: Mapping[str, np.ndarray], beta: Mapping[str, np.ndarray]) -> Scores:
+    """log(softmax(alpha) x softmax(beta over the edges of a node)) of the selectable operators."""
+    scores: Scores = {}
+    for name in CELL_TYPES:
+        a = np.asarray(alpha[name], dtype=np.float64)
+        b = np.asarray(beta[name], dtype=np.float64)
+        log_p = a - _logsumexp(a, axis=1)
+        log_b = np.empty_like(b)
+        for node in NODES:
+            edges = node_edges(node)
+            log_b[edges] = b[edges] - _logsumexp(b[edges], axis=0)
+        scores[name] = (log_p + log_b[:, None])[:, OP_COLUMNS]
+    return scores
+
+
+def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:
+    top = x.max(axis=axis, keepdims=True)
+    return np.asarray(top + np.log(np.exp(x - top).sum(axis=axis, keepdims=True)))
+
+
+def discretise(scores: Scores, max_skips: int | None = None) -> Genotype:
+    """The strongest genotype, regardless of budgets."""
+    return genotype_of(_strongest(scores, max_skips))
+
+
+def _strongest(scores: Scores, max_skips: int | None = None) -> Choice:
+    choice: Choice = {}
+    for name in CELL_TYPES:
+        allowed = scores[name].copy()
+        choice.update(_strongest_cell(name, allowed))
+        while max_skips is not None and name == "normal":
+            skips = [
+                (
+                    allowed[node_edges(node)[slot // N_OPS], SKIP_SLOT],
+                    node_edges(node)[slot // N_OPS],
+                )
+                for node in NODES
+                for slot in choice[name, node]
+                if slot % N_OPS == SKIP_SLOT
+            ]
+            if len(skips) <= max_skips:
+                break
+            allowed[min(skips)[1], SKIP_SLOT] = -np.inf
+            choice.update(_strongest_cell(name, allowed))
+    return choice
+
+
+def _strongest_cell(name: str, scores_EO: np.ndarray) -> Choice:
+    choice: Choice = {}
+    for node in NODES:
+        rows = scores_EO[node_edges(node)]
+        best = rows.max(1)
+        kept = sorted(np.argsort(-best, kind="stable")[:2].tolist())
+        a, b = (int(s * N_OPS + np.argmax(rows[s])) for s in kept)
+        choice[name, node] = (a, b)
+    return choice
+
+
+def repair(
+    scores: Scores, terms: Sequence[CostTerm], max_skips: int | None = None
+) -> tuple[Genotype, bool]:
+    """The most probable genotype found within all limits; and whether it had to be changed.
+
+    Raises BudgetError when no genotype is within the limits.
+    """
+    limited = [term for term in terms if term.limit is not None]
+    derived = _strongest(scores, max_skips)
+    if not limited:
+        return genotype_of(derived), False
+    if bool(CostModel(limited).feasible(CostModel(limited).costs(derived))):
+        return genotype_of(derived), False
+    for skips in dict.fromkeys((max_skips, None)):
+        model = CostModel(limited, skips)
+        found = _search(model, scores, derived)
+        if found is not None:
+            return genotype_of(found), True
+    raise BudgetError(
+        "no network in this space meets the budgets "
+        + ", ".join(f"{t.name} {t.text(float(t.limit or 0))}" for t in limited),
+        fix="raise the budgets, or lower the channels or layers of the space",
+    )
+
+
+def _tables(scores: Scores) -> dict[Place, np.ndarray]:
+    """Per place the score of every pair of slots, -inf where it is no option."""
+    tables = {}
+    for name, node in PLACES:
+        flat = scores[name][node_edges(node)].reshape(-1)
+        table = flat[:, None] + flat[None, :]
+        tables[name, node] = np.where(FORBIDDEN[node], -np.inf, table)
+    return tables
+
+
+def _search(model: CostModel, scores: Scores, derived: Choice) -> Choice | None:
+    tables = _tables(scores)
+    ratio, smallest = nearest_to_limits(model)
+    if ratio > 1 and not bool(model.feasible(model.costs(smallest))):
+        return None
+    pool = [smallest]
+    choice = derived
+    for multiplier in np.geomspace(1e-3, 1e3, 37):
+        choice = _penalised(model, tables, choice, float(multiplier))
+        if bool(model.feasible(model.costs(choice))):
+            pool.append(choice)
+    unique = {tuple(sorted(c.items())): c for c in pool}
+    ranked = sorted(unique.values(), key=lambda c: (-_total(tables, c), sorted(c.items())))
+    improved = [_exchange(model, tables, c) for c in ranked[:3]]
+    return min(improved, key=lambda c: (-_total(tables, c), sorted(c.items())))
+
+
+def _total(tables: Mapping[Place, np.ndarray], choice: Choice) -> float:
+    return float(sum(tables[place][choice[place]] for place in PLACES))
+
+
+def _penalised(
+    model: CostModel, tables: Mapping[Place, np.ndarray], choice: Choice, multiplier: float
+) -> Choice:
+    """Coordinate ascent of score - multiplier * sum of cost / limit."""
+    choice = dict(choice)
+    for _ in range(6):
+        before = dict(choice)
+        for place in PLACES:
+            costs = model.node_table(place, choice)
+            ratio = (costs / model.limits[:, None, None]).sum(0)
+            value = tables[place] - multiplier * ratio
+            a, b = np.unravel_index(int(np.argmax(value)), value.shape)
+            choice[place] = (int(a), int(b))
+        if choice == before:
+            break
+    return choice
+
+
+def _best_feasible(
+    model: CostModel, tables: Mapping[Place, np.ndarray], place: Place, choice: Choice
+) -> tuple[float, tuple[int, int]]:
+    inside = model.feasible(model.node_table(place, choice))
+    value = np.where(inside, tables[place], -np.inf)
+    a, b = np.unravel_index(int(np.argmax(value)), value.shape)
+    return float(value[a, b]), (int(a), int(b))
+
+
+def _exchange(model: CostModel, tables: Mapping[Place, np.ndarray], choice: Choice) -> Choice:
+    """Exchange nodes, then pairs of nodes, while the score rises within the limits."""
+    choice = dict(choice)
+    for _ in range(8):
+        before = _total(tables, choice)
+        for place in PLACES:
+            value, slots = _best_feasible(model, tables, place, choice)
+            if value > tables[place][choice[place]] + 1e-12:
+                choice[place] = slots
+        for first in PLACES:
+            choice = _exchange_pair(model, tables, first, choice)
+        if _total(tables, choice) <= before + 1e-12:
+            break
+    return choice
+
+
+def _exchange_pair(
+    model: CostModel, tables: Mapping[Place, np.ndarray], first: Place, choice: Choice
+) -> Choice:
+    table = tables[first]
+    order = np.argsort(-table, axis=None, kind="stable")[:24]
+    options = [tuple(int(i) for i in np.unravel_index(int(k), table.shape)) for k in order]
+    best, best_total = choice, _total(tables, choice)
+    for a, b in options:
+        if not np.isfinite(table[a, b]):
+            continue
+        trial = {**choice, first: (a, b)}
+        rest = _total(tables, trial)
+        for second in PLACES:
+            if (
+                second == first
+                or rest - tables[second][trial[second]] + tables[second].max() <= best_total + 1e-12
+            ):
+                continue
+            value, slots = _best_feasible(model, tables, second, trial)
+            total = rest - tables[second][trial[second]] + value
+            if total > best_total + 1e-12:
+                best, best_total = {**trial, second: slots}, total
+    return best
+
+
+__all__ = ["Scores", "discretise", "log_scores", "repair"]

@@ -1,0 +1,35 @@
+"""What is watched at every step of a search: collapse to skips, entropy, the derived network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from factory.search.costs import CostModel, choice_of
+from factory.spaces.genotype import CELL_TYPES, PAIRS, Genotype
+
+
+def skip_share(genotype: Genotype) -> float:
+    """Share of skip connections among the 16 operators."""
+    skips = sum(op == "skip_connect" for name in CELL_TYPES for op, _ in genotype.cell(name))
+    return skips / (PAIRS * len(CELL_TYPES))
+
+
+def entropy(alpha: Mapping[str, np.ndarray]) -> float:
+    """Mean entropy of the operators of an edge, 1 when uniform and 0 when decided."""
+    total, count = 0.0, 0
+    for name in CELL_TYPES:
+        a = np.asarray(alpha[name], dtype=np.float64)
+        shifted = a - a.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        total += float(-(np.exp(log_p) * log_p).sum())
+        count += a.shape[0]
+    return total / count / math.log(a.shape[1])
+
+
+def derived_costs(model: CostModel, genotype: Genotype) -> dict[str, float]:
+    """Exact costs of a genotype by the name of the term."""
+    values = model.costs(choice_of(genotype))
+    return {term.name: float(v) for term, v in zip(model.terms, values, strict=False)}
