@@ -77,6 +77,9 @@ class BudgetSection(Section):
     verify_rounds: int = Field(
         1, ge=0, le=10, description="New rounds for a trained model measured over budget."
     )
+    extra_epochs: int = Field(
+        1, ge=0, le=1000, description="Epochs that such a search goes on for; 0: only re-derive."
+    )
     max_parity_difference: float = Field(
         1e-3, gt=0, le=0.1, description="Largest relative difference between PyTorch and ONNX."
     )

@@ -90,7 +90,10 @@ def test_unknown_names_are_told_in_one_sentence(capsys):
         (["inspect", "DARTS_V2", "--stem", "resnet"], "cifar"),
         (["inspect", "missing.onnx"], "missing.onnx"),
         (["verify", "missing.onnx", "--device", "local-cpu-t1-fp32"], "missing.onnx"),
-        (["verify", "m.onnx", "--device", "local-cpu-t1-fp32", "--max-latency-ms", "-1"], "above 0"),
+        (
+            ["verify", "m.onnx", "--device", "local-cpu-t1-fp32", "--max-latency-ms", "-1"],
+            "above 0",
+        ),
         (["verify", "m.onnx", "--device", "local-cpu-t1-fp23"], "local-cpu-t1-fp32"),
         (["predict", "missing.onnx", "--device", "pixel"], "pixel"),
         (["report", "nowhere"], "nowhere"),

@@ -130,7 +130,10 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
     holder.start()
     try:
         assert ready.wait(20)
-        with pytest.raises(InputError, match=rf"process {holder.pid}\) is working"), locked(tmp_path):
+        with (
+            pytest.raises(InputError, match=rf"process {holder.pid}\) is working"),
+            locked(tmp_path),
+        ):
             pass
     finally:
         release.set()

@@ -27,14 +27,14 @@ BUDGETS = "budgets.json"
 
 def units(ctx: BuildContext) -> list[Unit]:
     """One unit per chip, and the budgets."""
-    return [*(_device_unit(ctx, device_id) for device_id in ctx.devices), budget_unit(ctx)]
+    return [*(device_unit(ctx, device_id) for device_id in ctx.devices), budget_unit(ctx)]
 
 
 def run(ctx: BuildContext) -> None:
     """Fit what is not fitted yet, then resolve the budgets."""
     reports: dict[str, Any] = {}
     for device_id in ctx.devices:
-        unit = _device_unit(ctx, device_id)
+        unit = device_unit(ctx, device_id)
         path = predictor_path(ctx, device_id)
         if not unit.is_done():
             started = time.monotonic()
@@ -62,7 +62,8 @@ def load_predictor(ctx: BuildContext, device_id: str) -> LatencyPredictor:
     return LatencyPredictor.load(predictor_path(ctx, device_id))
 
 
-def _device_unit(ctx: BuildContext, device_id: str) -> Unit:
+def device_unit(ctx: BuildContext, device_id: str) -> Unit:
+    """The predictor of a chip."""
     inputs = {
         "profile": profile.device_unit(ctx, device_id).digest(),
         "seed": str(ctx.seed),
@@ -72,7 +73,7 @@ def _device_unit(ctx: BuildContext, device_id: str) -> Unit:
 
 def budget_unit(ctx: BuildContext) -> Unit:
     """The frozen budgets."""
-    inputs = {device_id: _device_unit(ctx, device_id).digest() for device_id in ctx.devices}
+    inputs = {device_id: device_unit(ctx, device_id).digest() for device_id in ctx.devices}
     inputs["tiers"] = ctx.part("tiers", "space", "data")
     return ctx.folder.unit("fit", "budgets", inputs, shared=True)
 

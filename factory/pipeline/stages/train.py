@@ -59,9 +59,7 @@ def run(ctx: BuildContext) -> None:
         unit.finish(outputs, time.monotonic() - started)
 
 
-def make_network(
-    genotype: Genotype, spec: NetworkSpec, cfg: TrainConfig, seed: int
-) -> CellNetwork:
+def make_network(genotype: Genotype, spec: NetworkSpec, cfg: TrainConfig, seed: int) -> CellNetwork:
     """The network to train, initialised from the seed."""
     from factory.spaces.cell_network import CellNetwork
 

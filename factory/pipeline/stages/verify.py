@@ -193,6 +193,6 @@ def tighten(ctx: BuildContext) -> list[str]:
         limit, median = result["budget"]["max_latency_ms"], result["median_ms"]
         if median is None or median <= limit:
             continue
-        if search.add_target(ctx, tier.name, "verify", measured_ms=median, limit_ms=limit):
+        if search.add_target(ctx, tier.name, measured_ms=median, limit_ms=limit):
             again.append(tier.name)
     return again

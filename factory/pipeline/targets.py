@@ -1,0 +1,81 @@
+"""The latency targets that a tier's search was given, and why: 03-search/targets.json.
+
+The first target is a share of the budget. What is measured over the budget lowers it; the file is
+written before the new search starts, so that a killed build goes on with the same target.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from factory.core.files import read_json, write_json
+
+SCHEMA_VERSION = 1
+LARGEST_STEP = 0.97  # a new target is at most this share of the one before
+Entry = dict[str, Any]
+
+
+class Targets:
+    """The targets of all tiers of one run.
+
+    Args:
+        path: the file.
+        budgets: hash of the frozen budgets; targets of other budgets are forgotten.
+    """
+
+    def __init__(self, path: Path, budgets: str) -> None:
+        self.path, self.budgets = path, budgets
+        self._tiers: dict[str, list[Entry]] = {}
+        if path.exists():
+            value = read_json(path, "latency targets")
+            if value.get("schema_version") == SCHEMA_VERSION and value.get("budgets") == budgets:
+                self._tiers = value["tiers"]
+
+    def of(self, tier: str) -> list[Entry]:
+        """Every target of a tier, first to last."""
+        return list(self._tiers.get(tier, []))
+
+    def last_ms(self, tier: str) -> float:
+        """The target in force."""
+        return float(self._tiers[tier][-1]["target_ms"])
+
+    def count(self, tier: str, kind: str, *, since_verify: bool = False) -> int:
+        """How many targets came from "finalist" or "verify" measurements."""
+        entries = self.of(tier)
+        if since_verify:
+            last = max((i for i, e in enumerate(entries) if e["kind"] == "verify"), default=-1)
+            entries = entries[last + 1 :]
+        return sum(entry["kind"] == kind for entry in entries)
+
+    def start(self, tier: str, target_ms: float) -> None:
+        """Set the first target, unless there is one."""
+        if not self._tiers.get(tier):
+            self._add(tier, {"kind": "budget", "target_ms": target_ms})
+
+    def tighten(
+        self, tier: str, kind: str, *, measured_ms: float, limit_ms: float, smallest_ms: float
+    ) -> bool:
+        """Lower the target by what was measured too much; False when it cannot be lowered."""
+        before = self.last_ms(tier)
+        lower = before * min(LARGEST_STEP, limit_ms / measured_ms * LARGEST_STEP)
+        lower = max(lower, smallest_ms * 1.001)
+        if lower >= before:
+            return False
+        self._add(
+            tier,
+            {
+                "kind": kind,
+                "target_ms": lower,
+                "measured_ms": measured_ms,
+                "limit_ms": limit_ms,
+            },
+        )
+        return True
+
+    def _add(self, tier: str, entry: Entry) -> None:
+        self._tiers.setdefault(tier, []).append(entry)
+        write_json(
+            self.path,
+            {"schema_version": SCHEMA_VERSION, "budgets": self.budgets, "tiers": self._tiers},
+        )
