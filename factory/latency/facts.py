@@ -85,9 +85,7 @@ def _usable(row: Any) -> bool:
     return bool(row.status == "ok" and float(row.median_ms) > 0)
 
 
-def _noise(
-    references: Iterable[Any], networks: list[Any], quiet: float
-) -> dict[str, float]:
+def _noise(references: Iterable[Any], networks: list[Any], quiet: float) -> dict[str, float]:
     noise: dict[str, float] = {}
     medians = np.array([undisturbed_ms(r, quiet) for r in references if _usable(r)])
     if len(medians) > 1:

@@ -118,6 +118,6 @@ def _tier_summary(ctx: BuildContext, name: str, reached: tuple[str, ...]) -> dic
         entry["model"] = str(ctx.folder.stage("deploy") / name / deploy.MODEL)
     if "verify" in reached:
         result = verify.load_result(ctx, tier)
-        keys = ("median_ms", "p10_ms", "p90_ms", "accuracy", "accuracy_fp32", "verdict", "reasons")
-        entry.update({key: result[key] for key in keys})
+        shown = ("median_ms", "p10_ms", "p90_ms", "accuracy", "accuracy_fp32", "verdict", "reasons")
+        entry.update({key: result[key] for key in shown})
     return entry

@@ -105,7 +105,7 @@ class BuildContext:
         return list(dict.fromkeys(specs))
 
     def chip_identity(self, profile: DeviceProfile) -> str:
-        """What makes measurements on a device this device's: its profile and, if local, the chip."""
+        """What makes measurements this device's: its profile and, if local, the chip."""
         chip = chip_fingerprint() if profile.chip == "local" else profile.chip
         return fingerprint({"profile": profile.model_dump(mode="json"), "chip": chip})
 

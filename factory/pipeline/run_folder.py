@@ -222,7 +222,7 @@ class RunFolder:
         if not self.record_file.exists():
             raise InputError(
                 f"{self.root} is no run folder (it has no run.json)",
-                fix="name the folder of a build, or start one with `factory build RECIPE --out DIR`",
+                fix="name the folder of a build, or start one: `factory build RECIPE --out DIR`",
             )
         value = read_json(self.record_file, "run record")
         if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:

@@ -45,7 +45,7 @@ def table_for(profile: DeviceProfile) -> LatencyTable:
 def mismatch(table: LatencyTable, profile: DeviceProfile) -> str:
     """Why a table does not speak for a device, "" when it does; the device is not opened."""
     facts = table.fingerprint
-    expected = {
+    expected: dict[str, object] = {
         "execution_provider": profile.execution_provider,
         "provider_options": dict(profile.provider_options),
         "precision": profile.precision,

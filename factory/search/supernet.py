@@ -31,6 +31,7 @@ from factory.spaces.network_spec import CellPlan, NetworkSpec
 MAX, AVG, SKIP = (OPS.index(name) for name in ("max_pool_3x3", "avg_pool_3x3", "skip_connect"))
 SEP = (OPS.index("sep_conv_3x3"), OPS.index("sep_conv_5x5"))
 DIL = (OPS.index("dil_conv_3x3"), OPS.index("dil_conv_5x5"))
+TOGETHER_UP_TO = 1 << 17  # numbers in a map up to which several operators' maps are stacked
 
 
 @dataclass(frozen=True)
@@ -152,18 +153,16 @@ class _EdgeGroup(nn.Module):
             ops.pixels(ops.depthwise(spread, w[name], self.stride, dilation))
             for name, dilation in (("sep3_1", 1), ("sep5_1", 1), ("dil3", 2), ("dil5", 2))
         ]
-        ones = torch.ones_like(scale_OC[:2])
-        scale1 = torch.cat([ones, scale_OC[list(DIL)]])
-        y = ops.batch_norm(ops.mix(torch.stack(first), self.pointwise1, m), scale1)
+        scale1 = torch.cat([torch.ones_like(scale_OC[:2]), scale_OC[list(DIL)]])
+        sep3, sep5, dil3, dil5 = _mix_and_norm(first, self.pointwise1, m, scale1)
         half = (size[0] + 1) // 2, (size[1] + 1) // 2
         out = half if self.stride == 2 else size
-        sep, dil = y.split(2)
         second = [
-            ops.pixels(ops.depthwise(ops.image(z, out), w[name]))
-            for z, name in zip(F.relu(sep).unbind(0), ("sep3_2", "sep5_2"), strict=True)
+            ops.pixels(ops.depthwise(ops.image(F.relu(y), out), w[name]))
+            for y, name in ((sep3, "sep3_2"), (sep5, "sep5_2"))
         ]
-        y = ops.batch_norm(ops.mix(torch.stack(second), self.pointwise2, m), scale_OC[list(SEP)])
-        total = y.sum(0) + dil.sum(0)
+        sep3, sep5 = _mix_and_norm(second, self.pointwise2, m, scale_OC[list(SEP)])
+        total = sep3 + sep5 + dil3 + dil5
         if self.stride == 2:
             total = total + self._reduced_skip(active, size, scale_mO[:, SKIP])
         image = ops.image(x_RC, size)
@@ -188,6 +187,17 @@ class _EdgeGroup(nn.Module):
             y = ops.batch_norm(y, scale_m.repeat_interleave(width)[None])
             halves.append(y.view(-1, m, width))
         return torch.cat(halves, 2).flatten(1)
+
+
+def _mix_and_norm(
+    maps: list[Tensor], weights_BOI: Tensor, groups: int, scale_BC: Tensor
+) -> list[Tensor]:
+    """1x1 convolution and scaled BN of every map: small maps in one call, large ones in turn."""
+    if maps[0].numel() <= TOGETHER_UP_TO:
+        mixed = ops.mix(torch.stack(maps), weights_BOI, groups)
+        return list(ops.batch_norm(mixed, scale_BC).unbind(0))
+    parts = zip(maps, weights_BOI.split(1), scale_BC.split(1), strict=True)
+    return [ops.batch_norm(ops.mix(x[None], w, groups), s)[0] for x, w, s in parts]
 
 
 class SuperCell(nn.Module):

@@ -12,8 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from factory.core.errors import InputError
+from factory.devices.profile import load_profile
 from factory.graph.kernel import Kernel
 from factory.latency.predictor import LatencyPredictor
+from factory.profiling.rows import Row
+from factory.profiling.table import LatencyTable, table_name
 
 
 def conv(channels_in, channels_out, size, kernel, groups=1, stride=1, dtype="f32"):
@@ -231,15 +234,16 @@ def test_rows_disturbed_by_other_load_do_not_mislead():
 def test_fits_a_real_table(tmp_path):
     profile = load_profile("local-cpu-t1-fp32")
     describe = {
+        "device": profile.id,
         "fingerprint": {
             "chip": "fake",
             "runtime": "onnxruntime",
             "runtime_version": "1.32.0",
             "execution_provider": "CPUExecutionProvider",
             "precision": "fp32",
-        }
+        },
     }
-    with LatencyTable.open(tmp_path / table_name_of(describe, profile), profile, describe) as table:
+    with LatencyTable.open(tmp_path / table_name(describe), profile, describe) as table:
         for row in FakeTable(KERNELS[:20], networks(4, 0)).rows():
             table.append(Row(**vars(row), date="2026-01-01T00:00:00Z"))
     fitted = LatencyPredictor.fit(LatencyTable.read(table.path))
