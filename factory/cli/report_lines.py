@@ -54,20 +54,20 @@ def _tier_row(tier: Mapping[str, Any]) -> list[str]:
 
 
 def predictor_lines(report: Mapping[str, Any]) -> list[str]:
-    """A predictor's errors, key by key as the fit reports them."""
-    lines = []
-    for key, value in report.items():
-        if isinstance(value, Mapping):
-            inner = ", ".join(
-                f"{name} {_short(entry)}"
-                for name, entry in value.items()
-                if not isinstance(entry, dict | list)
+    """A predictor's errors on networks it has not seen, beside its baselines."""
+    lines = [
+        f"{report['device']}: {report['n_kernels']} kernels and {report['n_networks']} networks, "
+        f"{report['n_failed']} failed"
+    ]
+    held_out = report.get("held_out") or {}
+    for name, errors in {"this predictor": held_out, **(report.get("baselines") or {})}.items():
+        if "median_percent" in errors:
+            lines.append(
+                f"  {name.replace('_', ' ')}: median error {errors['median_percent']:.1f} %, "
+                f"largest {errors['max_percent']:.1f} %, "
+                f"{errors['within_10_percent']:.0%} within 10 %"
             )
-            lines.append(f"{key}: {inner}")
-        elif not isinstance(value, list):
-            lines.append(f"{key}: {_short(value)}")
-    return lines
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not held_out:
+        lines.append("  no whole network was measured: the errors are unknown")
+    protocol = report.get("protocol")
+    return [*lines, f"  on networks not seen ({protocol})"] if protocol and held_out else lines

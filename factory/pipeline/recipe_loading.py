@@ -60,9 +60,20 @@ def merged(base: Any, change: Any) -> Any:
     if _named_tables(base) and _named_tables(change):
         changes = {entry["name"]: entry for entry in change}
         names = {entry["name"] for entry in base}
-        kept = [merged(entry, changes.get(entry["name"], {})) for entry in base]
+        kept = [_merged_entry(entry, changes.get(entry["name"], {})) for entry in base]
         return kept + [entry for entry in change if entry["name"] not in names]
     return change
+
+
+_ALTERNATIVES = ("max_latency_ms", "latency_percentile")  # a tier has one of these
+
+
+def _merged_entry(entry: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """An entry changed; a latency budget of one form replaces that of the other."""
+    if any(key in change for key in _ALTERNATIVES):
+        entry = {key: value for key, value in entry.items() if key not in _ALTERNATIVES}
+    result: dict[str, Any] = merged(entry, change)
+    return result
 
 
 def _named_tables(value: Any) -> bool:

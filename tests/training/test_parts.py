@@ -19,7 +19,7 @@ def test_learning_rate_rises_then_falls_as_a_cosine() -> None:
     assert rates[:2] == pytest.approx([0.05, 0.1])
     assert rates[9] == rates[10] == 0.5 == max(rates)
     assert rates[55] == pytest.approx(0.25)
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.25 * (1 + math.cos(math.pi * 89 / 90)))
 
 

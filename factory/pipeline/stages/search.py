@@ -4,7 +4,8 @@ The search room finds each tier's network under a target: the latency budget tim
 ``budget.safety``. The network then runs on its chip with random weights; one that is measured over
 its budget gets a lower target and is searched again. Targets are kept in targets.json, measured
 finalists in each tier's checks.json, so that an interrupted stage measures nothing twice; the
-verify stage adds targets to the same file.
+verify stage adds targets to the same file. The search room works in `.search/`; what others read is
+copied into the tier's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from factory.core.errors import BudgetError
-from factory.core.files import read_json, write_json
+from factory.core.files import read_json, write_atomic_bytes, write_json
 from factory.core.units import format_ms
 from factory.devices.base import open_device
 from factory.latency.predictor import LatencyPredictor
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 GENOTYPE = "genotype.json"
+HISTORY = "history.jsonl"
 
 
 def units(ctx: BuildContext) -> list[Unit]:
@@ -113,9 +115,17 @@ def run(ctx: BuildContext) -> None:
         else:
             result = _finish_tier(ctx, ctx.recipe.tier(name))
         folder = ctx.folder.stage("search") / name
+        for copied in (GENOTYPE, HISTORY):
+            write_atomic_bytes(folder / copied, (_work_folder(ctx) / name / copied).read_bytes())
         write_json(folder / RESULT, result)
-        outputs = [folder / RESULT, folder / GENOTYPE]
+        outputs = [folder / RESULT, folder / GENOTYPE, folder / HISTORY]
         tier_unit(ctx, name).finish(outputs, searched_s + time.monotonic() - began)
+
+
+def _work_folder(ctx: BuildContext) -> Path:
+    """Where the search room works: one folder for each state of what the search is made from."""
+    key = fingerprint(dict(tier_unit(ctx, ctx.recipe.tiers[0].name).inputs))
+    return ctx.folder.stage("search") / ".search" / key[:12]
 
 
 def _is_done(ctx: BuildContext, name: str) -> bool:
@@ -138,14 +148,26 @@ def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostT
 
 
 def _tier_budgets(ctx: BuildContext) -> list[TierBudget]:
-    """Every architecture with its first limits; the comparison has none."""
+    """Every architecture with its first limits; the comparison has none.
+
+    Raises BudgetError, naming the budget as it was stated, when no network can meet it.
+    """
     from factory.search.architectures import TierBudget
+    from factory.search.feasibility import check_feasible
 
     known, budgets = targets(ctx), fit.load_budgets(ctx)
     found = []
     for tier in ctx.recipe.tiers:
         limit_ms = float(budgets[tier.name]["max_latency_ms"])
-        known.start(tier.name, ctx.recipe.budget.safety * limit_ms)
+        stated = _costs(ctx, tier, limit_ms)
+        smallest_ms = check_feasible(
+            stated, ctx.recipe.search.max_skips, where=f"tier {tier.name!r} of the recipe"
+        )["latency_ms"]
+        ctx.progress.message(
+            f"{tier.name}: budget {format_ms(limit_ms)} on {ctx.device(tier).id}, "
+            f"the smallest network of the space needs {format_ms(smallest_ms)}"
+        )
+        known.start(tier.name, _first_target(ctx, stated, smallest_ms))
         first_ms = float(known.of(tier.name)[0]["target_ms"])
         found.append(TierBudget(tier.name, _costs(ctx, tier, first_ms)))
     if NO_LATENCY in ctx.searched_names():
@@ -153,11 +175,24 @@ def _tier_budgets(ctx: BuildContext) -> list[TierBudget]:
     return found
 
 
+def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float) -> float:
+    """The safe share of the budget where it can be met together with the MACs, else the budget."""
+    from factory.search.feasibility import check_feasible
+
+    latency, limit_ms = stated[0], float(stated[0].limit or 0.0)
+    safe_ms = max(ctx.recipe.budget.safety * limit_ms, min(limit_ms, smallest_ms * 1.001))
+    try:
+        check_feasible([latency.with_limit(safe_ms), *stated[1:]], ctx.recipe.search.max_skips)
+    except BudgetError:
+        return limit_ms
+    return safe_ms
+
+
 def _search(ctx: BuildContext, pending: list[str]) -> None:
     """Run the search of the pending tiers (those that are done come back as they are)."""
     from factory.search.architectures import search_architectures
 
-    folder = ctx.folder.stage("search")
+    folder = _work_folder(ctx)
     if all((folder / name / "search.json").exists() for name in pending):
         return
     search_architectures(
@@ -173,7 +208,7 @@ def _search(ctx: BuildContext, pending: list[str]) -> None:
 
 def _finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
     """Measure the finalist, lower the target while it is over budget, and sum up."""
-    folder = ctx.folder.stage("search") / tier.name
+    folder = _work_folder(ctx) / tier.name
     budget = fit.load_budgets(ctx)[tier.name]
     limit_ms = float(budget["max_latency_ms"])
     found = _derive(ctx, tier, folder)
@@ -259,7 +294,7 @@ def _finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     from factory.search.architectures import SearchResult
     from factory.verification.verify import verify_model
 
-    found = SearchResult.load(ctx.folder.stage("search") / NO_LATENCY)
+    found = SearchResult.load(_work_folder(ctx) / NO_LATENCY)
     space = ctx.space(None)
     predicted_ms: dict[str, float] = {}
     measured_ms: dict[str, float | None] = {}

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import search_tiny as tiny
+
+from factory.core.errors import BudgetError
+from factory.search.costs import CostModel, choice_of, genotype_of
+from factory.search.derive import discretise, log_scores, repair
+from factory.search.feasibility import check_feasible, smallest_cost
+from factory.spaces.genotype import CELL_TYPES, PC_DARTS_cifar
+
+
+def _scores(seed):
+    rng = np.random.default_rng(seed)
+    return log_scores(
+        {n: rng.normal(size=(14, 8)) for n in CELL_TYPES},
+        {n: rng.normal(size=14) for n in CELL_TYPES},
+    )
+
+
+def _total(scores, genotype):
+    hot = tiny.target().one_hot(genotype)
+    return sum(float(scores[n][hot[n][:, 1:] > 0].sum()) for n in CELL_TYPES)
+
+
+def test_costs_of_the_model_are_those_of_the_space():
+    space, terms = tiny.target(), [tiny.latency_term(), tiny.mac_term()]
+    model = CostModel(terms, max_skips=2)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        genotype = space.random(rng)
+        choice = choice_of(genotype)
+        latency, macs, skips = model.costs(choice)
+        assert latency == pytest.approx(terms[0].value(space.one_hot(genotype)))
+        assert macs == pytest.approx(space.counts(genotype).macs)
+        assert skips == sum(op == "skip_connect" for op, _ in genotype.normal)
+        table = model.node_table(("reduce", 4), choice)
+        np.testing.assert_allclose(table[(slice(None), *choice["reduce", 4])], model.costs(choice))
+        assert choice_of(genotype_of(choice)) == choice
+
+
+def test_smallest_cost_is_below_everything_sampled():
+    space, term = tiny.target(), tiny.latency_term()
+    smallest, genotype = smallest_cost(term)
+    assert term.value(space.one_hot(genotype)) == pytest.approx(smallest)
+    rng = np.random.default_rng(1)
+    assert smallest <= min(term.value(space.one_hot(space.random(rng))) for _ in range(200))
+    for neighbour in space.neighbours(genotype):
+        assert smallest <= term.value(space.one_hot(neighbour)) + 1e-12
+
+
+def test_discretise_takes_the_strongest_of_what_published_cells_encode():
+    hot = tiny.target().one_hot(PC_DARTS_cifar)
+    alpha = {n: 5.0 * hot[n] for n in CELL_TYPES}
+    found = discretise(log_scores(alpha, {n: 5.0 * hot[n].sum(1) for n in CELL_TYPES}))
+    assert choice_of(found) == choice_of(PC_DARTS_cifar)
+
+
+def test_skip_limit_strikes_the_weakest_skips():
+    alpha = {n: np.zeros((14, 8)) for n in CELL_TYPES}
+    alpha["normal"][:, 3] = np.linspace(1, 3, 14)
+    scores = log_scores(alpha, {n: np.zeros(14) for n in CELL_TYPES})
+    assert sum(op == "skip_connect" for op, _ in discretise(scores).normal) == 8
+    assert sum(op == "skip_connect" for op, _ in discretise(scores, 2).normal) == 2
+
+
+@pytest.mark.parametrize("factor", [1.001, 1.1, 1.5, 2.2])
+def test_repair_is_within_limits_deterministic_and_fast(factor):
+    smallest = smallest_cost(tiny.latency_term())[0]
+    terms = [tiny.latency_term(smallest * factor), tiny.mac_term(3e6)]
+    scores = _scores(7)
+    start = time.perf_counter()
+    genotype, changed = repair(scores, terms, 2)
+    assert time.perf_counter() - start < 20  # about half a second alone on two cores
+    assert changed
+    space = tiny.target()
+    for term in terms:
+        assert term.value(space.one_hot(genotype)) <= term.limit * (1 + 1e-9)
+    assert repair(scores, terms, 2)[0] == genotype
+    best = _total(scores, genotype)
+    for other in space.neighbours(genotype):  # no single exchange is better
+        skips = sum(op == "skip_connect" for op, _ in other.normal)
+        inside = all(t.value(space.one_hot(other)) <= t.limit for t in terms)
+        if inside and skips <= max(2, sum(op == "skip_connect" for op, _ in genotype.normal)):
+            assert _total(scores, other) <= best + 1e-9
+
+
+def test_repair_leaves_a_network_within_its_budget_alone():
+    scores = _scores(3)
+    genotype, changed = repair(scores, [tiny.latency_term(1e3)])
+    assert not changed
+    assert genotype == discretise(scores)
+
+
+def test_impossible_budgets_say_what_is_possible():
+    smallest = smallest_cost(tiny.latency_term())[0]
+    with pytest.raises(BudgetError) as error:
+        check_feasible([tiny.latency_term(smallest * 0.9)], where="tier 't'")
+    message = str(error.value)
+    assert f"the smallest network in this space needs {smallest:.3g} ms on test-chip" in message
+    assert "the budget is" in message
+    assert "tier 't'" in message
+    assert "lower the channels" in message
+    assert check_feasible([tiny.latency_term(smallest * 1.01)])["latency_ms"] == smallest
