@@ -1,65 +1,21 @@
 """A very small recipe on a simulated chip (labelled so), for tests of the line itself."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-DEVICE = """
-schema_version = 1
-id = "{id}"
-chip = "simulated"
-transport = "simulated"
-execution_provider = "SimulatedExecutionProvider"
-threads = 1
-precision = "{precision}"
-notes = "A test device: its times are made up."
-"""
-
-RECIPE = """
-[recipe]
-name = "tiny"
-seed = 3
-
-[data]
-kind = "digits"
-image_size = 16
-max_train = 64
-max_test = 12
-
-[space]
-channels = 4
-layers = 3
-
-[profile]
-networks = 6
-pool = 32
-
-[search]
-preset = "short"
-channels = 8
-layers = 3
-batch_size = 16
-epochs = 3
-warmup_epochs = 1
-steps_per_epoch = 3
-checkpoint_steps = 1
-
-[training]
-epochs = 3
-batch_size = 16
-checkpoint_s = 0
-
-[[tiers]]
-name = "sim"
-device = "{device}"
-latency_percentile = 40
-max_macs = 2e6
-"""
+sys.path.insert(0, str(Path(__file__).parent))  # test files import each other by plain name
+from tiny_recipe import write_tiny  # noqa: E402
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """Path of the tiny recipe; its device profile lies beside it."""
-    device = tmp_path / "simulated-a.toml"
-    device.write_text(DEVICE.format(id="simulated-a", precision="fp32"))
-    path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE.format(device=device))
-    return path
+    return write_tiny(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_in():
+    """Writes the tiny recipe into a folder."""
+    return write_tiny

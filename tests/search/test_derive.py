@@ -67,7 +67,7 @@ def test_skip_limit_strikes_the_weakest_skips():
     assert sum(op == "skip_connect" for op, _ in discretise(scores, 2).normal) == 2
 
 
-@pytest.mark.parametrize("factor", [1.001, 1.1, 1.5, 2.2])
+@pytest.mark.parametrize("factor", [1.001, 1.1, 1.5])
 def test_repair_is_within_limits_deterministic_and_fast(factor):
     smallest = smallest_cost(tiny.latency_term())[0]
     terms = [tiny.latency_term(smallest * factor), tiny.mac_term(3e6)]

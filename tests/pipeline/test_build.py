@@ -1,0 +1,161 @@
+"""The whole line on a simulated chip: artefacts, going on after kill -9, what a change does."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from factory.core.files import read_json, sha256_file
+from factory.profiling.table import LatencyTable
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+DRIVER = Path(__file__).with_name("killing_build.py")
+# One place in each stage, in the middle of its work.
+KILLS = [
+    "factory.profiling.table:LatencyTable.append:25",
+    "factory.pipeline.stages.fit:resolve_budgets:1",
+    "factory.search.bilevel:Bilevel._one_step:2",
+    "factory.search.bilevel:Bilevel._one_step:5",
+    "factory.pipeline.stages.search:_finish_baseline:1",
+    "factory.training.loop:_Run._one_step:7",
+    "factory.deployment.manifest:ModelManifest.save:1",
+    "factory.pipeline.stages.verify:_images_part:1",
+    "factory.reporting.report:write_atomic_text:1",
+]
+SAME = [
+    "02-fit/budgets.json",
+    "02-fit/simulated-a.predictor.json",
+    "03-search/sim/genotype.json",
+    "03-search/no-latency/genotype.json",
+    "04-train/sim/weights.safetensors",
+]
+
+
+def build(recipe, out, where="never"):
+    return subprocess.run(
+        [sys.executable, str(DRIVER), where, str(recipe), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_in):
+    """A recipe and its finished run, shared by the tests of this file: copy before changing."""
+    folder = tmp_path_factory.mktemp("build")
+    recipe = tiny_in(folder)
+    done = build(recipe, folder / "out")
+    assert done.returncode == 0, done.stderr
+    return recipe, folder / "out", json.loads(done.stdout)
+
+
+def rows(run):
+    (path,) = (run / "01-profile").glob("*.csv")
+    return [(row.kind, row.key, row.median_ms) for row in LatencyTable.read(path).rows()]
+
+
+def test_a_build_leaves_its_artefacts(finished):
+    _, run, answer = finished
+    assert answer["schema_version"] == 1
+    assert answer["passed"] is True
+    assert Path(answer["report"]).is_file()
+    (tier,) = answer["tiers"]
+    assert tier["verdict"] == "passed"
+    assert tier["median_ms"] <= tier["max_latency_ms"]
+    assert tier["macs"] <= tier["max_macs"]
+    assert abs(tier["predicted_ms"] / tier["median_ms"] - 1) < 0.1
+    verified = read_json(run / "06-verify/sim.json")
+    assert verified["describe"]["simulated"] is True
+    assert verified["parity"]["max_relative_difference"] <= 1e-3
+    report = read_json(run / "07-report/report.json")
+    assert [entry["name"] for entry in report["tiers"]] == ["sim"]
+    assert report["missing"] == []
+    record = read_json(run / "run.json")
+    assert [entry["stage"] for entry in record["stages"]][:3] == ["profile", "fit", "search"]
+    for stage in ("01-profile", "03-search", "06-verify", "07-report"):
+        assert (run / stage / "DONE").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
+    recipe, reference, _ = finished
+    out = tmp_path / "out"
+    for where in KILLS:
+        killed = build(recipe, out, where)
+        assert killed.returncode == -signal.SIGKILL, (where, killed.stderr)
+    done = build(recipe, out)
+    assert done.returncode == 0, done.stderr
+    for name in SAME:
+        assert (out / name).read_bytes() == (reference / name).read_bytes(), name
+    measured = [(kind, key) for kind, key, _ in rows(out) if kind != "reference"]
+    assert len(measured) == len(set(measured))
+    assert {r for r in rows(out) if r[0] != "reference"} == {
+        r for r in rows(reference) if r[0] != "reference"
+    }
+    assert not (out / ".replaced").exists()
+
+
+def test_a_finished_build_does_nothing_again(finished):
+    recipe, run, answer = finished
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    again = build(recipe, run)
+    assert json.loads(again.stdout) == answer
+    after = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    changed = [p.name for p in after if after[p] != before.get(p)]
+    assert changed in ([], [".lock"])
+
+
+def test_a_changed_recipe_is_refused(finished, tmp_path):
+    recipe, run, _ = finished
+    other = tmp_path / "other.toml"
+    other.write_text(recipe.read_text().replace("2e6", "3e6"))
+    refused = build(other, run)
+    assert refused.returncode == 2
+    assert "max_macs" in refused.stderr
+    assert "--out" in refused.stderr
+    assert refused.stdout == ""
+
+
+def test_what_depends_on_an_edited_artefact_is_made_again(finished, tmp_path):
+    recipe, reference, _ = finished
+    run = tmp_path / "out"
+    shutil.copytree(reference, run)
+    shutil.rmtree(run / "04-train/sim")
+    table = sha256_file(next((run / "01-profile").glob("*.csv")))
+    done = build(recipe, run)
+    assert done.returncode == 0, done.stderr
+    weights = "04-train/sim/weights.safetensors"
+    assert (run / weights).read_bytes() == (reference / weights).read_bytes()
+    assert sha256_file(next((run / "01-profile").glob("*.csv"))) == table
+
+
+def test_a_budget_that_cannot_be_met_is_said_before_the_search(finished, tmp_path):
+    recipe, reference, _ = finished
+    impossible = tmp_path / "impossible.toml"
+    text = recipe.read_text().replace("latency_percentile = 40", "max_latency_ms = 0.01")
+    impossible.write_text(text)
+    failed = build(impossible, tmp_path / "out")
+    assert failed.returncode == 1
+    assert "the smallest network in this space needs" in failed.stderr
+    assert "the budget is 0.01 ms" in failed.stderr
+    assert not list((tmp_path / "out/03-search").rglob("checkpoint*"))
+
+
+def test_an_unmet_accuracy_is_exit_code_1_and_still_a_report(finished, tmp_path):
+    recipe, _, _ = finished
+    strict = tmp_path / "strict.toml"
+    text = recipe.read_text().replace("max_macs = 2e6", "max_macs = 2e6\nmin_accuracy = 0.999")
+    strict.write_text(text)
+    failed = build(strict, tmp_path / "out")
+    assert failed.returncode == 1
+    answer = json.loads(failed.stdout)
+    assert answer["passed"] is False
+    assert "below the required 99.90%" in answer["tiers"][0]["reasons"][0]
+    assert Path(answer["report"]).is_file()
