@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # test files import each other by plain name
-from tiny_recipe import write_tiny  # noqa: E402
+from tiny_recipe import write_tiny
 
 
 @pytest.fixture

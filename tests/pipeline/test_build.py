@@ -137,7 +137,7 @@ def test_what_depends_on_an_edited_artefact_is_made_again(finished, tmp_path):
 
 
 def test_a_budget_that_cannot_be_met_is_said_before_the_search(finished, tmp_path):
-    recipe, reference, _ = finished
+    recipe, _, _ = finished
     impossible = tmp_path / "impossible.toml"
     text = recipe.read_text().replace("latency_percentile = 40", "max_latency_ms = 0.01")
     impossible.write_text(text)

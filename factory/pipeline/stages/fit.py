@@ -42,7 +42,9 @@ def run(ctx: BuildContext) -> None:
             _fit(ctx, device_id).save(path)
             unit.finish([path], time.monotonic() - started)
         reports[device_id] = read_json(path, "predictor")["report"]
-    write_json(ctx.folder.stage("fit") / "report.json", reports)
+    collected = ctx.folder.stage("fit") / "report.json"
+    if not collected.exists() or read_json(collected) != reports:
+        write_json(collected, reports)
     unit = budget_unit(ctx)
     if not unit.is_done():
         started = time.monotonic()
