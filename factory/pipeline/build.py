@@ -25,6 +25,17 @@ MODULES: dict[str, ModuleType] = {
     "report": report,
 }
 
+# Percent of a build that a stage takes, roughly: for the remaining time that is shown.
+SHARES = {
+    "profile": 15,
+    "fit": 1,
+    "search": 43,
+    "train": 36,
+    "deploy": 2,
+    "verify": 2,
+    "report": 1,
+}
+
 
 def run_build(
     recipe: Recipe, out: Path, *, until: str = "report", progress: Progress = SILENT
@@ -40,13 +51,13 @@ def run_build(
         going_on = ctx.folder.claim(recipe.as_dict(), seed=recipe.seed)
         progress.message(f"{'going on in' if going_on else 'building into'} {out}")
         wanted = STAGES[: STAGES.index(until) + 1]
-        with progress.task("build", total=len(wanted)) as task:
+        with progress.task("build", total=sum(SHARES[stage] for stage in wanted)) as task:
             for number, stage in enumerate(wanted, start=1):
                 task.advance(0, note=f"stage {number}/{len(wanted)} {stage}")
                 _run_stage(ctx, stage)
                 if stage == "verify":
                     _search_on(ctx)
-                task.advance(1)
+                task.advance(SHARES[stage])
     return ctx
 
 
