@@ -73,10 +73,13 @@ def load_data(cfg: DataConfig, seed: int, progress: Progress = SILENT) -> ImageD
 
 
 def class_names(cfg: DataConfig) -> tuple[str, ...]:
-    """The classes in label order, without decoding a picture."""
+    """The classes in label order, without decoding a picture; data that is not there is told."""
     if cfg.kind == "digits":
         return tuple(str(digit) for digit in range(10))
     if cfg.kind == "cifar10":
+        root = _cifar10_root(cfg)
+        if not (root / CIFAR10_FOLDER).is_dir():
+            raise _cifar10_error(root)
         return CIFAR10_CLASSES
     return list_image_folder(cfg).class_names
 
@@ -97,32 +100,39 @@ def _digits(cfg: DataConfig, progress: Progress) -> Loaded:
 @LOADERS.register("cifar10")
 def _cifar10(cfg: DataConfig, progress: Progress) -> Loaded:
     """50,000 + 10,000 pictures of 32x32 (Krizhevsky 2009), never downloaded by us."""
-    root = cfg.root_path
-    if root.name == CIFAR10_FOLDER:
-        root = root.parent
+    root = _cifar10_root(cfg)
     train = _cifar10_part(root, train=True, image_size=cfg.image_size)
     test = _cifar10_part(root, train=False, image_size=cfg.image_size)
     return train, test, CIFAR10_CLASSES
 
 
-def _cifar10_part(root: Path, *, train: bool, image_size: int) -> ImageSplit:
-    from torchvision.datasets import CIFAR10
+def _cifar10_root(cfg: DataConfig) -> Path:
+    root = cfg.root_path
+    return root.parent if root.name == CIFAR10_FOLDER else root
 
+
+def _cifar10_error(root: Path, why: str = "") -> InputError:
     folder = root.absolute() / CIFAR10_FOLDER
     command = (
         'python -c "from torchvision.datasets import CIFAR10; '
         f"CIFAR10('{root.as_posix()}', download=True)\""
     )
+    there = folder.is_dir()
+    return InputError(
+        f"CIFAR-10 {'is damaged or incomplete' if there else 'is not there'}",
+        where=f"{folder} (data.root = {root.as_posix()!r})",
+        why=why if there else "",
+        fix=f"fetch it with: {command}, or correct data.root",
+    )
+
+
+def _cifar10_part(root: Path, *, train: bool, image_size: int) -> ImageSplit:
+    from torchvision.datasets import CIFAR10
+
     try:
         part = CIFAR10(str(root), train=train, download=False)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        state = "is damaged or incomplete" if folder.is_dir() else "is not there"
-        raise InputError(
-            f"CIFAR-10 {state}",
-            where=f"{folder} (data.root = {root.as_posix()!r})",
-            why=str(error).splitlines()[0] if folder.is_dir() else "",
-            fix=f"fetch it with: {command}, or correct data.root",
-        ) from None
+        raise _cifar10_error(root, str(error).splitlines()[0]) from None
     images = torch.from_numpy(np.asarray(part.data)).permute(0, 3, 1, 2).contiguous()
     if images.shape[-1] != image_size:
         images = torch.cat([_resized(chunk.float(), image_size) for chunk in images.split(1000)])

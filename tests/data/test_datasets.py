@@ -200,3 +200,9 @@ def test_a_picture_cut_short_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"cannot read the picture .*a\.jpg"):
         decode_picture(tmp_path / "a.jpg", 32)
+
+
+def test_missing_cifar10_is_told_with_the_classes_already(tmp_path):
+    """A build asks for the classes first: nothing is measured for data that is not there."""
+    with pytest.raises(InputError, match=r"CIFAR-10 is not there.*download=True"):
+        class_names(DataConfig(kind="cifar10", root=str(tmp_path)))
