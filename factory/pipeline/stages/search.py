@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from factory.core.errors import BudgetError
 from factory.core.files import read_json, write_atomic_bytes, write_json
 from factory.core.units import format_ms
@@ -329,7 +327,7 @@ def _summary(found: SearchResult) -> dict[str, Any]:
         "repaired": found.repaired,
         "discretised": found.discretised.to_dict(),
         "skip_share": found.skip_share,
-        "entropy": float(np.float64(found.entropy)),
+        "entropy": found.entropy,
         "expected": found.expected,
         "multipliers": found.multipliers,
         "steps": found.steps,
