@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli import options
 from factory.cli.output import print_json, print_lines
 from factory.cli.progress import shown_progress
+from factory.core.errors import InputError
 
 
 def profile(
@@ -20,6 +21,12 @@ def profile(
     classes: Annotated[int, typer.Option(help="Number of classes.", min=1)] = 10,
     networks: Annotated[int, typer.Option(help="Random networks to measure.", min=0)] = 16,
     effort: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Profile for any network: at most 3 minutes.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Profile for any network: at most 20 minutes.")
+    ] = False,
     out: Annotated[
         str | None, typer.Option(help="Folder of the table (default: your latency_tables/).")
     ] = None,
@@ -28,9 +35,12 @@ def profile(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Measure the kernels of the cell space and some random networks on a chip."""
+    """Measure a chip for networks of one size, or with --quick or --full for any network."""
     from factory.api import profile as verb
 
+    if quick and full:
+        raise InputError("--quick and --full exclude each other", fix="give one of them")
+    any_network = "quick" if quick else "full" if full else None
     with shown_progress(quiet) as progress:
         answer = verb(
             device,
@@ -41,6 +51,7 @@ def profile(
             classes=classes,
             networks=networks,
             effort=effort,
+            any_network=any_network,
             out=out,
             seed=seed or 0,
             dry_run=dry_run,
@@ -48,6 +59,9 @@ def profile(
         )
     if json:
         print_json(answer)
+        return
+    if any_network is not None:
+        print_lines(_any_network_lines(answer))
         return
     if dry_run:
         print_lines(
@@ -65,3 +79,27 @@ def profile(
             f"next: factory fit --device {answer['device']}",
         ]
     )
+
+
+def _any_network_lines(answer: dict[str, Any]) -> list[str]:
+    """What was measured, or would be with either effort."""
+    if answer.get("dry_run"):
+        return [
+            f"--{name}: at most {plan['networks']} networks with about {plan['kernels']} kernels, "
+            f"{plan['seconds'] / 60:.1f} min, or until the mean error on unseen networks is "
+            f"{plan['wanted_percent']:g} %"
+            for name, plan in answer["efforts"].items()
+        ] + [f"into {answer['folder']}"]
+    rounds = [
+        f"  {row['networks']:.0f} networks, {row['kernels']:.0f} kernels, {row['seconds']:.0f} s: "
+        f"mean error on unseen networks {row['error_percent']:.1f} %"
+        for row in answer["rounds"]
+    ]
+    return [
+        f"{answer['networks']} networks on {answer['device']}, {answer['failed']} failed, "
+        f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
+        f"{answer['stopped']}",
+        *rounds,
+        f"table: {answer['table']}",
+        f"next: factory fit --device {answer['device']}",
+    ]

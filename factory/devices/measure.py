@@ -6,6 +6,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import math
@@ -33,6 +34,7 @@ NUMPY_TYPES: dict[str, Any] = {
 }
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
+FEWEST_TRACE_RUNS = 8
 FEWEST_RUNS = 3
 Tick = Callable[[int, str], None]
 
@@ -44,9 +46,15 @@ def one_line(error: BaseException) -> str:
 
 
 def make_session(
-    model: bytes, config: Mapping[str, Any], trace_prefix: str | None = None
+    model: bytes,
+    config: Mapping[str, Any],
+    trace_prefix: str | None = None,
+    optimised_path: str | None = None,
 ) -> ort.InferenceSession:
-    """A session with every optimisation on the one execution provider, never another instead."""
+    """A session with every optimisation on the one execution provider, never another instead.
+
+    ``optimised_path``: where the graph as it will run is written, its weights in a file beside it.
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -59,6 +67,11 @@ def make_session(
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
+    if optimised_path is not None:
+        options.optimized_model_filepath = optimised_path
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{prefix}file_name", "weights.bin")
+        options.add_session_config_entry(f"{prefix}min_size_in_bytes", "64")
     provider = (config["execution_provider"], config["provider_options"])
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
@@ -66,9 +79,15 @@ def make_session(
 class Candidate:
     """One model of a block: its session, its bound buffers and its samples."""
 
-    def __init__(self, model: bytes, config: Mapping[str, Any], trace: str | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        config: Mapping[str, Any],
+        trace: str | None = None,
+        optimised_path: str | None = None,
+    ) -> None:
         started = time.perf_counter()
-        self.session = make_session(model, config, trace)
+        self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
         self.binding = self.session.io_binding()
         self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
@@ -164,19 +183,32 @@ def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
     return counts
 
 
+def trace_runs(plan: Mapping[str, Any], median_ms: float) -> int:
+    """Runs of the traced session: enough for ``min_time_ms``, within 8 and ``profile_runs``."""
+    enough = math.ceil(plan["min_time_ms"] / max(median_ms, 1e-3))
+    return int(min(plan["profile_runs"], max(enough, FEWEST_TRACE_RUNS)))
+
+
 def trace_nodes(
-    model: bytes, config: Mapping[str, Any], runs: int, folder: str
-) -> tuple[list[dict[str, Any]], float]:
-    """Nodes as executed with their share of the traced time, and that time in ms.
+    model: bytes, config: Mapping[str, Any], runs: int, folder: str, *, graph: bool = False
+) -> tuple[list[dict[str, Any]], float, str]:
+    """Nodes as executed with their share of the traced time, that time in ms, and the graph.
+
+    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
 
     The trace counts whole microseconds, cut off: half of one is added to each event, so that a
     node of less than one is not free. The mean leaves out the slowest tenth.
     """
     with tempfile.TemporaryDirectory(dir=folder) as here:
-        candidate = Candidate(model, config, os.path.join(here, "trace"))
+        optimised = os.path.join(here, "optimised.onnx") if graph else None
+        candidate = Candidate(model, config, os.path.join(here, "trace"), optimised)
+        content = ""
+        if optimised is not None:
+            with open(optimised, "rb") as stream:
+                content = base64.b64encode(stream.read()).decode()
         candidate.run(TRACE_WARMUP_RUNS + runs)
-        with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
-            events = json.load(stream)
+        with open(candidate.session.end_profiling(), encoding="utf-8") as text:
+            events = json.load(text)
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -195,7 +227,7 @@ def trace_nodes(
         {"name": name, "op": op, "provider": provider, "share": mean_ms / total_ms}
         for (name, op, provider), mean_ms in means_ms.items()
     ]
-    return nodes, total_ms
+    return nodes, total_ms, content
 
 
 def reorder_share(nodes: Sequence[Mapping[str, Any]]) -> float:
@@ -251,9 +283,11 @@ def measure_many(
 
     def trace(index: int) -> None:
         tick(index, "tracing")
-        nodes, traced_ms = trace_nodes(models[index], config, plan["profile_runs"], folder)
         result = results[index]
-        result.update(nodes=nodes, traced_ms=traced_ms)
+        runs = trace_runs(plan, result["median_ms"])
+        graph = bool(plan.get("optimised_graph"))
+        nodes, traced_ms, content = trace_nodes(models[index], config, runs, folder, graph=graph)
+        result.update(nodes=nodes, traced_ms=traced_ms, optimised=content)
         result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:
             for node in nodes:

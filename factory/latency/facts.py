@@ -24,6 +24,16 @@ class NetworkFact:
     median_ms: float
 
 
+@dataclass(frozen=True)
+class InPlaceFact:
+    """What one occurrence of a kernel took within a network; ``count`` occurrences."""
+
+    network: str
+    kernel: Kernel
+    count: float
+    ms: float
+
+
 @dataclass
 class Facts:
     """All usable rows of one table, failures apart.
@@ -32,6 +42,7 @@ class Facts:
         kernel_ms: time of each measured kernel without the reorders that only a single-kernel
             graph has; the median where a kernel was measured more than once.
         failed: kernel text -> why the device could not run it.
+        in_place: times of kernels within the traces of whole networks.
         noise: repeat noise in percent, from the reference model and from p10-p90.
     """
 
@@ -41,6 +52,7 @@ class Facts:
     failed: dict[str, str]
     networks: list[NetworkFact]
     noise: dict[str, float] = field(default_factory=dict)
+    in_place: list[InPlaceFact] = field(default_factory=list)
 
 
 def parse_counts(text: str) -> dict[Kernel, float]:
@@ -114,20 +126,22 @@ def read_facts(table: Any) -> Facts:
     times: dict[Kernel, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
     kernel_rows = list(table.rows("kernel"))
-    quiet = quiet_ratio(r for r in kernel_rows if _usable(r))
+    rows = list(table.rows("network"))
+    quiet = quiet_ratio(r for r in kernel_rows or rows if _usable(r))
     for row in kernel_rows:
         if _usable(row):
             times[Kernel.parse(row.key)].append(_kernel_ms(row, quiet))
         else:
             failed[str(row.key)] = str(row.reason) or "failed"
-    if not times:
+    in_place = _in_place(table, {str(row.key): row for row in rows if _usable(row)}, quiet)
+    if not times and not in_place:
         raise InputError(
             "no measured kernel",
             where=where,
             why=f"{len(failed)} rows, all failed" if failed else "the table is empty",
             fix="measure some with `factory profile`",
         )
-    dtypes = sorted({kernel.dtype for kernel in times})
+    dtypes = sorted({kernel.dtype for kernel in [*times, *(fact.kernel for fact in in_place)]})
     if len(dtypes) > 1:
         raise InputError(
             f"kernels of several precisions ({', '.join(dtypes)})",
@@ -136,7 +150,6 @@ def read_facts(table: Any) -> Facts:
             fix="profile each precision into a table of its own",
         )
     merged: dict[str, tuple[Any, list[float]]] = {}
-    rows = list(table.rows("network"))
     for row in rows:
         if _usable(row) and row.kernels:
             merged.setdefault(str(row.key), (row, []))[1].append(undisturbed_ms(row, quiet))
@@ -154,4 +167,22 @@ def read_facts(table: Any) -> Facts:
         failed=dict(sorted(failed.items())),
         networks=networks,
         noise=_noise(table.rows("reference"), rows, quiet),
+        in_place=in_place,
     )
+
+
+def _in_place(table: Any, networks: Mapping[str, Any], quiet: float) -> list[InPlaceFact]:
+    """The rows of kernels within networks; a row without a time was folded into a neighbour.
+
+    They sum to the network's median; where that was disturbed, they are brought down with it.
+    """
+    found = []
+    for row in table.rows("in_place"):
+        if row.status == "ok":
+            (kernel, count), *_ = parse_counts(row.kernels).items()
+            network = str(row.key).rpartition("@")[2]
+            if network in networks:
+                whole = networks[network]
+                share = undisturbed_ms(whole, quiet) / float(whole.median_ms)
+                found.append(InPlaceFact(network, kernel, count, float(row.median_ms) * share))
+    return sorted(found, key=lambda fact: (fact.network, fact.kernel))

@@ -9,8 +9,10 @@ from typing import Any
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.devices.base import open_device
-from factory.devices.profile import load_profile
+from factory.devices.profile import DeviceProfile, load_profile
 from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
+from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.tables import own_tables, predictor_path, run_table, table_for
@@ -30,12 +32,13 @@ def profile(
     classes: int = 10,
     networks: int = 16,
     effort: str = "quick",
+    any_network: str | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Measure the kernels of the cell space and some random networks on a chip.
+    """Measure a chip: for networks of one size of the cell space, or for any network.
 
     Rows that the table holds already are not measured again, so an interrupted profile goes on,
     and a table grows with every network size it is asked for.
@@ -49,12 +52,17 @@ def profile(
         classes: outputs of the classifier.
         networks: random networks to measure whole.
         effort: "quick" or "full".
+        any_network: "quick" or "full": random networks of every space are measured instead,
+            until their budget or their error is reached, and any ONNX file can be predicted;
+            the size options and ``effort`` do not matter then.
         out: folder of the table; latency_tables/ of the user's home by default.
         seed: chooses the random networks.
         dry_run: only say how much would be measured.
         progress: where progress is reported.
     """
     device_profile = load_profile(device)
+    if any_network is not None:
+        return _any_network(device_profile, any_network, out, seed, dry_run, progress)
     spec = network_spec(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
@@ -91,6 +99,49 @@ def profile(
         "skipped": measured.kernels.skipped + measured.networks.skipped,
         "failed": measured.failed,
         "reasons": {**measured.kernels.reasons, **measured.networks.reasons},
+        "seconds": round(time.monotonic() - started, 1),
+        "describe": describe,
+    }
+
+
+def _any_network(
+    device_profile: DeviceProfile,
+    name: str,
+    out: str | Path | None,
+    seed: int,
+    dry_run: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    effort = effort_of(name)
+    folder = Path(out) if out is not None else own_tables()
+    answer: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "device": device_profile.id,
+        "folder": str(folder),
+        "effort": name,
+    }
+    if dry_run:
+        efforts = {key: forecast(value) for key, value in ANY_EFFORTS.items()}
+        return {**answer, "dry_run": True, "efforts": efforts, **efforts[name]}
+    started = time.monotonic()
+    with open_device(device_profile) as opened:
+        describe = opened.describe()
+        path = folder / table_name(describe)
+        with LatencyTable.open(path, device_profile, describe) as table:
+            done = profile_chip(opened, table, effort, seed=seed, progress=progress)
+    summary = done.summary
+    return {
+        **answer,
+        "table": str(path),
+        "networks": summary.measured,
+        "kernels_in_place": summary.in_place,
+        "failed": summary.failed,
+        "reasons": summary.reasons,
+        "repeated_blocks": summary.repeated_blocks,
+        "marked_blocks": summary.marked_blocks,
+        "rounds": done.rounds,
+        "error_percent": done.rounds[-1]["error_percent"] if done.rounds else None,
+        "stopped": done.stopped,
         "seconds": round(time.monotonic() - started, 1),
         "describe": describe,
     }
