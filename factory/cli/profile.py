@@ -9,7 +9,6 @@ import typer
 from factory.cli import options
 from factory.cli.output import print_json, print_lines
 from factory.cli.progress import shown_progress
-from factory.core.errors import InputError
 
 
 def profile(
@@ -38,9 +37,6 @@ def profile(
     """Measure a chip for networks of one size, or with --quick or --full for any network."""
     from factory.api import profile as verb
 
-    if quick and full:
-        raise InputError("--quick and --full exclude each other", fix="give one of them")
-    any_network = "quick" if quick else "full" if full else None
     with shown_progress(quiet) as progress:
         answer = verb(
             device,
@@ -51,7 +47,8 @@ def profile(
             classes=classes,
             networks=networks,
             effort=effort,
-            any_network=any_network,
+            quick=quick,
+            full=full,
             out=out,
             seed=seed or 0,
             dry_run=dry_run,
@@ -60,7 +57,7 @@ def profile(
     if json:
         print_json(answer)
         return
-    if any_network is not None:
+    if quick or full:
         print_lines(_any_network_lines(answer))
         return
     if dry_run:

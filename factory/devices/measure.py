@@ -34,7 +34,7 @@ NUMPY_TYPES: dict[str, Any] = {
 }
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
-FEWEST_TRACE_RUNS = 8
+FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 Tick = Callable[[int, str], None]
 
@@ -197,7 +197,8 @@ def trace_nodes(
     With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
 
     The trace counts whole microseconds, cut off: half of one is added to each event, so that a
-    node of less than one is not free. The mean leaves out the slowest tenth.
+    node of less than one is not free. The means are over the faster half of the runs, so that a
+    run which something else interrupted does not count, whichever node it hit.
     """
     with tempfile.TemporaryDirectory(dir=folder) as here:
         optimised = os.path.join(here, "optimised.onnx") if graph else None
@@ -216,18 +217,30 @@ def trace_nodes(
             name = event["name"].removesuffix("_kernel_time")
             label = (name, details.get("op_name", "?"), details.get("provider", "?"))
             taken_us.setdefault(label, []).append(event["dur"] + 0.5)
-    means_ms: dict[tuple[str, str, str], float] = {}
-    for label, durations in taken_us.items():
-        a_run = max(len(durations) // (TRACE_WARMUP_RUNS + runs), 1)  # nodes of the same name
-        kept = sorted(durations[TRACE_WARMUP_RUNS * a_run :] or durations)
-        kept = kept[: max(1, math.ceil(0.9 * len(kept)))]
-        means_ms[label] = a_run * sum(kept) / len(kept) / 1e3
+    means_ms = _mean_ms(taken_us, runs)
     total_ms = sum(means_ms.values())
     nodes = [
         {"name": name, "op": op, "provider": provider, "share": mean_ms / total_ms}
         for (name, op, provider), mean_ms in means_ms.items()
     ]
     return nodes, total_ms, content
+
+
+def _mean_ms(
+    taken_us: Mapping[tuple[str, str, str], list[float]], runs: int
+) -> dict[tuple[str, str, str], float]:
+    """Mean time of each node over the faster half of the runs after the warm-up."""
+    rows: dict[tuple[str, str, str], np.ndarray] = {}
+    for label, durations in taken_us.items():
+        a_run = len(durations) / (TRACE_WARMUP_RUNS + runs)  # nodes of the same name
+        if a_run != int(a_run):  # not run every time: its mean is all that can be said
+            rows[label] = np.full(runs, sum(durations) / (TRACE_WARMUP_RUNS + runs))
+        else:
+            by_run = np.asarray(durations).reshape(-1, int(a_run)).sum(axis=1)
+            rows[label] = by_run[TRACE_WARMUP_RUNS:]
+    totals = np.sum(list(rows.values()), axis=0)
+    kept = np.argsort(totals, kind="stable")[: math.ceil(runs / 2)]
+    return {label: float(times[kept].mean()) / 1e3 for label, times in rows.items()}
 
 
 def reorder_share(nodes: Sequence[Mapping[str, Any]]) -> float:

@@ -13,6 +13,8 @@ from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 
 MAX_REORDER_SHARE = 0.9
+SUM_TOLERANCE = 0.05  # of a network's rows in place against the network
+UNIT_FACTOR = 30.0  # sums of kernels alone were .4 to 2 of their network; units lie 1000 apart
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ def _kernel_ms(row: Any, quiet: float) -> float:
 
 
 def quiet_ratio(rows: Iterable[Any]) -> float:
-    """Median over p10 of an ordinary row: what the chip's own scatter makes of it."""
+    """Median over p10 of a quiet row: what the chip's own scatter makes of it (lower quartile)."""
     ratios = [float(r.median_ms) / float(r.p10_ms) for r in rows if float(r.p10_ms) > 0]
-    return max(1.0, float(np.median(ratios))) if ratios else 1.0
+    return max(1.0, float(np.quantile(ratios, 0.25))) if ratios else 1.0
 
 
 def undisturbed_ms(row: Any, quiet: float) -> float:
@@ -160,6 +162,7 @@ def read_facts(table: Any) -> Facts:
     kernel_ms = {kernel: float(np.median(values)) for kernel, values in sorted(times.items())}
     for kernel in kernel_ms:
         failed.pop(str(kernel), None)
+    _check_units(where, networks, kernel_ms, in_place)
     return Facts(
         device_id=str(table.device_id),
         dtype=dtypes[0],
@@ -169,6 +172,41 @@ def read_facts(table: Any) -> Facts:
         noise=_noise(table.rows("reference"), rows, quiet),
         in_place=in_place,
     )
+
+
+def _check_units(
+    where: str,
+    networks: list[NetworkFact],
+    kernel_ms: Mapping[Kernel, float],
+    in_place: list[InPlaceFact],
+) -> None:
+    """Refuse kernels and networks that cannot be in the same unit, milliseconds."""
+    fix = "times are milliseconds; remove these rows and run `factory profile` again"
+    sums: dict[str, float] = defaultdict(float)
+    for fact in in_place:
+        sums[fact.network] += fact.count * fact.ms
+    ratios = []
+    for network in networks:
+        total = sums.get(network.key)
+        if total is not None and abs(total / network.median_ms - 1.0) > SUM_TOLERANCE:
+            raise InputError(
+                f"the kernels in place of network {network.key} sum to {total:.4g} ms, "
+                f"the network took {network.median_ms:.4g} ms",
+                where=where,
+                why="they are parts of that time: units are mixed or rows are missing",
+                fix=fix,
+            )
+        if network.counts and all(kernel in kernel_ms for kernel in network.counts):
+            alone = sum(n * kernel_ms[kernel] for kernel, n in network.counts.items())
+            ratios.append(alone / network.median_ms)
+    middle = float(np.median(ratios)) if ratios else 1.0
+    if not 1 / UNIT_FACTOR < middle < UNIT_FACTOR:
+        raise InputError(
+            f"the kernels of a network sum to {middle:.3g} times the network",
+            where=where,
+            why="kernels and networks cannot be in the same unit",
+            fix=fix,
+        )
 
 
 def _in_place(table: Any, networks: Mapping[str, Any], quiet: float) -> list[InPlaceFact]:

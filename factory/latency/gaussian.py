@@ -62,9 +62,12 @@ class GaussianProcess:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> GaussianProcess:
         """The inverse of :meth:`to_dict`."""
-        arrays = {name: np.asarray(value[name], dtype=float) for name in ("points", "weights")}
         return cls(
-            **arrays, **{name: float(value[name]) for name in ("length", "noise", "variance")}
+            points=np.asarray(value["points"], dtype=float),
+            weights=np.asarray(value["weights"], dtype=float),
+            length=float(value["length"]),
+            noise=float(value["noise"]),
+            variance=float(value["variance"]),
         )
 
 

@@ -78,7 +78,7 @@ def test_a_drifting_clock_is_noticed_and_said(tmp_path):
         def task(self, *_args, **_more):
             return SILENT.task("", total=1)
 
-    device = SimulatedDevice(drift=lambda timed: 1.2 if timed > 20 else 1.0)
+    device = SimulatedDevice(drift=lambda timed: 1.2 if timed > 12 else 1.0)
     with LatencyTable.open(tmp_path / "t.csv", device.profile, device.describe()) as table:
         result = profile_chip(device, table, TINY, progress=Says())
     assert result.summary.repeated_blocks > 0

@@ -32,7 +32,8 @@ def profile(
     classes: int = 10,
     networks: int = 16,
     effort: str = "quick",
-    any_network: str | None = None,
+    quick: bool = False,
+    full: bool = False,
     out: str | Path | None = None,
     seed: int = 0,
     dry_run: bool = False,
@@ -52,17 +53,20 @@ def profile(
         classes: outputs of the classifier.
         networks: random networks to measure whole.
         effort: "quick" or "full".
-        any_network: "quick" or "full": random networks of every space are measured instead,
-            until their budget or their error is reached, and any ONNX file can be predicted;
-            the size options and ``effort`` do not matter then.
+        quick: measure random networks of every space instead, for at most 3 minutes: any ONNX
+            file can then be predicted; the size options and ``effort`` do not matter.
+        full: the same for at most 20 minutes.
         out: folder of the table; latency_tables/ of the user's home by default.
         seed: chooses the random networks.
         dry_run: only say how much would be measured.
         progress: where progress is reported.
     """
     device_profile = load_profile(device)
-    if any_network is not None:
-        return _any_network(device_profile, any_network, out, seed, dry_run, progress)
+    if quick and full:
+        raise InputError("quick and full exclude each other", fix="give one of them")
+    if quick or full:
+        name = "quick" if quick else "full"
+        return _any_network(device_profile, name, out, seed, dry_run, progress)
     spec = network_spec(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
