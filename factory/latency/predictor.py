@@ -8,6 +8,7 @@ and a derived network's latency are one function. Loading and predicting need nu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import read_json, write_atomic_text
 from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
 from factory.latency.features import family
 from factory.latency.intervals import OUT_OF_RANGE_FACTOR, ROOFLINE_ERROR, widened
+from factory.latency.lazy import SavedRegressors, SavedTimes
 from factory.latency.prediction import Part, Prediction
 from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
@@ -49,10 +51,10 @@ class LatencyPredictor:
     dtype: str
     table: str
     seed: int
-    measured_ms: dict[Kernel, float]
+    measured_ms: Mapping[Kernel, float]
     failed: dict[str, str]
     roofline: Roofline
-    regressors: dict[str, KindRegressor]
+    regressors: Mapping[str, KindRegressor]
     correction: Correction
     half_width: float
     network_range_ms: tuple[float, float] | None
@@ -243,8 +245,8 @@ class LatencyPredictor:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write the predictor as JSON, atomically."""
-        write_json(path, self.to_dict())
+        """Write the predictor as JSON in few lines, atomically."""
+        write_atomic_text(path, json.dumps(self.to_dict(), allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyPredictor:
@@ -268,10 +270,10 @@ class LatencyPredictor:
                 dtype=value["dtype"],
                 table=value["table"],
                 seed=value["seed"],
-                measured_ms={Kernel.parse(k): float(v) for k, v in value["kernel_ms"].items()},
+                measured_ms=SavedTimes(value["kernel_ms"]),
                 failed=dict(value["failed"]),
                 roofline=Roofline(**value["roofline"]),
-                regressors={k: KindRegressor.from_dict(r) for k, r in value["regressors"].items()},
+                regressors=SavedRegressors(value["regressors"]),
                 correction=Correction.from_dict(value["correction"]),
                 half_width=float(value["half_width"]),
                 network_range_ms=None if bounds is None else (bounds[0], bounds[1]),

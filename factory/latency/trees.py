@@ -86,17 +86,17 @@ def fit_trees(
 
 
 def fit_boosted(
-    features: np.ndarray, target: np.ndarray, *, seed: int, n_trees: int = 240
+    features: np.ndarray, target: np.ndarray, *, seed: int, n_trees: int = 160
 ) -> TreeEnsemble:
     """Stochastic gradient boosting of targets with mean 0, as the mean of scaled trees."""
     from sklearn.ensemble import GradientBoostingRegressor
 
-    rate = 0.06
+    rate = 0.08
     boosted = GradientBoostingRegressor(
         init="zero",
         n_estimators=n_trees,
         learning_rate=rate,
-        max_depth=5,
+        max_depth=4,
         subsample=0.6,
         max_features=0.4,
         min_samples_leaf=3,

@@ -92,9 +92,9 @@ def in_place_times(model: bytes, timing: Timing, overhead_ms: float = 0.0) -> li
         lowest, highest = OVERHEAD_RANGE
         overhead_ms = min(max(excess_ms, lowest * overhead_ms), highest * overhead_ms)
     traced = []
-    for node in timing.nodes:
-        ms = node["share"] * timing.traced_ms
-        traced.append({**node, "share": max(ms - overhead_ms, SHARE_KEPT * ms)})
+    for entry in timing.nodes:
+        ms = entry["share"] * timing.traced_ms
+        traced.append({**entry, "share": max(ms - overhead_ms, SHARE_KEPT * ms)})
     shares = _charged(graph, executed, traced)
     total = sum(shares.values())
     if not total:
