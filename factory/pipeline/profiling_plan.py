@@ -22,7 +22,8 @@ from factory.spaces.genotype import Genotype
 from factory.spaces.network_spec import NetworkSpec
 
 EFFORTS = {
-    "quick": ProfileSettings(),
+    # The networks are traced too: what that takes is saved on each kernel alone.
+    "quick": ProfileSettings(min_time_ms=180.0, network_time_ms=500.0),
     "full": ProfileSettings(
         rounds=8,
         min_runs=40,
