@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from factory.core.errors import InputError
+from factory.deployment.export import build_onnx
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.onnx_import import from_onnx
 from factory.spaces.nas_bench_201 import OPS, SIZE, Cell201, all_cells, one_hot
+from factory.spaces.nas_bench_201_space import NasBench201Space, Spec201
 
 TABLE = {  # number -> text, unique string: rows of the NATS-Bench tables
     0: (
@@ -111,3 +116,57 @@ def test_bad_text(text: str, message: str) -> None:
 def test_bad_number() -> None:
     with pytest.raises(InputError, match="no cell 15625; choose a number from 0 to 15624"):
         Cell201.from_index(SIZE)
+
+
+ALL_3X3 = Cell201(("nor_conv_3x3",) * 6)
+NO_OPERATOR = Cell201.parse("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+
+
+@pytest.mark.parametrize(
+    ("cell", "params", "macs_m"),
+    [(ALL_3X3, 1_531_546, 220.12), (NO_OPERATOR, 73_306, 7.78)],  # the benchmark's extremes
+)
+def test_published_parameters_and_macs(cell: Cell201, params: int, macs_m: float) -> None:
+    counts = NasBench201Space(Spec201(16, 5, (3, 32, 32), 10)).counts(cell)
+    assert counts.params == params
+    assert round(counts.macs / 1e6, 2) == macs_m
+
+
+@pytest.mark.parametrize(
+    "text",
+    [  # a lone convolution at the end takes the last BatchNorm in; a ReLU is shared; a pool is last
+        "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|nor_conv_1x1~1|none~2|",
+        "|nor_conv_1x1~0|+|nor_conv_3x3~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|",
+        "|avg_pool_3x3~0|+|none~0|skip_connect~1|+|none~0|skip_connect~1|avg_pool_3x3~2|",
+        "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|none~1|skip_connect~2|",
+    ],
+)
+def test_exported_graph_has_the_kernels_of_the_space(text: str) -> None:
+    torch.set_num_threads(1)
+    cell = Cell201.parse(text)
+    space = NasBench201Space(Spec201(4, 1, (3, 8, 8), 3))
+    graph = canonicalise(from_onnx(build_onnx(space.network(cell).initialise(0), (3, 8, 8))))
+    exported, promised = kernel_counts(graph), space.kernels(cell)
+    assert exported == promised, {"missing": promised - exported, "extra": exported - promised}
+
+
+@pytest.mark.heavy
+def test_presence_of_deep_networks_is_exact() -> None:
+    space = NasBench201Space(Spec201(16, 5, (3, 32, 32), 10))
+    rng = np.random.default_rng(0)
+    cells = [space.random(rng) for _ in range(100)]
+    presence = space.presence()
+    for row, cell in zip(presence.counts(space.one_hot_many(cells)), cells, strict=True):
+        kernels = space.kernels(cell)
+        assert [kernels[kernel] for kernel in presence.kernels] == np.round(row, 9).tolist()
+
+
+def test_a_cell_without_a_path_cannot_be_built() -> None:
+    space = NasBench201Space(Spec201(4, 1, (3, 8, 8), 3))
+    with pytest.raises(InputError, match=r"cannot be built .*no operator leads from its input"):
+        space.lower(Cell201(("none",) * 6))
+
+
+def test_map_size_must_halve_twice() -> None:
+    with pytest.raises(InputError, match="3x30x32 does not fit NAS-Bench-201"):
+        Spec201(16, 5, (3, 30, 32), 10)

@@ -1,0 +1,58 @@
+"""Expected kernel counts of the NAS-Bench-201 space, given a soft choice q["cell"] [6, 5].
+
+What a runtime executes depends on the whole cell (dead operators, ReLUs that fold into a
+convolution or are shared), and there are few cells: the polynomial is written out over all of
+them. One monomial is the probability of one connected cell, prod_e q[e, op_e], in the form of
+latency/presence.py: with sum_o q[e, o] = 1 it is the probability that no edge carries another
+operator. Cells without a path to the output count as nothing. Kernel counts are linear in the
+number of cells per stage from two on, so that deep networks are not lowered in full.
+Legend: M connected cells, K kernels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from factory.graph.kernel import Kernel
+from factory.latency.presence import PresenceMatrix
+from factory.spaces.nas_bench_201 import Cell201, all_cells, one_hot
+
+if TYPE_CHECKING:
+    from factory.spaces.nas_bench_201_space import Spec201
+
+_DEEP = 3  # cells per stage above which counts are extrapolated
+
+
+@lru_cache(maxsize=8)
+def presence(spec: Spec201, dtype: str | None) -> PresenceMatrix:
+    """The exact polynomial of ``spec``; takes a few seconds the first time."""
+    cells = [cell for cell in all_cells() if cell.connected]
+    forms = [cell.canonical() for cell in cells]
+    counts = {form: _counts(spec, form, dtype) for form in dict.fromkeys(forms)}
+    kernels = tuple(sorted({kernel for found in counts.values() for kernel in found}, key=str))
+    rows = {
+        form: np.array([found[kernel] for kernel in kernels], dtype=float)
+        for form, found in counts.items()
+    }
+    coefficients_KM = np.stack([rows[form] for form in forms], axis=1)
+    monomials = [("cell", mask == 0) for mask in one_hot(cells)]
+    return PresenceMatrix(kernels, np.zeros(len(kernels)), monomials, coefficients_KM)
+
+
+def _counts(spec: Spec201, cell: Cell201, dtype: str | None) -> Counter[Kernel]:
+    from factory.spaces.nas_bench_201_space import NasBench201Space
+
+    def at(cells_per_stage: int) -> Counter[Kernel]:
+        sized = dataclasses.replace(spec, cells_per_stage=cells_per_stage)
+        return NasBench201Space(sized).kernels(cell, dtype)
+
+    if spec.cells_per_stage <= _DEEP:
+        return at(spec.cells_per_stage)
+    two, three = at(_DEEP - 1), at(_DEEP)
+    more = spec.cells_per_stage - _DEEP
+    return Counter({kernel: n + more * (n - two[kernel]) for kernel, n in three.items()})
