@@ -31,25 +31,30 @@ _DEEP = 3  # cells per stage above which counts are extrapolated
 @lru_cache(maxsize=8)
 def presence(spec: Spec201, dtype: str | None) -> PresenceMatrix:
     """The exact polynomial of ``spec``; takes a few seconds the first time."""
+    if dtype is not None:
+        plain = presence(spec, None)
+        kernels = tuple(kernel.with_dtype(dtype) for kernel in plain.kernels)
+        return dataclasses.replace(plain, kernels=kernels)
     cells = [cell for cell in all_cells() if cell.connected]
     forms = [cell.canonical() for cell in cells]
-    counts = {form: _counts(spec, form, dtype) for form in dict.fromkeys(forms)}
-    kernels = tuple(sorted({kernel for found in counts.values() for kernel in found}, key=str))
-    rows = {
-        form: np.array([found[kernel] for kernel in kernels], dtype=float)
-        for form, found in counts.items()
-    }
-    coefficients_KM = np.stack([rows[form] for form in forms], axis=1)
+    place = {form: i for i, form in enumerate(dict.fromkeys(forms))}
+    rows: dict[Kernel, np.ndarray] = {}
+    for form, i in place.items():
+        for kernel, number in _counts(spec, form).items():
+            rows.setdefault(kernel, np.zeros(len(place)))[i] = number
+    kernels = tuple(sorted(rows, key=str))
+    of_form = np.stack([rows[kernel] for kernel in kernels])
+    coefficients_KM = of_form[:, [place[form] for form in forms]]
     monomials = [("cell", mask == 0) for mask in one_hot(cells)]
     return PresenceMatrix(kernels, np.zeros(len(kernels)), monomials, coefficients_KM)
 
 
-def _counts(spec: Spec201, cell: Cell201, dtype: str | None) -> Counter[Kernel]:
+def _counts(spec: Spec201, cell: Cell201) -> Counter[Kernel]:
     from factory.spaces.nas_bench_201_space import NasBench201Space
 
     def at(cells_per_stage: int) -> Counter[Kernel]:
         sized = dataclasses.replace(spec, cells_per_stage=cells_per_stage)
-        return NasBench201Space(sized).kernels(cell, dtype)
+        return NasBench201Space(sized).kernels(cell)
 
     if spec.cells_per_stage <= _DEEP:
         return at(spec.cells_per_stage)
