@@ -18,6 +18,15 @@ def search(
     scale: options.Scale = None,
     seed: options.Seed = None,
     dry_run: options.DryRun = False,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Discrete search instead: random, evolution, nsga2 or surrogate; one query "
+            "is a short training."
+        ),
+    ] = None,
+    queries: Annotated[int, typer.Option(help="With --strategy: trainings per tier.", min=1)] = 30,
+    epochs: Annotated[int, typer.Option(help="With --strategy: epochs of each.", min=1)] = 3,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
@@ -25,7 +34,17 @@ def search(
     from factory.api import search as verb
 
     with shown_progress(quiet) as progress:
-        answer = verb(recipe, out=out, scale=scale, seed=seed, dry_run=dry_run, progress=progress)
+        answer = verb(
+            recipe,
+            out=out,
+            scale=scale,
+            seed=seed,
+            dry_run=dry_run,
+            strategy=strategy,
+            queries=queries,
+            epochs=epochs,
+            progress=progress,
+        )
     if json:
         print_json(answer)
     else:

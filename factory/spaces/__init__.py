@@ -2,7 +2,7 @@
 
 from factory.spaces.base import SearchSpace
 from factory.spaces.cell_space import CellSpace
-from factory.spaces.config import SPACES, SpaceConfig
+from factory.spaces.config import SPACES, SpaceConfig, space_of
 from factory.spaces.genotype import PUBLISHED, Genotype, find_genotype
 from factory.spaces.nas_bench_201 import Cell201
 from factory.spaces.nas_bench_201_space import NasBench201Space, Spec201
@@ -20,4 +20,5 @@ __all__ = [
     "SpaceConfig",
     "Spec201",
     "find_genotype",
+    "space_of",
 ]

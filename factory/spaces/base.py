@@ -31,10 +31,11 @@ Choices = tuple[int, ...]
 class SearchSpace(Protocol[A]):
     """All architectures of one kind at one network size.
 
-    KIND is the space's name in a recipe.
+    KIND is the space's name in a recipe, spec the size of its networks, a frozen dataclass.
     """
 
     KIND: ClassVar[str]
+    spec: Any
 
     @property
     def cardinalities(self) -> Choices:

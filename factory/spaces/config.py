@@ -13,6 +13,7 @@ from factory.spaces.cell_space import CellSpace
 from factory.spaces.nas_bench_201_space import STAGES, NasBench201Space, Spec201
 from factory.spaces.network_spec import NetworkSpec
 
+Spec = NetworkSpec | Spec201
 SpaceFactory = Callable[["SpaceConfig", tuple[int, int, int], int], SearchSpace[Any]]
 SPACES: Registry[SpaceFactory] = Registry("search space")
 
@@ -79,6 +80,15 @@ class SpaceConfig(BaseModel):
     def space(self, input_shape: tuple[int, int, int], num_classes: int) -> SearchSpace[Any]:
         """The space of this kind and size for images of ``input_shape`` (C, H, W)."""
         return SPACES.get(self.kind)(self, input_shape, num_classes)
+
+    def spec(self, input_shape: tuple[int, int, int], num_classes: int) -> Spec:
+        """The size of the networks as the space of this kind writes it."""
+        return self.space(input_shape, num_classes).spec
+
+
+def space_of(spec: Spec) -> SearchSpace[Any]:
+    """The space whose networks have this size."""
+    return NasBench201Space(spec) if isinstance(spec, Spec201) else CellSpace(spec)
 
 
 @SPACES.register(CellSpace.KIND)

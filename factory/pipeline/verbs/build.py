@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.pipeline.recipe_loading import load_recipe
 
@@ -43,10 +44,35 @@ def search(
     scale: str | None = None,
     seed: int | None = None,
     dry_run: bool = False,
+    strategy: str | None = None,
+    queries: int = 30,
+    epochs: int = 3,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Profile, fit and search only; the arguments are those of :func:`build`."""
-    return _line(recipe, out, scale, seed, dry_run, progress, "search")
+    """Profile, fit and search only; the other arguments are those of :func:`build`.
+
+    Args:
+        strategy: a discrete strategy in place of the differentiable search.
+        queries: architectures it evaluates per tier.
+        epochs: epochs of the short training that is one evaluation.
+    """
+    if strategy is None:
+        return _line(recipe, out, scale, seed, dry_run, progress, "search")
+    from factory.search.strategies import STRATEGIES
+
+    STRATEGIES.get(strategy)  # an unknown name is told before anything is measured
+    if queries < 1 or epochs < 1:
+        raise InputError(
+            f"queries = {queries}, epochs = {epochs} is not accepted", fix="give at least 1 of both"
+        )
+    answer = _line(recipe, out, scale, seed, dry_run, progress, "fit")
+    if dry_run:
+        state = f"{strategy}, {queries} queries a tier of {epochs} epochs each"
+        return {**answer, "stages": [*answer["stages"], {"stage": "search", "state": state}]}
+    from factory.pipeline.context import open_run
+    from factory.pipeline.discrete_search import search_tiers
+
+    return search_tiers(open_run(answer["run"], progress), strategy, queries, epochs)
 
 
 def train(
