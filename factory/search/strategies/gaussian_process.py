@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 LENGTHS: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
 NOISES: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -60,7 +60,8 @@ class GaussianProcess:
         """(mean [P], standard deviation of a new observation [P], noise included)."""
         cross_PN = _kernel(_squared_distances(x_PF, self._x), self.hyperparameters.length)
         mean = self._mean + self._scale * (cross_PN @ self._weights)
-        explained = (cross_PN * cho_solve((self._factor, True), cross_PN.T).T).sum(axis=1)
+        half_NP = solve_triangular(self._factor, cross_PN.T, lower=True, check_finite=False)
+        explained = (half_NP * half_NP).sum(axis=0)
         variance = np.maximum(1.0 - explained, 1e-9) + self.hyperparameters.noise
         return mean, self._scale * np.sqrt(variance)
 

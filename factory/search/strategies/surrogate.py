@@ -23,10 +23,10 @@ from factory.search.strategies.problem import History, Problem, Seen
 from factory.spaces.base import Choices
 
 START = 30
-BATCH = 3
+BATCH = 5
 REFIT = 15  # queries between two choices of hyperparameters
-MUTANTS = 200
-RANDOM = 200
+MUTANTS = 300
+RANDOM = 3000
 NEIGHBOURS = 1500
 
 
@@ -112,7 +112,9 @@ def _pool(problem: Problem[Any], history: History[Any], rng: np.random.Generator
         near = [near[i] for i in sorted(rng.choice(len(near), NEIGHBOURS, replace=False))]
     for _ in range(MUTANTS):
         near.append(mutated(problem, front[int(rng.integers(len(front)))], rng, changes=2))
-    near += [new_random(problem, history, rng) for _ in range(RANDOM)]
+    sizes = problem.space.cardinalities
+    drawn = rng.integers(np.array(sizes), size=(RANDOM, len(sizes)))
+    near += map(tuple, drawn.tolist())
     return [choices for choices in dict.fromkeys(near) if is_new(problem, history, choices)]
 
 
