@@ -27,9 +27,9 @@ def sequence(outcome: Outcome[Any]) -> list[Any]:
 
 def test_every_query_is_another_architecture(name: str) -> None:
     problem = toy_problem()
-    outcome = run_search(problem, make(name), queries=60, seed=1)
+    outcome = run_search(problem, make(name), queries=40, seed=1)
     evaluated = problem.objective.evaluated  # type: ignore[attr-defined]
-    assert len(evaluated) == len(set(evaluated)) == 60
+    assert len(evaluated) == len(set(evaluated)) == 40
     assert [seen.choices for seen in outcome.history.queries] == evaluated
     assert all(sum(architecture) for architecture in evaluated)  # what cannot be built never is
     assert not outcome.exhausted
@@ -37,7 +37,7 @@ def test_every_query_is_another_architecture(name: str) -> None:
 
 def test_a_seed_is_a_sequence(name: str) -> None:
     first, again, other = (
-        sequence(run_search(toy_problem(), make(name), queries=30, seed=seed)) for seed in (5, 5, 6)
+        sequence(run_search(toy_problem(), make(name), queries=24, seed=seed)) for seed in (5, 5, 6)
     )
     assert first == again != other
 
@@ -46,7 +46,7 @@ def test_a_seed_is_a_sequence(name: str) -> None:
 def test_limits_are_hard(name: str, known: bool) -> None:
     limits = {"latency_ms": 9.0, "macs": 75.0}
     problem = toy_problem(known=known, limits=limits)
-    outcome = run_search(problem, make(name), queries=50, seed=2)
+    outcome = run_search(problem, make(name), queries=30, seed=2)
     evaluated = problem.objective.evaluated  # type: ignore[attr-defined]
     assert outcome.best is not None
     for seen in [*outcome.front, outcome.best]:
@@ -54,23 +54,23 @@ def test_limits_are_hard(name: str, known: bool) -> None:
         assert seen.score.latency_ms <= 9.0
         assert seen.score.macs <= 75.0
     over = [architecture for architecture in evaluated if sum(architecture) > 7]
-    assert over == [] if known else len(over) < 50
+    assert over == [] if known else len(over) < 30
 
 
 def test_interrupted_and_gone_on_is_uninterrupted(name: str, tmp_path: Path) -> None:
-    whole = run_search(toy_problem(), make(name), queries=40, seed=3)
+    whole = run_search(toy_problem(), make(name), queries=24, seed=3)
     path = tmp_path / "trials.jsonl"
-    for stop_after in (13, 12):
+    for stop_after in (9, 8):
         with pytest.raises(KeyboardInterrupt):
             run_search(
-                toy_problem(stop_after=stop_after), make(name), queries=40, seed=3, path=path
+                toy_problem(stop_after=stop_after), make(name), queries=24, seed=3, path=path
             )
     problem = toy_problem()
-    rest = run_search(problem, make(name), queries=40, seed=3, path=path)
+    rest = run_search(problem, make(name), queries=24, seed=3, path=path)
     assert sequence(rest) == sequence(whole)
-    assert len(problem.objective.evaluated) == 40 - 25  # type: ignore[attr-defined]
+    assert len(problem.objective.evaluated) == 24 - 17  # type: ignore[attr-defined]
     finished = toy_problem(stop_after=0)
-    assert sequence(run_search(finished, make(name), queries=40, seed=3, path=path)) == sequence(
+    assert sequence(run_search(finished, make(name), queries=24, seed=3, path=path)) == sequence(
         whole
     )
 
@@ -98,8 +98,8 @@ def test_learns_more_than_random(better: str) -> None:
 
     def mean(name: str) -> float:
         areas = []
-        for seed in range(3):
-            outcome = run_search(toy_problem(), make(name), queries=100, seed=seed)
+        for seed in range(2):
+            outcome = run_search(toy_problem(), make(name), queries=70, seed=seed)
             areas.append(hypervolume([seen.point for seen in outcome.front], (3.0, -0.4)))
         return sum(areas) / len(areas)
 
