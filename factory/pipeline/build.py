@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.pipeline.context import BuildContext
 from factory.pipeline.lock import locked
@@ -47,13 +46,9 @@ def run_build(
         InputError: the folder is another recipe's, or another process is working in it.
         BudgetError: a budget that no network of the space can meet.
     """
-    if recipe.space.kind != "cell" and until not in ("profile", "fit"):
-        raise InputError(
-            f"the differentiable search runs on the cell space, not on {recipe.space.kind!r}",
-            where="[space] kind of the recipe",
-            fix="factory search RECIPE --strategy evolution",
-        )
     ctx = BuildContext(recipe, RunFolder(out), progress)
+    if until not in ("profile", "fit"):
+        ctx.search_space()  # a space that cannot be searched is told before anything is measured
     with locked(out):
         going_on = ctx.folder.claim(recipe.as_dict(), seed=recipe.seed)
         progress.message(f"{'going on in' if going_on else 'building into'} {out}")

@@ -16,7 +16,9 @@ from factory.pipeline.recipe import NO_LATENCY, Recipe, TierSection
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import RunFolder
 from factory.spaces.base import SearchSpace
+from factory.spaces.cell_space import CellSpace
 from factory.spaces.config import SpaceConfig, Spec, space_of
+from factory.spaces.network_spec import NetworkSpec
 
 if TYPE_CHECKING:
     from factory.data.image_data import ImageData
@@ -88,6 +90,18 @@ class BuildContext:
                 update={"channels": search.channels, "layers": search.layers}
             )
         )
+
+    def search_space(self) -> CellSpace:
+        """The space of the differentiable search; InputError where it cannot run on it."""
+        spec = self.search_spec()
+        if not isinstance(spec, NetworkSpec):
+            raise InputError(
+                "the differentiable search runs on the cell space, not on "
+                f"{self.recipe.space.kind!r}",
+                where="[space] kind of the recipe",
+                fix="factory search RECIPE --strategy evolution",
+            )
+        return CellSpace(spec)
 
     def _spec(self, space: SpaceConfig) -> Spec:
         return space.spec(self.recipe.data.image_shape, self.num_classes)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.api import build, search
+from factory.api import build, search, train
 from factory.core.errors import BudgetError, InputError
 from factory.spaces import Cell201, Genotype
 
@@ -41,6 +41,9 @@ def test_discrete_search_keeps_the_budgets_and_goes_on(tiny: Path, tmp_path: Pat
     assert again == answer
     other = search(recipe, out=out, strategy="random", queries=1, epochs=1)
     assert other["tiers"][0]["queries"] == 1
+    trained = train(recipe, genotype=tier["genotype"], out=tmp_path / "trained")
+    assert trained["genotype"] == saved
+    assert trained["params"] == tier["params"]
 
 
 @pytest.mark.heavy

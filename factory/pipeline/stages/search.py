@@ -27,7 +27,7 @@ from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import fit
 from factory.pipeline.stages import profile as stage_profile
 from factory.pipeline.targets import Targets
-from factory.spaces.cell_space import CellSpace
+from factory.spaces.base import SearchSpace
 from factory.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _search(ctx: BuildContext, pending: list[str]) -> None:
     if all((folder / name / "search.json").exists() for name in pending):
         return
     search_architectures(
-        CellSpace(ctx.search_spec()),
+        ctx.search_space(),
         ctx.data,
         _tier_budgets(ctx),
         ctx.recipe.search,
@@ -262,7 +262,7 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
             _costs(ctx, tier, target_ms),
             ctx.recipe.search,
             extra_epochs=ctx.recipe.budget.extra_epochs,
-            space=CellSpace(ctx.search_spec()),
+            space=ctx.search_space(),
             data=ctx.data if ctx.recipe.budget.extra_epochs else None,
             progress=ctx.progress,
             seed=ctx.seed,
@@ -318,7 +318,7 @@ def _finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     }
 
 
-def _sizes(space: CellSpace, genotype: Genotype) -> dict[str, int]:
+def _sizes(space: SearchSpace[Any], genotype: Genotype) -> dict[str, int]:
     counts = space.counts(genotype)
     return {
         "macs": counts.macs,
