@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class ShortTraining:
             network: Any = self._space.network(architecture)
             result = train_network(
                 network.initialise(self._ctx.seed),
-                self._data(),
+                self._data,
                 self._cfg,
                 self._folder / name,
                 SILENT,
@@ -116,6 +117,7 @@ class ShortTraining:
         shutil.rmtree(self._folder / name, ignore_errors=True)
         return float(read_json(path, "short training")["accuracy"])
 
+    @cached_property
     def _data(self) -> Any:
         """The training pictures, one part to train on and the other to test on."""
         data = self._ctx.data
