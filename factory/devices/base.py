@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from factory.core.progress import Progress
 from factory.core.registry import Registry
 from factory.devices.profile import DeviceProfile
 
@@ -133,6 +134,13 @@ class Device(Protocol):
     ) -> None: ...
 
 
+def mirrored(device: Device, progress: Progress) -> Progress:
+    """``progress``, shown on the device too where that has a screen for it."""
+    mirror = getattr(device, "mirrored", None)
+    shown: Progress = mirror(progress) if mirror is not None else progress
+    return shown
+
+
 TRANSPORTS: Registry[Callable[[DeviceProfile], Device]] = Registry("transport")
 
 
@@ -154,6 +162,19 @@ def _open_simulated(profile: DeviceProfile) -> Device:
     from factory.devices.simulated import SimulatedDevice
 
     return SimulatedDevice(profile)
+
+
+@TRANSPORTS.register("browser")
+def _open_browser(profile: DeviceProfile) -> Device:
+    from factory.devices.browser import BrowserDevice
+
+    device = BrowserDevice(profile)
+    try:
+        device.start()
+    except BaseException:
+        device.close()
+        raise
+    return device
 
 
 def open_device(profile: DeviceProfile) -> Device:

@@ -167,16 +167,24 @@ def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
 def trace_nodes(
     model: bytes, config: Mapping[str, Any], runs: int, folder: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """Nodes as executed with their share of the traced time, and that time in ms.
-
-    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
-    node of less than one is not free. The mean leaves out the slowest tenth.
-    """
+    """Nodes as executed in a traced session of its own, as :func:`nodes_of_events` tells them."""
     with tempfile.TemporaryDirectory(dir=folder) as here:
         candidate = Candidate(model, config, os.path.join(here, "trace"))
         candidate.run(TRACE_WARMUP_RUNS + runs)
         with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
             events = json.load(stream)
+    return nodes_of_events(events, runs)
+
+
+def nodes_of_events(
+    events: Sequence[Mapping[str, Any]], runs: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Nodes with their share of the traced time, and that time in ms.
+
+    ``events`` is the runtime's trace of TRACE_WARMUP_RUNS + ``runs`` runs. It counts whole
+    microseconds, cut off: half of one is added to each event, so that a node of less than one is
+    not free. The mean leaves out the slowest tenth.
+    """
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

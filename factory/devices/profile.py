@@ -15,6 +15,9 @@ import pydantic
 from factory.core.errors import InputError, nearest
 from factory.core.resources import find_resources
 from factory.core.validation import validate
+from factory.devices.browser_options import PROVIDERS as BROWSER_PROVIDERS
+from factory.devices.browser_options import RUNTIME as BROWSER_RUNTIME
+from factory.devices.browser_options import BrowserOptions
 
 OptionValue = str | int | float | bool
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
@@ -36,7 +39,7 @@ class DeviceProfile(pydantic.BaseModel):
         description='"local" for this machine, else the name of the chip.',
     )
     transport: str = pydantic.Field(default="local", description="How the chip is reached.")
-    runtime: Literal["onnxruntime"] = pydantic.Field(
+    runtime: Literal["onnxruntime", "ort-web"] = pydantic.Field(
         default="onnxruntime", description="What runs there."
     )
     execution_provider: str = pydantic.Field(
@@ -61,6 +64,26 @@ class DeviceProfile(pydantic.BaseModel):
         default=60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
     )
     notes: str = pydantic.Field(default="", description="Anything a person should know.")
+    browser: BrowserOptions | None = pydantic.Field(
+        default=None, description="Options of the browser transport."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> DeviceProfile:
+        in_browser = self.transport == "browser"
+        if in_browser != (self.runtime == BROWSER_RUNTIME):
+            raise ValueError(
+                f'runtime "{BROWSER_RUNTIME}" and transport "browser" belong together: '
+                "times in a browser are not those of a native runtime"
+            )
+        if self.browser is not None and not in_browser:
+            raise ValueError('[browser] needs transport = "browser"')
+        if in_browser and self.execution_provider not in BROWSER_PROVIDERS:
+            known = ", ".join(BROWSER_PROVIDERS)
+            raise ValueError(f"in a browser execution_provider is one of {known}")
+        if in_browser and self.chip == "local":
+            raise ValueError('in a browser chip is "any" or what the page calls its device')
+        return self
 
     @property
     def dtype(self) -> str:
