@@ -20,8 +20,9 @@ import numpy as np
 from factory.core.errors import InputError
 from factory.core.progress import Progress
 from factory.core.resources import user_home
-from factory.devices import browser_facts
+from factory.devices import browser_boundary, browser_facts
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_files import ort_version
 from factory.devices.browser_launch import HeadlessChromium, show_address
 from factory.devices.browser_link import Job, Link
@@ -30,7 +31,7 @@ from factory.devices.browser_progress import PageProgress
 from factory.devices.browser_server import PageServer
 from factory.devices.browser_timings import timing_of
 from factory.devices.frames import pack_arrays, unpack_arrays
-from factory.devices.local import CHUNK_BYTES, EMPTY_RUN_PLAN, _empty_model
+from factory.devices.local import CHUNK_BYTES
 from factory.devices.profile import DeviceProfile
 
 FAREWELL_S = 3.0
@@ -69,7 +70,7 @@ class BrowserDevice:
         self._progress: PageProgress | None = None
         self._threads = 1
         self._interrupted = False
-        self._empty_run_ms: float | None = None
+        self._boundary: Boundary | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
     def start(self) -> None:
@@ -149,9 +150,7 @@ class BrowserDevice:
     def describe(self) -> dict[str, Any]:
         """Facts about the browser and its device, as the page told them."""
         self.start()
-        if self._empty_run_ms is None:
-            timing = self.time_many([_empty_model()], EMPTY_RUN_PLAN)[0]
-            self._empty_run_ms = round(timing.median_ms, 5) if timing.ok else 0.0
+        boundary = self._calibrated()
         profile, facts = self.profile, self.link.facts
         return {
             "device": profile.id,
@@ -175,7 +174,8 @@ class BrowserDevice:
             "pinned": False,
             "governor": None,
             "load_1min": None,
-            "empty_run_ms": self._empty_run_ms,
+            "empty_run_ms": boundary.to_dict()["run_ms"],
+            "boundary": boundary.to_dict(),
             "notes": browser_facts.notes(facts, profile.threads),
         }
 
@@ -185,15 +185,34 @@ class BrowserDevice:
         """Time several models in the page, interleaved; a reload costs only the unfinished ones."""
         if not models:
             return []
-        header = {"plan": asdict(plan), "rounds": max(1, rounds)}
-        job = self._do("time", header, models)
-        provider = self.profile.execution_provider
-        timings = [
-            timing_of(job.results[index], models[index], provider) for index in range(len(models))
-        ]
+        boundary = self._calibrated() if plan.profile_runs > 0 else NO_BOUNDARY
+        timings = self._timed(models, plan, rounds, boundary)
         if self._progress is not None:
             self._progress.saw(timings)
         return timings
+
+    def _timed(
+        self, models: Sequence[bytes], plan: TimingPlan, rounds: int, boundary: Boundary
+    ) -> list[Timing]:
+        header = {"plan": asdict(plan), "rounds": max(1, rounds)}
+        job = self._do("time", header, models)
+        provider = self.profile.execution_provider
+        return [
+            timing_of(job.results[index], models[index], provider, boundary)
+            for index in range(len(models))
+        ]
+
+    def _calibrated(self) -> Boundary:
+        """What the page's boundary costs, measured once."""
+        if self._boundary is None:
+            timings = self._timed(
+                browser_boundary.models(),
+                browser_boundary.PLAN,
+                browser_boundary.ROUNDS,
+                NO_BOUNDARY,
+            )
+            self._boundary = Boundary.of(timings)
+        return self._boundary
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the page."""

@@ -12,14 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from factory.devices.base import Timing
+from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_facts import text
 
 CPU = "CPUExecutionProvider"
 NUMBERS = ("median_ms", "p10_ms", "p90_ms", "min_ms")
 
 
-def timing_of(raw: Mapping[str, Any], model: bytes, provider: str) -> Timing:
-    """The timing of one model on ``provider`` ("wasm", "webgpu", "webnn")."""
+def timing_of(
+    raw: Mapping[str, Any], model: bytes, provider: str, boundary: Boundary = NO_BOUNDARY
+) -> Timing:
+    """The timing of one model on ``provider`` ("wasm", "webgpu", "webnn").
+
+    The share of its time at the ``boundary`` joins that of the nodes that one kernel's graph adds.
+    """
     if raw.get("status") != "ok":
         return Timing.failed(text(raw.get("reason"), 400))
     values = {name: raw.get(name) for name in NUMBERS}
@@ -27,7 +33,7 @@ def timing_of(raw: Mapping[str, Any], model: bytes, provider: str) -> Timing:
     if not all(_is_time(value) for value in values.values()) or not _is_count(runs):
         return Timing.failed("the page sent no proper times")
     session_ms = raw.get("session_ms")
-    timing = {
+    timing: dict[str, Any] = {
         "status": "ok",
         **values,
         "runs": runs,
@@ -38,12 +44,14 @@ def timing_of(raw: Mapping[str, Any], model: bytes, provider: str) -> Timing:
     if isinstance(events, list) and events and _is_count(traced_runs):
         try:
             timing.update(_traced(events, int(traced_runs)))
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
             return Timing.failed("the page sent a trace that makes no sense")
     elif provider == "wasm":
         timing["providers"] = {CPU: count_nodes(model)}
     if provider != "wasm" and set(timing["providers"]) <= {CPU}:
         return Timing.failed(f"no node ran on {provider}: the CPU took the whole model")
+    within = 1.0 - boundary.share(model, timing["median_ms"])
+    timing["reorder_share"] = 1.0 - (1.0 - timing.get("reorder_share", 0.0)) * within
     return Timing.from_dict(timing)
 
 

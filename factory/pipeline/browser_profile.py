@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_text

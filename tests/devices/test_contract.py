@@ -16,6 +16,7 @@ from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import SimulatedDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
+import chromium
 import tiny_models
 
 PLAN = TimingPlan(min_runs=6, max_runs=20, min_time_ms=2.0, warmup_time_ms=5.0, profile_runs=4)
@@ -30,10 +31,15 @@ FINGERPRINT = {
 }
 
 
-@pytest.fixture(params=["local", "simulated"], scope="module")
+@pytest.fixture(
+    params=["local", "simulated", pytest.param("browser", marks=pytest.mark.heavy)],
+    scope="module",
+)
 def device(request):
     if request.param == "local":
         made = LocalDevice(DeviceProfile(id="t1", threads=1))
+    elif request.param == "browser":
+        made = chromium.device()
     else:
         made = SimulatedDevice()
     with made:
