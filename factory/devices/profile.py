@@ -15,6 +15,7 @@ import pydantic
 from factory.core.errors import InputError, nearest
 from factory.core.resources import find_resources
 from factory.core.validation import validate
+from factory.devices.agent_options import AgentOptions
 
 OptionValue = str | int | float | bool
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
@@ -61,6 +62,9 @@ class DeviceProfile(pydantic.BaseModel):
         default=60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
     )
     notes: str = pydantic.Field(default="", description="Anything a person should know.")
+    agent: AgentOptions | None = pydantic.Field(
+        default=None, description='Where the device agent listens (transport "agent").'
+    )
 
     @property
     def dtype(self) -> str:
