@@ -85,7 +85,6 @@ class AgentDevice:
             **facts,
             "device": self.profile.id,
             "transport": self.profile.transport,
-            "machine": machine["machine"],
             "notes": notes,
         }
 

@@ -7,14 +7,13 @@ tell something (it is None then). Linux tells most, Android's Termux less, other
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
-from factory.core.provenance import chip_fingerprint, cpu_name
+from factory.core.provenance import chip_fingerprint, cpu_name, machine_id
 
 CPU = Path("/sys/devices/system/cpu")
 THERMAL = Path("/sys/class/thermal")
@@ -43,12 +42,6 @@ def machine_facts() -> dict[str, Any]:
         "temperature_c": temperature_c(),
         "load_1min": load_1min(),
     }
-
-
-def machine_id() -> str | None:
-    """The same for all processes of one machine until it is started anew; tells no name."""
-    text = read_text("/proc/sys/kernel/random/boot_id")
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
 
 
 def core_facts() -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.provenance import chip_fingerprint
+from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
@@ -165,6 +165,7 @@ class LocalDevice:
                 "threads": len(self._cores),
                 "precision": profile.precision,
             },
+            "machine": machine_id(),
             "pinned": profile.pin and not self._hello["pin_note"],
             "cores": self._cores,
             "providers_available": self._hello["providers"],
