@@ -1565,7 +1565,8 @@ def core_facts() -> list[dict[str, Any]]:
 
 def temperature_c() -> float | None:
     """The hottest sensor that names a processor or the whole chip, else the hottest of all."""
-    named, others = [], []
+    named: list[float] = []
+    others: list[float] = []
     with contextlib.suppress(OSError):
         for zone in THERMAL.glob("thermal_zone*"):
             with contextlib.suppress(ValueError):
@@ -1942,7 +1943,7 @@ class Jobs:
             self._device = None
 
     def _device_for(self, profile: AgentProfile) -> LocalDevice:
-        if self._device is None or self._device.profile != profile:  # type: ignore[comparison-overlap]
+        if self._device is None or self._device.profile != profile:
             self.close()
             try:
                 self._device = LocalDevice(
@@ -2139,7 +2140,7 @@ class AgentServer(ThreadingHTTPServer):
             contextlib.suppress(OSError),
             self.tls.wrap_socket(request, server_side=True) as wrapped,
         ):
-            super().finish_request(wrapped, client_address)  # type: ignore[arg-type]
+            super().finish_request(wrapped, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that failed says so in one line; the others go on."""
@@ -2259,7 +2260,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + DRAIN_TIMEOUT_S
             while unread > 0 and time.monotonic() < deadline:
-                part = self.rfile.read1(min(unread, 1 << 16))  # type: ignore[attr-defined]
+                part = self.rfile.read1(min(unread, 1 << 16))
                 if not part:
                     return
                 unread -= len(part)

@@ -58,7 +58,15 @@ class AgentClient:
 
     def facts(self) -> dict[str, Any]:
         """What the agent says about its machine."""
-        return self._patiently(lambda: self._exchange("GET", "/v1/facts", b"")[0])
+
+        def ask() -> dict[str, Any]:
+            try:
+                return self._exchange("GET", "/v1/facts", b"")[0]
+            except RequestCut as cut:
+                raise _Away(str(cut)) from None
+
+        facts: dict[str, Any] = self._patiently(ask)
+        return facts
 
     def work(self, header: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[Event, bytes]:
         """The last event of a request and what follows it; RequestCut when it was cut."""

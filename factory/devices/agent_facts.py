@@ -62,7 +62,8 @@ def core_facts() -> list[dict[str, Any]]:
 
 def temperature_c() -> float | None:
     """The hottest sensor that names a processor or the whole chip, else the hottest of all."""
-    named, others = [], []
+    named: list[float] = []
+    others: list[float] = []
     with contextlib.suppress(OSError):
         for zone in THERMAL.glob("thermal_zone*"):
             with contextlib.suppress(ValueError):

@@ -144,7 +144,7 @@ class Jobs:
             self._device = None
 
     def _device_for(self, profile: AgentProfile) -> LocalDevice:
-        if self._device is None or self._device.profile != profile:  # type: ignore[comparison-overlap]
+        if self._device is None or self._device.profile != profile:
             self.close()
             try:
                 self._device = LocalDevice(

@@ -104,7 +104,7 @@ class AgentServer(ThreadingHTTPServer):
             contextlib.suppress(OSError),
             self.tls.wrap_socket(request, server_side=True) as wrapped,
         ):
-            super().finish_request(wrapped, client_address)  # type: ignore[arg-type]
+            super().finish_request(wrapped, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that failed says so in one line; the others go on."""
@@ -224,7 +224,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + DRAIN_TIMEOUT_S
             while unread > 0 and time.monotonic() < deadline:
-                part = self.rfile.read1(min(unread, 1 << 16))  # type: ignore[attr-defined]
+                part = self.rfile.read1(min(unread, 1 << 16))
                 if not part:
                     return
                 unread -= len(part)

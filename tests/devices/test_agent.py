@@ -345,9 +345,9 @@ def test_adding_a_board_writes_a_profile_without_its_token(agent, tmp_path, monk
     AgentDevice.connect(profile).close()
     with pytest.raises(InputError, match="--replace"):
         add_device(agent.url, token=TOKEN, id="my-board")
-    with pytest.raises(InputError, match="no QNNExecutionProvider.*available"):
+    with pytest.raises(InputError, match=r"no QNNExecutionProvider.*available"):
         add_device(agent.url, token=TOKEN, execution_provider="QNNExecutionProvider")
-    with pytest.raises(InputError, match="agent.url"):
+    with pytest.raises(InputError, match=r"agent\.url"):
         add_device("ftp://board", token=TOKEN)
     monkeypatch.setenv("FACTORY_TOKEN_MY_BOARD", "another")
     assert load_token("my-board") == "another"
@@ -377,7 +377,7 @@ def test_https_with_an_own_certificate(tmp_path):
         plain = agent.profile(
             "tls", agent={"url": agent.url.replace("https", "http")}, patience_s=0
         )
-        with pytest.raises(InputError, match="does not answer|was lost"):
+        with pytest.raises(InputError, match=r"does not answer"):
             AgentDevice(plain, token="").client.facts()
 
 
