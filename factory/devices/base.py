@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from factory.core.progress import Progress
 from factory.core.registry import Registry
-from factory.devices.profile import DeviceProfile
+
+if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
+    from typing import Self
+
+    from factory.core.progress import Progress
+    from factory.devices.profile import DeviceProfile
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,13 @@ def _open_local(profile: DeviceProfile) -> Device:
         device.close()
         raise
     return device
+
+
+@TRANSPORTS.register("agent")
+def _open_agent(profile: DeviceProfile) -> Device:
+    from factory.devices.agent import AgentDevice
+
+    return AgentDevice.connect(profile)
 
 
 @TRANSPORTS.register("simulated")

@@ -15,6 +15,7 @@ import pydantic
 from factory.core.errors import InputError, nearest
 from factory.core.resources import find_resources
 from factory.core.validation import validate
+from factory.devices.agent_options import AgentOptions
 from factory.devices.browser_options import PROVIDERS as BROWSER_PROVIDERS
 from factory.devices.browser_options import RUNTIME as BROWSER_RUNTIME
 from factory.devices.browser_options import BrowserOptions
@@ -64,6 +65,9 @@ class DeviceProfile(pydantic.BaseModel):
         default=60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
     )
     notes: str = pydantic.Field(default="", description="Anything a person should know.")
+    agent: AgentOptions | None = pydantic.Field(
+        default=None, description='Where the device agent listens (transport "agent").'
+    )
     browser: BrowserOptions | None = pydantic.Field(
         default=None, description="Options of the browser transport."
     )

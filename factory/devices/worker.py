@@ -62,6 +62,7 @@ class Worker:
         self.config = header["config"]
         self.folder = header["folder"]
         note = pin(header["cores"])
+        limit_memory(header.get("memory_limit_mb"))
         ort.set_default_logger_severity(4)
         facts = {
             "runtime_version": ort.__version__,
@@ -130,6 +131,22 @@ def pin(cores: list[int] | None) -> str:
     except OSError as error:
         return f"pinning to cores {cores} failed: {error.strerror}"
     return ""
+
+
+def limit_memory(limit_mb: int | None) -> None:
+    """Let this process grow by ``limit_mb`` at most, where the system can hold it to that."""
+    if limit_mb is None:
+        return
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            in_use = int(stream.read().split()[0]) * resource.getpagesize()
+        limit = in_use + (limit_mb << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError):
+        return
 
 
 def main() -> None:

@@ -173,7 +173,9 @@ def test_a_hidden_page_waits():
         )
         thread.start()
         remote.wait_for_text("phase", "Measuring")
-        hide = "Object.defineProperty(document, 'visibilityState', {{value: '{}', writable: true}});"
+        hide = (
+            "Object.defineProperty(document, 'visibilityState', {{value: '{}', writable: true}});"
+        )
         fire = "document.dispatchEvent(new Event('visibilitychange'))"
         remote.evaluate(hide.format("hidden") + fire)
         remote.wait_for_text("phase", "Paused")
