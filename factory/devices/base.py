@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.core.progress import Progress
     from factory.devices.profile import DeviceProfile
 
+CPU = "CPUExecutionProvider"
+
 
 @dataclass(frozen=True)
 class TimingPlan:
@@ -87,6 +89,18 @@ class Timing:
     def failed(cls, reason: str) -> Timing:
         """A failure with its reason, squeezed into one line."""
         return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
+
+    def placed_on(self, provider: str) -> Timing:
+        """This timing; a failure where no node ran on ``provider`` but all fell back to the CPU.
+
+        A missing backend or an unknown SoC only logs, and the session runs on the CPU while the
+        provider is still listed: so who ran the nodes is asked, never who was asked for.
+        """
+        ran = set(self.providers or {})
+        if not self.ok or provider == CPU or ran - {CPU}:
+            return self
+        who = "the CPU took the whole model" if ran else "the runtime does not say where it ran"
+        return Timing.failed(f"no node ran on {provider}: {who}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timing:

@@ -20,6 +20,7 @@ import numpy as np
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.environment import copy_worker, own_command
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
 
@@ -95,10 +96,13 @@ class LocalDevice:
         """The worker, started and configured if it is not there; InputError if it cannot be."""
         if self._worker is not None and self._worker.alive:
             return self._worker
-        worker = WorkerProcess(self._command)
+        own = own_command(self.profile)
+        worker = WorkerProcess(own, copy_worker) if own else WorkerProcess(self._command)
+        options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,
             "provider_options": {k: str(v) for k, v in self.profile.provider_options.items()},
+            "provider_library": options.provider_library if options is not None else "",
             "threads": len(self._cores),
         }
         request = {
@@ -118,6 +122,13 @@ class LocalDevice:
                 fix="run `factory doctor`",
             ) from None
         provider = self.profile.execution_provider
+        if hello["reply"] == "error":
+            worker.close()
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=hello["reason"],
+                fix="check [local] and provider_options of its profile",
+            )
         if provider not in hello["providers"]:
             worker.close()
             raise InputError(
@@ -212,7 +223,8 @@ class LocalDevice:
             return
         for index, timing in zip(indices, reply["timings"], strict=True):
             ok = timing["status"] == "ok"
-            results[index] = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            results[index] = made.placed_on(self.profile.execution_provider)
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""

@@ -7,6 +7,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import os
@@ -59,8 +60,26 @@ def make_session(
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
+    if config.get("provider_library"):  # a plug-in is chosen by its devices, not by its name
+        name = config["execution_provider"]
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        options.add_provider_for_devices(devices, config["provider_options"])
+        return ort.InferenceSession(model, options, enable_fallback=0)
     provider = (config["execution_provider"], config["provider_options"])
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+def register_plugin(name: str, library: str) -> list[str]:
+    """Load a plug-in execution provider; the providers that are there then.
+
+    ``library`` is the path of its library, or a Python package that has get_library_path().
+    """
+    path = library
+    if not library.endswith((".so", ".dll", ".dylib")):
+        path = importlib.import_module(library).get_library_path()
+    ort.register_execution_provider_library(name, path)
+    found = [*ort.get_available_providers(), *(device.ep_name for device in ort.get_ep_devices())]
+    return list(dict.fromkeys(found))
 
 
 class Candidate:

@@ -19,6 +19,7 @@ from factory.devices.agent_options import AgentOptions
 from factory.devices.browser_options import PROVIDERS as BROWSER_PROVIDERS
 from factory.devices.browser_options import RUNTIME as BROWSER_RUNTIME
 from factory.devices.browser_options import BrowserOptions
+from factory.devices.local_options import LocalOptions
 
 OptionValue = str | int | float | bool
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
@@ -65,6 +66,9 @@ class DeviceProfile(pydantic.BaseModel):
         default=60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
     )
     notes: str = pydantic.Field(default="", description="Anything a person should know.")
+    local: LocalOptions | None = pydantic.Field(
+        default=None, description="Where the local transport's runtime comes from."
+    )
     agent: AgentOptions | None = pydantic.Field(
         default=None, description='Where the device agent listens (transport "agent").'
     )
@@ -82,6 +86,8 @@ class DeviceProfile(pydantic.BaseModel):
             )
         if self.browser is not None and not in_browser:
             raise ValueError('[browser] needs transport = "browser"')
+        if self.local is not None and self.transport != "local":
+            raise ValueError('[local] needs transport = "local"')
         if in_browser and self.execution_provider not in BROWSER_PROVIDERS:
             known = ", ".join(BROWSER_PROVIDERS)
             raise ValueError(f"in a browser execution_provider is one of {known}")

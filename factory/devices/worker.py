@@ -64,10 +64,14 @@ class Worker:
         note = pin(header["cores"])
         limit_memory(header.get("memory_limit_mb"))
         ort.set_default_logger_severity(4)
+        providers = ort.get_available_providers()
+        if self.config.get("provider_library"):
+            name = self.config["execution_provider"]
+            providers = measure.register_plugin(name, self.config["provider_library"])
         facts = {
             "runtime_version": ort.__version__,
             "python": sys.version.split()[0],
-            "providers": ort.get_available_providers(),
+            "providers": providers,
             "pin_note": note,
             "pid": os.getpid(),
         }
