@@ -188,8 +188,8 @@ class Link:
     ) -> Job:
         """Hand a job to the page and wait until it is done.
 
-        Raises TimeoutError when the page was silent for ``patience_s``. Whatever interrupts this
-        withdraws the job.
+        Raises TimeoutError when the page was silent for ``patience_s`` or is let go. Whatever
+        interrupts this withdraws the job.
         """
         with self._changed:
             self._jobs += 1
@@ -197,7 +197,8 @@ class Link:
             self.last_seen = time.monotonic()
             try:
                 while not job.done:
-                    if time.monotonic() - self.last_seen > patience_s:
+                    gone = time.monotonic() - self.last_seen > patience_s
+                    if gone or self.status["finished"]:
                         raise TimeoutError
                     self._changed.wait(0.5)
                     alive()
@@ -210,6 +211,7 @@ class Link:
         with self._changed:
             self._job = None
             self.status = {**self.status, "finished": True, "interrupted": interrupted}
+            self._changed.notify_all()
             present = self.visits and time.monotonic() - self.last_seen < timeout_s + 30
         deadline = time.monotonic() + timeout_s
         while present and not self.farewell_seen and time.monotonic() < deadline:

@@ -8,6 +8,7 @@ factory's onnxruntime.
 
 from __future__ import annotations
 
+import platform
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +29,22 @@ NEEDED_FILES = (
     "devices/context.py",
     "devices/frames.py",
     "devices/measure.py",
+    "devices/placing.py",
     "devices/worker.py",
 )
+
+QNN = "QNNExecutionProvider"
+
+
+def emulator(profile: DeviceProfile) -> str:
+    """Why times on this machine are not those of the chip; "" when they are.
+
+    On x86-64 the QNN provider runs its HTP emulator: which nodes it takes and what they compute is
+    true, its cycle counts are scaled host time.
+    """
+    if profile.execution_provider == QNN and platform.machine().lower() in ("x86_64", "amd64"):
+        return "QNN emulates the accelerator on this machine: its times say nothing of the chip"
+    return ""
 
 
 def own_command(profile: DeviceProfile) -> tuple[str, ...] | None:

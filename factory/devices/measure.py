@@ -53,10 +53,12 @@ def make_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = config["threads"]
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = config.get("log_severity", 4)
     if config["threads"] > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in config.get("session_entries", {}).items():
+        options.add_session_config_entry(key, value)
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
