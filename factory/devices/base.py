@@ -160,6 +160,13 @@ def _open_agent(profile: DeviceProfile) -> Device:
     return AgentDevice.connect(profile)
 
 
+@TRANSPORTS.register("adb")
+def _open_adb(profile: DeviceProfile) -> Device:
+    from factory.devices.adb import AdbDevice
+
+    return AdbDevice.connect(profile)
+
+
 @TRANSPORTS.register("simulated")
 def _open_simulated(profile: DeviceProfile) -> Device:
     from factory.devices.simulated import SimulatedDevice

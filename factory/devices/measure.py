@@ -120,18 +120,25 @@ class Candidate:
 
     def result(self) -> dict[str, Any]:
         """Statistics over all samples, as fields of a Timing."""
-        samples_ms = np.asarray(self.samples_ns) / 1e6
-        p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
         return {
             "status": "ok",
-            "median_ms": float(median),
-            "p10_ms": float(p10),
-            "p90_ms": float(p90),
-            "min_ms": float(samples_ms.min()),
-            "runs": len(samples_ms),
+            **sample_statistics(self.samples_ns),
             "session_ms": self.session_ms,
             "providers": assigned_providers(self.session),
         }
+
+
+def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
+    """Median, tails, minimum and number of the samples, as fields of a Timing."""
+    samples_ms = np.asarray(samples_ns) / 1e6
+    p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
+    return {
+        "median_ms": float(median),
+        "p10_ms": float(p10),
+        "p90_ms": float(p90),
+        "min_ms": float(samples_ms.min()),
+        "runs": len(samples_ms),
+    }
 
 
 def random_input(
@@ -167,16 +174,23 @@ def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
 def trace_nodes(
     model: bytes, config: Mapping[str, Any], runs: int, folder: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """Nodes as executed with their share of the traced time, and that time in ms.
-
-    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
-    node of less than one is not free. The mean leaves out the slowest tenth.
-    """
+    """Nodes as executed with their share of the traced time, and that time in ms."""
     with tempfile.TemporaryDirectory(dir=folder) as here:
         candidate = Candidate(model, config, os.path.join(here, "trace"))
         candidate.run(TRACE_WARMUP_RUNS + runs)
         with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
             events = json.load(stream)
+    return nodes_of_trace(events, runs)
+
+
+def nodes_of_trace(
+    events: Sequence[Mapping[str, Any]], runs: int
+) -> tuple[list[dict[str, Any]], float]:
+    """What the runtime's trace says: nodes with their share of the time, and that time in ms.
+
+    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
+    node of less than one is not free. The mean leaves out the slowest tenth.
+    """
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

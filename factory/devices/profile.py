@@ -15,6 +15,7 @@ import pydantic
 from factory.core.errors import InputError, nearest
 from factory.core.resources import find_resources
 from factory.core.validation import validate
+from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_options import AgentOptions
 
 OptionValue = str | int | float | bool
@@ -64,6 +65,9 @@ class DeviceProfile(pydantic.BaseModel):
     notes: str = pydantic.Field(default="", description="Anything a person should know.")
     agent: AgentOptions | None = pydantic.Field(
         default=None, description='Where the device agent listens (transport "agent").'
+    )
+    adb: AdbOptions | None = pydantic.Field(
+        default=None, description='Which Android phone, and its runner (transport "adb").'
     )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from factory.core.errors import InputError
+from factory.devices.adb import AdbDevice
 from factory.devices.agent import AgentDevice
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
@@ -18,6 +20,7 @@ from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import SimulatedDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
+import phone_rack
 import running_agent
 import tiny_models
 
@@ -33,14 +36,19 @@ FINGERPRINT = {
 }
 
 
-@pytest.fixture(params=["local", "agent", "simulated"], scope="module")
-def device(request):
+@pytest.fixture(params=["local", "agent", "adb", "simulated"], scope="module")
+def device(request, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         if request.param == "local":
             made = LocalDevice(DeviceProfile(id="t1", threads=1))
         elif request.param == "agent":
             agent = stack.enter_context(running_agent.RunningAgent())
             made = AgentDevice(agent.profile("t1"), token="")
+        elif request.param == "adb":
+            if shutil.which("adb") is None:
+                pytest.skip(phone_rack.ADB_MISSING)
+            rack = stack.enter_context(phone_rack.PhoneRack(tmp_path_factory.mktemp("rack")))
+            made = AdbDevice.connect(rack.profile("t1"))
         else:
             made = SimulatedDevice()
         yield stack.enter_context(made)
