@@ -204,6 +204,11 @@ class FakePhone:
             tool.write_text(f"#!/bin/sh\ncat {shlex.quote(str(self.jail / 'answers' / name))}\n")
             tool.chmod(0o755)
 
+    def become(self, abi: str) -> None:
+        """Be a phone of that ABI, for programs that are built for this machine."""
+        answers = self.jail / "answers" / "getprop"
+        answers.write_text(answers.read_text().replace("[arm64-v8a]", f"[{abi}]"))
+
     def inside(self, path: str) -> Path:
         """The place of a phone's path in the jail; PermissionError when it leads out of it."""
         place = (self.jail / path.lstrip("/")).resolve()

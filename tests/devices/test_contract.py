@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from factory.core.errors import InputError
 from factory.devices.adb import AdbDevice
+from factory.devices.adb_link import elf_abi
 from factory.devices.agent import AgentDevice
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
@@ -36,7 +38,7 @@ FINGERPRINT = {
 }
 
 
-@pytest.fixture(params=["local", "agent", "adb", "simulated"], scope="module")
+@pytest.fixture(params=["local", "agent", "adb", "adb-c", "simulated"], scope="module")
 def device(request, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         if request.param == "local":
@@ -44,11 +46,17 @@ def device(request, tmp_path_factory):
         elif request.param == "agent":
             agent = stack.enter_context(running_agent.RunningAgent())
             made = AgentDevice(agent.profile("t1"), token="")
-        elif request.param == "adb":
+        elif request.param.startswith("adb"):
             if shutil.which("adb") is None:
                 pytest.skip(phone_rack.ADB_MISSING)
-            rack = stack.enter_context(phone_rack.PhoneRack(tmp_path_factory.mktemp("rack")))
-            made = AdbDevice.connect(rack.profile("t1"))
+            runner = os.environ.get("FACTORY_TEST_ANDROID_RUNNER", "")
+            if request.param == "adb-c" and not runner:
+                pytest.skip("needs tools/android_runner built for this machine (its README.md)")
+            rack = phone_rack.PhoneRack(tmp_path_factory.mktemp("rack"))
+            rack = stack.enter_context(rack)
+            adb = {"runner": runner} if request.param == "adb-c" else {}
+            rack.phones[0].become(elf_abi(Path(runner)) if runner else "arm64-v8a")
+            made = AdbDevice.connect(rack.profile("t1", adb=adb))
         else:
             made = SimulatedDevice()
         yield stack.enter_context(made)
