@@ -103,6 +103,19 @@ def load_profile(id_or_path: str | Path) -> DeviceProfile:
     return profile
 
 
+def with_patience(profile: DeviceProfile, most_s: float) -> DeviceProfile:
+    """The same device, waited for ``most_s`` at most where it is away, hot or busy."""
+    changes = {}
+    for name, options in (("agent", profile.agent), ("adb", profile.adb)):
+        if options is not None:
+            waits = [
+                key for key in type(options).model_fields if key.endswith(("patience_s", "wait_s"))
+            ]
+            shorter = {key: min(getattr(options, key), most_s) for key in waits}
+            changes[name] = options.model_copy(update=shorter)
+    return profile.model_copy(update=changes)
+
+
 def _find(id_or_path: str | Path) -> Path:
     known = list_profiles()
     name = str(id_or_path)

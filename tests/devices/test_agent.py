@@ -40,6 +40,7 @@ from factory.devices.process import COMMAND
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.graph.onnx_build import kernel_to_onnx
 from factory.pipeline.verbs.add_device import add_device
+from factory.pipeline.verbs.devices import devices
 
 QUICK = TimingPlan(min_runs=6, max_runs=30, min_time_ms=2.0, warmup_time_ms=5.0)
 LONG = TimingPlan(min_runs=10**5, max_runs=10**5, max_time_ms=1500.0, warmup_time_ms=5.0)
@@ -349,6 +350,12 @@ def test_adding_a_board_writes_a_profile_without_its_token(agent, tmp_path, monk
         add_device(agent.url, token=TOKEN, execution_provider="QNNExecutionProvider")
     with pytest.raises(InputError, match=r"agent\.url"):
         add_device("ftp://board", token=TOKEN)
+    [entry] = [e for e in devices(check=True)["devices"] if e["id"] == "my-board"]
+    assert entry["reached"] == "yes"
+    away = text.replace(f":{agent.port}", ":9")
+    Path(answer["path"]).with_name("away.toml").write_text(away.replace("my-board", "away"))
+    [entry] = [e for e in devices(check=True)["devices"] if e["id"] == "away"]
+    assert "does not answer" in entry["error"]
     monkeypatch.setenv("FACTORY_TOKEN_MY_BOARD", "another")
     assert load_token("my-board") == "another"
     other = profile.model_copy(update={"chip": "another chip"})

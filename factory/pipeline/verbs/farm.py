@@ -9,7 +9,7 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
-from factory.devices.profile import load_profile
+from factory.devices.profile import load_profile, with_patience
 from factory.pipeline.farm import run_farm
 from factory.pipeline.profiling_plan import effort_settings
 from factory.pipeline.shapes import network_spec
@@ -17,6 +17,7 @@ from factory.pipeline.tables import own_tables
 from factory.pipeline.verbs.profile import POOL
 
 SCHEMA_VERSION = 1
+PATIENCE_S = 20.0  # for a device that is away, before its work goes to another
 
 
 def farm(
@@ -44,9 +45,12 @@ def farm(
     effort_settings(effort)
     if not 0 <= networks <= 1000:
         raise InputError(f"networks = {networks} is not accepted", fix="give a number up to 1000")
+    profiles = [load_profile(device) for device in devices]
+    if len(profiles) > 1:  # another may take over
+        profiles = [with_patience(profile, PATIENCE_S) for profile in profiles]
     started = time.monotonic()
     groups = run_farm(
-        [load_profile(device) for device in devices],
+        profiles,
         [network_spec(channels, layers, input, stem, classes)],
         Path(out) if out is not None else own_tables(),
         networks=networks,
