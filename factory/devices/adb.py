@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from factory.core.errors import InputError
 from factory.devices import adb_perf_test
 from factory.devices.adb_client import Adb, PhoneGone, find_phone
 from factory.devices.adb_facts import battery_facts, fastest_cores, phone_facts
-from factory.devices.adb_job import JOB, job_text, outputs_of, read_results, timing_of
+from factory.devices.adb_job import JOB, file_names, job_text, outputs_of, read_results, timing_of
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
@@ -199,9 +199,10 @@ class AdbDevice:
         self._gate_note = self.gate.wait(lambda why: None)
         with self.link.job({**dict(zip(names, models, strict=True)), JOB: text}) as here:
             self.link.run_job(self.profile.timeout_s, here)
-            results = self._results(here, len(models))
-            self.link.fetch_traces(results, here)
-            return [timing_of(result, here, plan.profile_runs) for result in results]
+            with _damaged_results():
+                results = self._results(here, len(models))
+                self.link.fetch(file_names("trace", results, "trace"), here)
+                return [timing_of(result, here, plan.profile_runs) for result in results]
 
     def _time_perf_test(
         self, models: Sequence[bytes], plan: TimingPlan, rounds: int
@@ -229,7 +230,8 @@ class AdbDevice:
                 call(index, f"probe{index}.csv", adb_perf_test.PROBE_RUNS)
                 if index not in failed:
                     self.link.fetch([f"probe{index}.csv"], here)
-                    probe = adb_perf_test.parse_results(here / f"probe{index}.csv")
+                    with _damaged_results():
+                        probe = adb_perf_test.parse_results(here / f"probe{index}.csv")
                     runs[index] = adb_perf_test.runs_per_round(probe, plan, rounds)
             for number in range(rounds):
                 order = list(runs)
@@ -245,11 +247,13 @@ class AdbDevice:
                     continue
                 self.link.fetch([f"r{index}.csv"], here)
                 found = self._traces(trace, here) if trace else ""
-                samples = adb_perf_test.parse_results(here / f"r{index}.csv")
+                with _damaged_results():
+                    samples = adb_perf_test.parse_results(here / f"r{index}.csv")
                 results.append(
                     {"status": "ok", "session_ms": 0.0, "samples_ns": samples, "trace": found}
                 )
-            return [timing_of(result, here, plan.profile_runs) for result in results]
+            with _damaged_results():
+                return [timing_of(result, here, plan.profile_runs) for result in results]
 
     def _traces(self, prefix: str, here: Path) -> str:
         """Pull the trace whose name begins with ``prefix``; its name."""
@@ -294,11 +298,12 @@ class AdbDevice:
         def work() -> dict[str, np.ndarray]:
             with self.link.job({"m0.onnx": model, **files, JOB: text}) as here:
                 self.link.run_job(self.profile.timeout_s, here)
-                [result] = self._results(here, 1)
-                if result["status"] != "ok":
-                    raise RunnerFailed(str(result["reason"]))
-                self.link.fetch([Path(o["file"]).name for o in result["outputs"]], here)
-                return outputs_of(result, here)
+                with _damaged_results():
+                    [result] = self._results(here, 1)
+                    if result["status"] != "ok":
+                        raise RunnerFailed(str(result["reason"]))
+                    self.link.fetch(file_names("out", result["outputs"], "file"), here)
+                    return outputs_of(result, here)
 
         try:
             return self.link.patiently(work)
@@ -314,12 +319,9 @@ class AdbDevice:
         return job_text(kind, self.profile, self.cores, memory_mb, models, **more).encode()
 
     def _results(self, here: Path, count: int) -> list[dict[str, Any]]:
-        try:
-            self._pin_note, results = read_results(here)
-        except (OSError, ValueError) as error:
-            raise RunnerFailed(f"the results are damaged ({error})") from None
+        self._pin_note, results = read_results(here)
         if len(results) != count:
-            raise RunnerFailed(f"{len(results)} results came for {count} models")
+            raise ValueError(f"{len(results)} results for {count} models")
         return results
 
     def _battery_c(self) -> float | None:
@@ -340,3 +342,12 @@ class AdbDevice:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _damaged_results() -> Iterator[None]:
+    """What cannot be read of a runner's results costs the model, not the profile."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise RunnerFailed(f"the results are damaged ({error})") from None

@@ -7,6 +7,7 @@ program that carries it out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -68,10 +69,16 @@ def read_results(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     return str(head["pin_note"]), results
 
 
-def traces_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the trace files that lie beside the results; names with a path are left out."""
-    names = [str(result.get("trace", "")) for result in results]
-    return [name for name in names if name and Path(name).name == name]
+def file_names(kind: str, entries: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Names of the files that a runner says it wrote ("trace0_1.json", "out0.bin"), none else.
+
+    ValueError when one has another form: what a phone answers must not lead out of the folder.
+    """
+    names = [str(entry[key]) for entry in entries if entry.get(key)]
+    for name in names:
+        if not re.fullmatch(rf"{kind}[0-9A-Za-z_-]+\.(json|bin)", name):
+            raise ValueError(f"a file called {name!r}")
+    return names
 
 
 def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Timing:
@@ -83,7 +90,8 @@ def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Tim
     nodes: list[dict[str, Any]] = []
     traced_ms = 0.0
     if result.get("trace"):
-        events = json.loads((folder / Path(result["trace"]).name).read_text(encoding="utf-8"))
+        [name] = file_names("trace", [result], "trace")
+        events = json.loads((folder / name).read_text(encoding="utf-8"))
         nodes, traced_ms = nodes_of_trace(events, profile_runs)
     providers: dict[str, int] = {}
     for node in nodes:
@@ -103,7 +111,8 @@ def outputs_of(result: Mapping[str, Any], folder: Path) -> dict[str, np.ndarray]
     """The arrays that a "run" or "batch" wrote, by output name."""
     arrays = {}
     for output in result["outputs"]:
-        content = (folder / Path(output["file"]).name).read_bytes()
+        [name] = file_names("out", [output], "file")
+        content = (folder / name).read_bytes()
         flat = np.frombuffer(content, dtype=output["dtype"])
         shape = list(output["shape"])
         if "joined" in result:  # the outputs of a batch, one after the other

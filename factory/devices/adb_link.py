@@ -12,13 +12,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, TypeVar, cast
 
 from factory.core.errors import InputError
 from factory.devices.adb_client import Adb, PhoneGone
-from factory.devices.adb_job import JOB, RESULTS, traces_of
+from factory.devices.adb_job import JOB, RESULTS
 from factory.devices.adb_options import AdbOptions
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class AdbLink:
         return said
 
     @contextlib.contextmanager
-    def job(self, files: Mapping[str, bytes]) -> Any:
+    def job(self, files: Mapping[str, bytes]) -> Iterator[Path]:
         """A fresh folder there that holds ``files``, and one here for what comes back."""
         there = f"{self.root}/job"
         self.adb.shell("rm", "-rf", there)
@@ -144,10 +144,6 @@ class AdbLink:
         if names:
             self.adb.pull([f"{self.root}/job/{name}" for name in names], here)
 
-    def fetch_traces(self, results: Sequence[Mapping[str, Any]], here: Path) -> None:
-        """Pull the traces that the results name."""
-        self.fetch(traces_of(results), here)
-
     def call(self, words: Sequence[str], timeout_s: float, *, says_done: bool = True) -> None:
         """Run a program in the job's folder and wait for it; ticks on stdout restart the clock.
 
@@ -158,9 +154,8 @@ class AdbLink:
         process = self.adb.start(f"cd {folder} && LD_LIBRARY_PATH=.. exec {shlex.join(words)}")
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         errors: list[str] = []
-        for stream, sink in ((process.stdout, lines.put), (process.stderr, errors.append)):
-            arguments = (cast("IO[bytes]", stream), sink)
-            threading.Thread(target=_pump, args=arguments, daemon=True).start()
+        _pump(cast("IO[bytes]", process.stdout), lines.put, lambda: lines.put(None))
+        _pump(cast("IO[bytes]", process.stderr), errors.append, lambda: None)
         suspect: int | None = None
         phase, done = "", False
         try:
@@ -220,13 +215,17 @@ class AdbLink:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _pump(stream: IO[bytes], sink: Callable[[Any], None]) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in stream:
-            if text := line.decode("utf-8", "replace").strip():
-                sink(text)
-    if sink.__name__ == "put":
-        sink(None)
+def _pump(stream: IO[bytes], sink: Callable[[str], None], end: Callable[[], None]) -> None:
+    """Hand on the lines of a stream, then its end, from a thread of its own."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in stream:
+                if text := line.decode("utf-8", "replace").strip():
+                    sink(text)
+        end()
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

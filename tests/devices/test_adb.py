@@ -23,7 +23,7 @@ from factory.devices import adb_perf_test
 from factory.devices.adb import AdbDevice
 from factory.devices.adb_client import Adb, parse_devices
 from factory.devices.adb_facts import fastest_cores, parse_properties
-from factory.devices.adb_job import read_results
+from factory.devices.adb_job import file_names, read_results
 from factory.devices.adb_link import PhoneLost, elf_abi, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.base import TimingPlan
@@ -220,6 +220,15 @@ def test_results_that_are_cut_or_foreign_are_refused(tmp_path):
         (tmp_path / "results.jsonl").write_text(text)
         with pytest.raises(ValueError, match=r"."):
             read_results(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", "/etc/passwd", "trace/../x.json", "trace0", "$(x).json"])
+def test_files_that_a_phone_names_stay_in_their_folder(name):
+    assert file_names("trace", [{"trace": "trace0_2026-11.json"}, {}], "trace") == [
+        "trace0_2026-11.json"
+    ]
+    with pytest.raises(ValueError, match="a file called"):
+        file_names("trace", [{"trace": name}], "trace")
 
 
 def test_perf_test_is_called_and_read_by_its_own_rules(tmp_path):
