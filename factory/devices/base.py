@@ -167,6 +167,13 @@ def _open_adb(profile: DeviceProfile) -> Device:
     return AdbDevice.connect(profile)
 
 
+@TRANSPORTS.register("ray")
+def _open_ray(profile: DeviceProfile) -> Device:
+    from factory.devices.ray_device import RayDevice
+
+    return RayDevice(profile)
+
+
 @TRANSPORTS.register("simulated")
 def _open_simulated(profile: DeviceProfile) -> Device:
     from factory.devices.simulated import SimulatedDevice

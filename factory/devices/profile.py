@@ -17,6 +17,7 @@ from factory.core.resources import find_resources
 from factory.core.validation import validate
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_options import AgentOptions
+from factory.devices.ray_options import RayOptions
 
 OptionValue = str | int | float | bool
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
@@ -68,6 +69,9 @@ class DeviceProfile(pydantic.BaseModel):
     )
     adb: AdbOptions | None = pydantic.Field(
         default=None, description='Which Android phone, and its runner (transport "adb").'
+    )
+    ray: RayOptions | None = pydantic.Field(
+        default=None, description='Which node of a Ray cluster (transport "ray").'
     )
 
     @property
