@@ -46,8 +46,8 @@ def devices(
             print_lines([f"{entry['id']}: {entry['error']}"])
 
 
-@devices_app.command()
-def add(
+@devices_app.command("add")
+def add_device(
     address: Annotated[
         str, typer.Argument(help="http://host:port of a device agent, adb, or adb:SERIAL.")
     ],
@@ -58,13 +58,14 @@ def add(
     id: Annotated[str | None, typer.Option(help="Id of the device (default: its name).")] = None,
     ca: Annotated[str | None, typer.Option(help="PEM file of the certificate to trust.")] = None,
     runner: Annotated[str | None, typer.Option(help="Program to run on the phone.")] = None,
-    library: Annotated[
-        list[str] | None, typer.Option(help="File that goes beside the runner on the phone.")
+    libraries: Annotated[
+        list[str] | None,
+        typer.Option("--library", help="File that goes beside the runner on the phone."),
     ] = None,
     threads: Annotated[str, typer.Option(help='Number of threads, or "all".')] = "1",
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
-    provider: Annotated[
-        str, typer.Option(help="ONNX Runtime execution provider.")
+    execution_provider: Annotated[
+        str, typer.Option("--provider", help="ONNX Runtime execution provider.")
     ] = "CPUExecutionProvider",
     tier: Annotated[str, typer.Option(help="The product tier that the chip stands for.")] = "",
     replace: Annotated[bool, typer.Option(help="Overwrite a profile of that id.")] = False,
@@ -79,10 +80,10 @@ def add(
         token=token,
         ca=ca,
         runner=runner,
-        libraries=tuple(library or ()),
+        libraries=tuple(libraries or ()),
         threads=threads,
         precision=precision,
-        execution_provider=provider,
+        execution_provider=execution_provider,
         tier=tier,
         replace=replace,
     )
