@@ -23,8 +23,8 @@ from factory.search.strategies.base import (
 from factory.search.strategies.problem import History, Problem, Seen
 from factory.spaces.base import Choices
 
-POPULATION = 50
-SAMPLE = 20
+POPULATION = 30
+SAMPLE = 10
 
 
 class RegularisedEvolution(HistoryStrategy):

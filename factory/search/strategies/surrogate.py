@@ -26,7 +26,7 @@ START = 30
 BATCH = 5
 REFIT = 15  # queries between two choices of hyperparameters
 MUTANTS = 300
-RANDOM = 3000
+RANDOM = 5000
 NEIGHBOURS = 1500
 
 
