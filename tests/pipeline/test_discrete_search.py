@@ -7,6 +7,8 @@ import pytest
 
 from factory.api import build, search, train
 from factory.core.errors import BudgetError, InputError
+from factory.pipeline.context import open_run
+from factory.pipeline.stages.fit import load_predictor
 from factory.spaces import Cell201, Genotype
 
 
@@ -36,7 +38,11 @@ def test_discrete_search_keeps_the_budgets_and_goes_on(tiny: Path, tmp_path: Pat
     assert fewer["tiers"][0]["validation_accuracy"] <= tier["validation_accuracy"] <= 1
     saved = json.loads(Path(tier["genotype"]).read_text())
     found = Genotype.from_dict(saved) if kind == "cell" else Cell201.from_dict(saved)
-    assert found
+    ctx = open_run(out)
+    predictor = load_predictor(ctx, "simulated-a")
+    kernels = ctx.space(ctx.recipe.tiers[0]).kernels(found, predictor.dtype)
+    assert tier["predicted_ms"] == pytest.approx(predictor.predict(kernels).latency_ms)
+    assert tier["macs"] == sum(kernel.macs * count for kernel, count in kernels.items())
     again = search(recipe, out=out, strategy="evolution", queries=4, epochs=1)
     assert again == answer
     other = search(recipe, out=out, strategy="random", queries=1, epochs=1)
