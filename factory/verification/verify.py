@@ -65,7 +65,28 @@ def verify_model(
         )
     if rounds < 1:
         raise InputError(f"{rounds} rounds measure nothing", fix="ask for one round or more")
-    model = read_model(path_or_bytes)
+    return _verify(
+        read_model(path_or_bytes), device, max_latency_ms, plan, rounds, predictor, pause_s
+    )
+
+
+def verify_file(
+    path: Path, device: Device, *, max_latency_ms: float | None = None, plan: TimingPlan = PLAN
+) -> VerifyResult:
+    """:func:`verify_model` for a file whose graph need not be understood (16-bit floats, ORT)."""
+    model = ModelFile(path.read_bytes(), None)
+    return _verify(model, device, max_latency_ms, plan, ROUNDS, None, PAUSE_S)
+
+
+def _verify(
+    model: ModelFile,
+    device: Device,
+    max_latency_ms: float | None,
+    plan: TimingPlan,
+    rounds: int,
+    predictor: LatencyPredictor | None,
+    pause_s: float,
+) -> VerifyResult:
     timings = _measure(model, device, plan, rounds, pause_s)
     result = VerifyResult(
         device_id=device.profile.id,
@@ -152,7 +173,7 @@ def _with_prediction(
     result: VerifyResult, model: ModelFile, predictor: LatencyPredictor | None
 ) -> VerifyResult:
     """The prediction beside the measurement; a predictor that cannot say is a note."""
-    if predictor is None:
+    if predictor is None or model.proto is None:
         return result
     try:
         counts = kernel_counts(canonicalise(from_onnx(model.proto)))

@@ -8,6 +8,8 @@ generation; without the plug-in the target says so and how to get it.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from factory.deployment.targets.base import Check, Target, check_onnx, convert_o
 QNN = "QNNExecutionProvider"
 PLUGIN = "onnxruntime_qnn"
 DEFAULT_SOC = "43"
+COMPILE_TIMEOUT_S = 600.0
 NOT_HERE = "the NPU is in phones only: run here on the CPU kernels, for the numbers it computes"
 
 
@@ -77,25 +80,38 @@ class QnnContext(Target):
 
 
 def _compile(source: Path, out: Path, soc_model: str) -> None:
+    """In a process of its own: the vendor's library prints, and may take the process with it."""
+    root = str(Path(__file__).resolve().parents[3])
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); "
+        "import factory.deployment.targets.qnn as q; q.compile_here(*sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(source), str(out), soc_model],
+        capture_output=True,
+        text=True,
+        timeout=COMPILE_TIMEOUT_S,
+    )
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(words[-1])
+
+
+def compile_here(source: str, out: str, soc_model: str) -> None:
+    """The child's side."""
     import onnxruntime as ort
     import onnxruntime_qnn as plugin
 
-    with_name = "factory-qnn"
-    ort.register_execution_provider_library(with_name, plugin.get_library_path())
-    try:
-        devices = [d for d in ort.get_ep_devices() if d.ep_name == QNN]
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.add_session_config_entry("ep.context_enable", "1")
-        options.add_session_config_entry("ep.context_file_path", str(out))
-        options.add_session_config_entry("ep.context_embed_mode", "1")
-        options.add_provider_for_devices(
-            devices[:1], {"backend_type": "htp", "soc_model": soc_model}
-        )
-        session = ort.InferenceSession(source, options)
-        del session
-    finally:
-        ort.unregister_execution_provider_library(with_name)
+    # The plug-in calls its devices by the name it is registered under.
+    ort.register_execution_provider_library(QNN, plugin.get_library_path())
+    devices = [d for d in ort.get_ep_devices() if d.ep_name == QNN]
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("ep.context_enable", "1")
+    options.add_session_config_entry("ep.context_file_path", out)
+    options.add_session_config_entry("ep.context_embed_mode", "1")
+    options.add_provider_for_devices(devices[:1], {"backend_type": "htp", "soc_model": soc_model})
+    ort.InferenceSession(source, options)
 
 
 @dataclass(frozen=True)
