@@ -75,10 +75,11 @@ def certify(
     profile = device.profile
     content = path.read_bytes()
     issued = issued or now_utc()
-    rounds = [r for r in (result.get("timing_rounds") or result.get("rounds") or []) if r]
+    rounds = result.get("timing_rounds") or result.get("rounds") or []
+    rounds = [r for r in rounds if r.get("kept", True)] if isinstance(rounds, list | tuple) else []
     started = _started(path, device)
     latency = None
-    if result.get("median_ms") is not None and isinstance(rounds, list) and rounds:
+    if result.get("median_ms") is not None and rounds:
         latency = _latency(result, rounds, started, _sustained(content, device, sustained_s))
     memory = started.get("peak_memory_bytes")
     return Certificate(

@@ -17,7 +17,8 @@ from factory.deployment.manifest import ModelManifest, describe_file
 from factory.devices.base import Device
 from factory.verification.certificate import DATE, Certificate
 from factory.verification.certify import probe_difference, profile_digest, run_probe
-from factory.verification.verify import verify_file
+from factory.verification.model_file import ModelFile
+from factory.verification.verify import verify_model
 
 LABELS_FILE = "labels.txt"
 
@@ -231,7 +232,8 @@ def _outputs(certificate: Certificate, path: Path, device: Device) -> Recheck:
 def _measured(certificate: Certificate, path: Path, device: Device) -> list[Recheck]:
     """Placement and latency, measured anew."""
     limit = certificate.budget.max_latency_ms
-    result = verify_file(path, device, max_latency_ms=limit)
+    model = ModelFile(path.read_bytes(), None)
+    result = verify_model(model, device, max_latency_ms=limit)
     if result.median_ms is None:
         return [Recheck("latency", False, "; ".join(result.reasons), None, None)]
     placed = {name: count for name, count in result.providers.items() if count}
