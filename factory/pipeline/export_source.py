@@ -319,6 +319,15 @@ def _folder_data(
     return pictures, data.class_names
 
 
+def folder_test_pictures(
+    root: Path, shape: tuple[int, int, int], preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test pictures of an image folder, prepared, and their labels."""
+    pictures, _ = _folder_data(root, shape, preprocessing, 0, SILENT)
+    assert pictures.test_labels is not None
+    return pictures.test_images, pictures.test_labels
+
+
 def normalised(images_uint8_NCHW: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """float32 NCHW as the preprocessing says, of RGB pictures of the right size."""
     x = images_uint8_NCHW.astype(np.float32)

@@ -82,7 +82,14 @@ def _tier_view(run: RunArtefacts, tier: TierArtefacts, row: Json, index: int) ->
         if tier.manifest
         else None,
         "manifest": tier.manifest,
+        "certificate": _certificate(run, tier.name),
     }
+
+
+def _certificate(run: RunArtefacts, tier: str) -> str | None:
+    """Link to the tier's certificate page, where there is one."""
+    name = f"certificates/{tier}.html"
+    return name if (run.root / "07-report" / name).is_file() else None
 
 
 def _baseline_view(run: RunArtefacts) -> Json | None:
