@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from factory.pipeline.verbs.export import export
     from factory.pipeline.verbs.inspect import inspect
     from factory.pipeline.verbs.new import new
+    from factory.pipeline.verbs.package import package
     from factory.pipeline.verbs.predict import predict
     from factory.pipeline.verbs.profile import fit, profile
     from factory.pipeline.verbs.report import report
@@ -25,6 +26,7 @@ __all__ = [
     "fit",
     "inspect",
     "new",
+    "package",
     "predict",
     "profile",
     "report",

@@ -12,6 +12,7 @@ from factory.cli import (
     fit,
     inspect,
     new,
+    package,
     predict,
     profile,
     report,
@@ -41,6 +42,7 @@ for _verb in (
     train.train,
     export.export,
     verify.verify,
+    package.package,
     report.report,
     build.build,
 ):
