@@ -259,16 +259,23 @@ def gate_int8(
     gate.note(f"judge {method} on the test pictures", started, test=test.to_dict())
     told = "weights only" if flavour.activation == "none" else method
 
-    def result(verdict: str, reason: str, **facts: Any) -> GateResult:
-        fields = {"model": model, "float_nodes": (), "test": test} | facts
+    def result(
+        verdict: str,
+        reason: str,
+        kept: onnx.ModelProto | None = model,
+        float_nodes: tuple[str, ...] = (),
+        found: Agreement = test,
+    ) -> GateResult:
         return GateResult(
             verdict=verdict,
-            reason=reason,
+            model=kept,
             method=told,
+            float_nodes=float_nodes,
+            test=found,
+            reason=reason,
             config=config,
             data=data.name,
             trail=gate.trail,
-            **fields,
         )
 
     lost = test.drop_points
@@ -289,17 +296,17 @@ def gate_int8(
             "refused",
             f"int8 loses {lost:.2f} points (limit {limit:g}); with up to {len(left)} operators in "
             f"floats still {after:.2f}",
-            model=None,
-            float_nodes=tuple(left),
-            test=test_after,
+            None,
+            tuple(left),
+            test_after,
         )
     return result(
         "repaired",
         f"int8 lost {lost:.2f} points (limit {limit:g}); with {len(left)} operators in floats "
         f"{after:.2f}",
-        model=repaired,
-        float_nodes=tuple(left),
-        test=test_after,
+        repaired,
+        tuple(left),
+        test_after,
     )
 
 
