@@ -30,7 +30,7 @@ from factory.deployment.targets.base import rewritten, with_precision
 
 MIN_SIGNAL_DB = {"fp32": 80.0, "fp16": 40.0}
 CAMERA_IMAGES = 8
-CAMERA_SIGNAL_DB = 30.0  # resizing is rounded to 8 bits at other places than Pillow's
+CAMERA_SIGNAL_DB = 20.0  # resizing is rounded to 8 bits at other places than Pillow's
 
 
 @dataclass
@@ -42,6 +42,9 @@ class Made:
         agreement: outputs run here beside fp32 on the test pictures; None where nothing runs it.
         loaded_on: execution provider that loaded and ran the file here; "" when none did.
         unmeasured: why no latency measured here is this target's; "" when one may be.
+        camera: the file with the preprocessing inside, fed with pixels, beside the same file
+            without it, fed with pictures that Pillow and numpy prepared.
+        plain: the ONNX file without the preprocessing that this one comes from.
     """
 
     target: Target
@@ -56,6 +59,7 @@ class Made:
     camera: Agreement | None = None
     loaded_on: str = ""
     unmeasured: str = ""
+    plain: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -159,27 +163,28 @@ class Maker:
                 return Made(target, parent.status, reason=parent.reason, gate=parent.gate)
             # What is judged without preprocessing is converted with it.
             made.files = target.write(parent.files[0], out)
-            made.gate = parent.gate
+            made.gate, made.plain = parent.gate, parent.plain
             self._run(target, made, inside=self.camera is not None)
         else:
             plain = folder / f"plain-{target.name}{target.suffix}"
             if not self._plain(target, plain, made):
                 return made
+            made.plain = plain
             self._run(target, made, inside=False)
             if self.camera is not None and made.ok:
                 assert self.preprocessing is not None
                 model = embed_preprocessing(onnx.load(plain), self.preprocessing, self.camera)
                 write_atomic_bytes(out, model.SerializeToString(deterministic=True))
                 made.files = [out]
-                made.camera = self._camera_agreement(out)
-                if made.camera.signal_db < CAMERA_SIGNAL_DB and target.precision != "int8":
+                made.camera = self._camera_agreement(out, plain)
+                if made.camera.signal_db < CAMERA_SIGNAL_DB:
                     made.status = "failed"
                     made.reason = (
                         f"with the preprocessing inside the outputs differ "
                         f"({made.camera.signal_db:.0f} dB)"
                     )
             else:
-                plain.rename(out)
+                write_atomic_bytes(out, plain.read_bytes())
                 made.files = [out]
         made.checks = target.checks(made.files[0])
         broken = next((c for c in made.checks if not c.ok and "usability" not in c.name), None)
@@ -213,7 +218,8 @@ class Maker:
             return
         images = self.data.test_images
         if inside:
-            made.camera = self._camera_agreement(made.files[0])
+            assert made.plain is not None
+            made.camera = self._camera_agreement(made.files[0], made.plain)
             made.loaded_on = target.runs_here
             return
         outputs = run_images(open_session(made.files[0], target.runs_here), images)
@@ -229,13 +235,13 @@ class Maker:
                 f"noise, {least:.0f} are asked for"
             )
 
-    def _camera_agreement(self, path: Path) -> Agreement:
-        """Camera pixels through the file, beside Pillow and numpy and the fp32 file."""
+    def _camera_agreement(self, path: Path, plain: Path) -> Agreement:
+        """Camera pixels through the file, beside Pillow and numpy and the file without."""
         assert self.camera is not None
         assert self.preprocessing is not None
         pixels = camera_pictures(self.camera, CAMERA_IMAGES)
         prepared = np.stack([prepare_picture(p, self.preprocessing) for p in pixels])
-        reference = run_images(open_session(self.fp32), prepared)
+        reference = run_images(open_session(plain), prepared)
         return compare(run_images(open_session(path), pixels), reference)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -228,7 +228,7 @@ def _preprocessing(
     from factory.deployment.sources import IMAGENET_MEAN, IMAGENET_STD
 
     size = (shape[1], shape[2])
-    colour = "grey" if shape[0] == 1 else "RGB"
+    colour: Literal["grey", "RGB"] = "grey" if shape[0] == 1 else "RGB"
     if (mean is None) != (std is None):
         raise InputError("--mean and --std belong together", fix="give both")
     if mean is not None and std is not None:
@@ -293,9 +293,10 @@ def _folder_data(
 
     if shape[1] != shape[2]:
         raise InputError("pictures of a folder are square", why=f"the model takes {shape}")
-    data = load_data(
-        DataConfig(kind="image_folder", root=str(root), image_size=shape[1]), seed, progress
+    config = DataConfig.model_validate(
+        {"kind": "image_folder", "root": str(root), "image_size": shape[1]}
     )
+    data = load_data(config, seed, progress)
     calibration, selection = split_for_gate(len(data.train), math.prod(shape) * 4, seed)
 
     def prepared(split: Any, index: Any) -> np.ndarray:

@@ -11,20 +11,22 @@ from factory.deployment.flavours import Flavour
 from factory.deployment.gate import GateConfig, GateData, gate_int8
 from factory.deployment.run_here import run_model
 
-RNG = np.random.default_rng(0)
 CLASSES, CHANNELS = 10, 8
 
 
-def network(outlier: float, *, layers: int = 1) -> onnx.ModelProto:
-    """Convolutions and a classifier; in each layer one channel's values are ``outlier`` times as
-    wide, and the next weights undo it: harmless in floats, fatal for one scale a tensor."""
+def network(outlier: float, *, layers: int = 3, everywhere: bool = False) -> onnx.ModelProto:
+    """Convolutions and a classifier. After the first layer (or each one) one channel's values are
+    ``outlier`` times as wide and the next weights undo it: harmless in floats, fatal for one scale
+    a tensor."""
+    rng = np.random.default_rng(0)
     weights, nodes, source = {}, [], "image"
-    wide = np.ones(CHANNELS, np.float32)
-    wide[0] = outlier
-    undo = np.ones(3, np.float32)
+    undo = np.ones(3)
     for layer in range(layers):
-        fan_in = 3 if layer == 0 else CHANNELS
-        w = RNG.standard_normal((CHANNELS, fan_in, 3, 3)).astype(np.float32) / np.sqrt(9 * fan_in)
+        wide = np.ones(CHANNELS)
+        if layer == 0 or everywhere:
+            wide[0] = outlier
+        fan_in = len(undo)
+        w = rng.standard_normal((CHANNELS, fan_in, 3, 3)) / np.sqrt(9 * fan_in)
         weights[f"w{layer}"] = w * wide[:, None, None, None] / undo[None, :, None, None]
         nodes += [
             helper.make_node(
@@ -33,7 +35,7 @@ def network(outlier: float, *, layers: int = 1) -> onnx.ModelProto:
             helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"], name=f"relu{layer}"),
         ]
         source, undo = f"r{layer}", wide
-    weights["g"] = (RNG.standard_normal((CLASSES, CHANNELS)) / undo).astype(np.float32)
+    weights["g"] = rng.standard_normal((CLASSES, CHANNELS)) / undo
     nodes += [
         helper.make_node("GlobalAveragePool", [source], ["p"], name="pool"),
         helper.make_node("Flatten", ["p"], ["f"], name="flatten"),
@@ -44,7 +46,7 @@ def network(outlier: float, *, layers: int = 1) -> onnx.ModelProto:
         "g",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])],
-        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     return onnx.shape_inference.infer_shapes(model)
@@ -52,12 +54,13 @@ def network(outlier: float, *, layers: int = 1) -> onnx.ModelProto:
 
 def data(model, *, labelled=True):
     """Pictures that the fp32 network classifies clearly; its own answers are the labels."""
-    images = RNG.standard_normal((700, 3, 8, 8), dtype=np.float32)
-    images *= RNG.uniform(0.3, 2.0, (700, 3, 1, 1)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((500, 3, 8, 8), dtype=np.float32)
+    images *= rng.uniform(0.3, 2.0, (500, 3, 1, 1)).astype(np.float32)
     outputs = run_model(model.SerializeToString(), images)
     top = np.sort(outputs, axis=1)
-    clear = (top[:, -1] - top[:, -2]) > 0.04 * np.abs(outputs).max()
-    images, labels = images[clear][:220], outputs[clear][:220].argmax(axis=1)
+    clear = np.sort(np.argsort(top[:, -2] - top[:, -1])[:220])
+    images, labels = images[clear], outputs[clear].argmax(axis=1)
     return GateData(
         calibration=images[:40],
         selection_images=images[40:100],
@@ -87,7 +90,8 @@ def test_wide_outliers_are_caught_and_repaired():
     judged = next(e for e in result.trail if e["step"].startswith("judge"))
     assert judged["test"]["drop_points"] > 20, "int8 as it is must break here"
     assert result.verdict == "repaired"
-    assert 0 < len(result.float_nodes) <= 2
+    assert {"conv0", "relu0", "conv1"} & set(result.float_nodes)
+    assert len(result.float_nodes) <= 4
     outputs = run_model(result.model.SerializeToString(), pictures.test_images)
     assert np.mean(outputs.argmax(axis=1) == pictures.test_labels) >= 0.99, "as the result says"
     assert any(n.op_type == "DequantizeLinear" for n in result.model.graph.node)
@@ -95,7 +99,7 @@ def test_wide_outliers_are_caught_and_repaired():
 
 
 def test_what_cannot_be_repaired_is_refused_with_the_trail():
-    model = network(3000.0, layers=4)
+    model = network(3000.0, everywhere=True)
     result = gate_int8(model, data(model), GateConfig(max_drop_points=0.0, methods=("minmax",)))
     assert (result.verdict, result.model, result.ok) == ("refused", None, False)
     assert "limit 0" in result.reason
@@ -121,5 +125,7 @@ def test_other_flavours_pass_too(flavour):
 def test_weights_only_is_hardly_disturbed_by_outliers_of_activations():
     model = network(3000.0)
     result = gate_int8(model, data(model), flavour=Flavour(activation="none"))
-    assert result.verdict == "within the limit"
+    assert result.ok
     assert result.method == "weights only"
+    judged = next(e for e in result.trail if e["step"].startswith("judge"))
+    assert judged["test"]["drop_points"] < 20

@@ -123,8 +123,9 @@ def _groups(model: ir.Model) -> list[_Group]:
     widths: dict[ir.Value, set[int]] = defaultdict(set)
     for node in model.graph:
         if _dense_conv(node) or _depthwise(node):
-            for value, role in ((node.outputs[0], "writers"), (node.inputs[0], "readers")):
-                assert value is not None
+            source = node.inputs[0]
+            assert source is not None
+            for value, role in ((node.outputs[0], "writers"), (source, "readers")):
                 key = root(value)
                 group = found.setdefault(key, _Group(_width(value) or 0))
                 widths[key].add(_width(value) or 0)

@@ -36,15 +36,18 @@ def slice_into_conv(model: ir.Model) -> bool:
             continue
         source = node.inputs[0]
         cut = source.producer() if source is not None else None
-        if cut is None or cut.op_type != "Slice" or only_consumer(source) is not node:
+        if source is None or cut is None or cut.op_type != "Slice":
+            continue
+        if only_consumer(source) is not node:
             continue
         offset = _offset(cut)
-        weight = constant(node.inputs[1])
-        if offset is None or weight is None or weight.ndim != 4 or not _plain(node):
+        old = node.inputs[1]
+        weight = constant(old)
+        if offset is None or old is None or weight is None or weight.ndim != 4 or not _plain(node):
             continue
         top, left = offset
         grown = np.pad(weight, [(0, 0), (0, 0), (top, 0), (left, 0)])
-        name = node.inputs[1].name or "weight"
+        name = old.name or "weight"
         node.replace_input_with(1, add_initialiser(model, f"{name}_shifted", grown))
         node.replace_input_with(0, cut.inputs[0])
         node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", grown.shape[2:])

@@ -95,7 +95,10 @@ def _gated(ctx: BuildContext, tier: TierSection, full: Path, folder: Path) -> Mo
     ctx.progress.message(f"{tier.name}: int8 {result.verdict}: {result.reason}")
     if result.model is None:
         return quantise_onnx(
-            full, folder / MODEL, data.calibration, QuantiseConfig(method=result.method)
+            full,
+            folder / MODEL,
+            data.calibration,
+            QuantiseConfig.model_validate({"method": result.method}),
         )
     content = result.model.SerializeToString(deterministic=True)
     write_atomic_bytes(folder / MODEL, content)

@@ -93,7 +93,7 @@ def test_ort_format_loads_and_lists_its_operators(made):
     path = made["ort-int8"].files[0]
     assert path.read_bytes()[4:8] == b"ORTM"
     operators = required_operators(path.with_name(path.stem + CONFIG_SUFFIX))
-    assert "ai.onnx:QLinearConv" in operators
+    assert any(name.endswith(":QLinearConv") for name in operators)
     assert open_session(path).get_modelmeta().custom_metadata_map["tier"] == "small"
 
 
@@ -131,4 +131,4 @@ def test_camera_pixels_through_every_form(exported, tmp_path):
         session = open_session(one.files[0])
         (pixels,) = session.get_inputs()
         assert (pixels.name, pixels.type, pixels.shape) == ("pixels", "tensor(uint8)", [24, 40, 3])
-        assert one.camera.signal_db > 20
+        assert one.camera.signal_db > 35, "beside the same file fed with prepared pictures"
