@@ -123,6 +123,7 @@ class _Gate:
         flavour: Flavour,
         run: Run,
         progress: Progress,
+        ranges: dict[str, Any],
     ) -> None:
         self.source, self.data, self.config, self.flavour = source, data, config, flavour
         self.run, self.progress = run, progress
@@ -131,7 +132,7 @@ class _Gate:
         content = source.SerializeToString()
         self.test_fp32 = run(content, data.test_images)
         self.selection_fp32 = run(content, data.selection_images)
-        self.ranges: dict[str, Any] = {}
+        self.ranges = ranges
 
     def quantised(self, method: Method, **which: Any) -> onnx.ModelProto:
         """The model by ``method``; its ranges are computed once."""
@@ -240,6 +241,7 @@ def gate_int8(
     *,
     run: Run = run_model,
     progress: Progress = SILENT,
+    ranges: dict[str, Any] | None = None,
 ) -> GateResult:
     """Quantise ``source`` so that it loses no more than the limit, or refuse.
 
@@ -250,9 +252,11 @@ def gate_int8(
         flavour: number types of the target's runtime.
         run: outputs of a model for pictures; by default on this machine's CPU.
         progress: where long work reports.
+        ranges: method -> ranges of this very model for these pictures, where another flavour has
+            calibrated it already; what is missing is added.
     """
     config = config or GateConfig()
-    gate = _Gate(source, data, config, flavour, run, progress)
+    gate = _Gate(source, data, config, flavour, run, progress, {} if ranges is None else ranges)
     method, model = gate.choose_method()
     started = time.monotonic()
     test = gate.on_test(model)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from factory.core.errors import InputError
-from factory.core.files import sha256_file, write_atomic_bytes
+from factory.core.files import sha256_bytes, sha256_file, write_atomic_bytes
 from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import Agreement, compare
 from factory.deployment.camera import embed_preprocessing, resized_shape
@@ -117,6 +117,7 @@ class Maker:
         self._scratch = tempfile.TemporaryDirectory(prefix="factory-targets-")
         self._made: dict[str, Made] = {}
         self._reference: np.ndarray | None = None
+        self._ranges: dict[str, dict[str, Any]] = {}  # by the model that was calibrated
 
     def __enter__(self) -> Maker:
         return self
@@ -201,8 +202,14 @@ class Maker:
             before.write_bytes(source.SerializeToString(deterministic=True))
             made.files = target.write(before, out)
             return True
+        digest = sha256_bytes(source.SerializeToString(deterministic=True))
         made.gate = gate_int8(
-            source, self.data, self.config, target.flavour, progress=self.progress
+            source,
+            self.data,
+            self.config,
+            target.flavour,
+            progress=self.progress,
+            ranges=self._ranges.setdefault(digest, {}),
         )
         if made.gate.model is None:
             made.status, made.reason = "refused", made.gate.reason
