@@ -57,6 +57,9 @@ def render_report(run: RunArtefacts, summary: Json) -> str:
         accuracy_plot=_markup(figures.accuracy_latency(summary["tiers"])),
         training_plots=[Markup(plot) for plot in figures.training_curves(run)],
         devices=_devices(run),
+        comparison="comparison.html"
+        if (run.root / "07-report" / "comparison.html").is_file()
+        else None,
         recipe=mapping(run.record.get("recipe")),
         folder=run.root.resolve().name,
     )

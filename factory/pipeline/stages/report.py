@@ -25,7 +25,10 @@ def run(ctx: BuildContext) -> None:
         return
     started = time.monotonic()
     unit.begin([report_path(ctx), report_path(ctx).with_suffix(".json")])
+    from factory.reporting.comparison import write_comparison
+
     write_certificate_pages(ctx)
+    write_comparison(ctx.folder.root)
     path = write_report(ctx.folder.root)
     unit.finish([path, path.with_suffix(".json")], time.monotonic() - started)
 
