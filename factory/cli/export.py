@@ -49,7 +49,7 @@ def export(
     camera: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH: preprocessing inside, uint8 pixels in.")
     ] = None,
-    max_drop: Annotated[
+    max_drop_points: Annotated[
         float, typer.Option(help="Accuracy that int8 may lose, points.", min=0, max=100)
     ] = 1.0,
     measure_passes: Annotated[
@@ -81,7 +81,7 @@ def export(
             std=_numbers(std, "--std"),
             weights=weights,
             camera=camera,
-            max_drop_points=max_drop,
+            max_drop_points=max_drop_points,
             measure_passes=measure_passes,
             seed=seed or 0,
             dry_run=dry_run,

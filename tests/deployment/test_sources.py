@@ -29,7 +29,7 @@ def number():
 def networks(tmp_path, monkeypatch):
     (tmp_path / "my_networks.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield tmp_path
     sys.modules.pop("my_networks", None)
 
