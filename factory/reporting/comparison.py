@@ -88,7 +88,7 @@ def difference(kernels_a: Any, kernels_b: Any) -> Json:
         distinct kernels.
     """
     a, b = _by_kernel(kernels_a), _by_kernel(kernels_b)
-    rows = []
+    rows: list[Json] = []
     for key in a.keys() | b.keys():
         count_a, ms_a, text_a = a.get(key, (0.0, 0.0, ""))
         count_b, ms_b, text_b = b.get(key, (0.0, 0.0, ""))
