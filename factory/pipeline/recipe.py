@@ -83,6 +83,9 @@ class BudgetSection(Section):
     max_parity_difference: float = Field(
         1e-3, gt=0, le=0.1, description="Largest relative difference between PyTorch and ONNX."
     )
+    max_int8_drop_points: float = Field(
+        1.0, ge=0, le=100, description="Accuracy that int8 may lose against fp32, in points."
+    )
     baseline: bool = Field(
         True, description=f"Also search {NO_LATENCY!r}: the same search without a latency term."
     )
