@@ -10,7 +10,7 @@ solved with reweighted rows (Student-t as a scale mixture of normals, Lange et a
 weighted by its evidence; the prediction is the mixture's mean. Where every measured time is a
 multiple of a coarse unit, the rounding error of that unit is added to the noise.
 Transfer from one runtime to another on a chip is the same computation with the known runtime's
-table among the pool's. Ten numbers in, plain arrays out: no training, no seed.
+table among the pool's. Ten numbers in, plain arrays out: no seed.
 Legend: N networks, n measured ones, K counts, V views, H combinations.
 """
 
@@ -24,15 +24,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.latency.pool import LEAST_SHARE, PoolPrior, check_ms, stack_views
+from factory.latency.intervals import COVERAGE
+from factory.latency.pool import LEAST_SHARE, PoolPrior, check_ms, fit_pool, stack_views
 
-DISTANCES = (1.0, 2.0, 4.0)  # t: multiples of the pool's own spread
+DISTANCES = (0.5, 1.0, 2.0, 4.0)  # t: multiples of the pool's own spread
 NOISES = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.15)
 FREEDOM = 4.0  # nu of the noise: measurements on phones have outliers
 SCALE_SPREAD = 0.5  # c: the first guess of the chip's speed may be off by that share
 ITERATIONS = 8
 UNITS_MS = (1.0, 0.1, 0.01)
 Z_90 = 1.6449
+QUANTILES = 401  # of a pool device's errors, so that every device counts the same
 
 
 class Interval(NamedTuple):
@@ -87,7 +89,9 @@ class FewShot:
             )
         mean_N = np.zeros(counts_VNK.shape[1])
         for v, counts_NK in enumerate(counts_VNK):
-            mean_N += counts_NK @ (self.share_H[self.view_H == v] @ self.weights_HK[self.view_H == v])
+            mean_N += counts_NK @ (
+                self.share_H[self.view_H == v] @ self.weights_HK[self.view_H == v]
+            )
         mean_N = np.maximum(mean_N, 0.02 * self.floor_ms)
         variance_N = np.full(len(mean_N), self.unit_ms**2 / 12)
         scale_N = np.maximum(mean_N, self.floor_ms)
@@ -198,6 +202,38 @@ def _regression(
     weights_K = mean_K + carried_nK.T @ (inverse_nn @ residual_n)
     posterior_KK = covariance_KK - carried_nK.T @ inverse_nn @ carried_nK
     return _Posterior(float(evidence), weights_K, posterior_KK)
+
+
+def calibrate(
+    views: Sequence[np.ndarray],
+    pool_ms_ND: np.ndarray,
+    families: Sequence[str],
+    chosen: np.ndarray,
+) -> float:
+    """Multiple of the interval's width that covers 90 % on the pool's own devices.
+
+    Every pool device in turn is treated as the new chip, its family left out of the pool; the
+    multiple is the 90 % quantile of |error| / reach over all of them (split conformal, scaled by
+    the predicted deviation). Nothing of the new chip goes in.
+    """
+    counts_VNK = stack_views(views)
+    others = np.setdiff1d(np.arange(counts_VNK.shape[1]), chosen)
+    names = np.asarray(families)
+    ratios = []
+    for family in dict.fromkeys(families):
+        outside = np.flatnonzero(names != family)
+        if not len(outside):
+            return 1.0
+        prior = fit_pool(counts_VNK, pool_ms_ND[:, outside])
+        for d in np.flatnonzero(names == family):
+            known = others[~np.isnan(pool_ms_ND[others, d])]
+            measured = chosen[~np.isnan(pool_ms_ND[chosen, d])]
+            if len(measured) and len(known):
+                found = fit_few_shot(prior, counts_VNK, measured, pool_ms_ND[measured, d])
+                ms_N, deviation_N = found.moments(counts_VNK[:, known])
+                ratio_N = np.abs(pool_ms_ND[known, d] - ms_N) / (Z_90 * deviation_N)
+                ratios.append(np.quantile(ratio_N, np.linspace(0, 1, QUANTILES)))
+    return float(np.quantile(np.concatenate(ratios), COVERAGE)) if ratios else 1.0
 
 
 def _unit(measured_ms: np.ndarray) -> float:

@@ -5,7 +5,8 @@ is counts @ weights. What a runtime runs is not known beforehand (one may drop o
 cannot change the output, another run them), so there are several *views*: the same columns,
 counted under different assumptions. Every pool device is fitted under each view and keeps the one
 that explains it best; scaled to mean 1, the devices' weights are a sample of a distribution whose
-mean and covariance are the prior for the next device, whatever its view turns out to be.
+mean and covariance are the prior for the next device, whatever its view turns out to be. A pool
+of one device (another runtime on the same chip) gives its weights, each with a wide spread.
 Legend: N networks, K counts, V views, D pool devices.
 """
 
@@ -22,7 +23,8 @@ from factory.core.errors import InputError
 LEAST_SHARE = 0.1  # of a typical latency: noise of smaller networks does not shrink further
 REWEIGHTINGS = 4
 OUTLIER = 2.5  # robust standard deviations beyond which a measurement loses weight (Huber)
-SPREAD = 0.1  # of each weight's own variance added to the covariance of few devices
+SPREAD = 0.03  # of each weight's own variance added to the covariance of few devices
+ALONE = 0.5  # one known device: each weight of the next may differ by that share
 NOISE_FLOOR = 0.002
 
 
@@ -126,11 +128,8 @@ def fit_pool(views: Sequence[np.ndarray], pool_ms_ND: np.ndarray) -> PoolPrior:
             f"a pool of shape {pool_ms_ND.shape} for {counts_VNK.shape[1]} networks",
             fix="give one row a network and one column a device",
         )
-    if pool_ms_ND.shape[1] < 2:
-        raise InputError(
-            f"{pool_ms_ND.shape[1]} known device(s) say nothing about how devices differ",
-            fix="give tables of at least two",
-        )
+    if not pool_ms_ND.shape[1]:
+        raise InputError("the pool has no device", fix="give the table of one known chip or more")
     found: list[tuple[np.ndarray, float, int]] = []
     for d, column_N in enumerate(pool_ms_ND.T):
         known = ~np.isnan(column_N)
@@ -146,10 +145,15 @@ def fit_pool(views: Sequence[np.ndarray], pool_ms_ND: np.ndarray) -> PoolPrior:
         view = int(np.argmin([scatter for _, scatter in fits]))
         found.append((*fits[view], view))
     weights_DK = np.array([weights for weights, _, _ in found])
-    spread_KK = np.diag(SPREAD * weights_DK.var(0) + 1e-5 * np.mean(weights_DK**2))
+    mean_K, least = weights_DK.mean(0), 1e-5 * float(np.mean(weights_DK**2))
+    if len(weights_DK) > 1:
+        covariance_KK = np.cov(weights_DK.T).reshape(len(mean_K), len(mean_K))
+        covariance_KK = covariance_KK + np.diag(SPREAD * weights_DK.var(0) + least)
+    else:
+        covariance_KK = np.diag((ALONE * mean_K) ** 2 + 100 * least)
     return PoolPrior(
-        weights_DK.mean(0),
-        np.cov(weights_DK.T).reshape(spread_KK.shape) + spread_KK,
+        mean_K,
+        covariance_KK,
         np.array([scatter for _, scatter, _ in found]),
         np.array([view for _, _, view in found], dtype=np.int64),
     )

@@ -54,8 +54,7 @@ def reachable_counts(cells: Iterable[Cell201]) -> np.ndarray:
             if op != "none" and node in reaches:
                 reaches.add(source)
         kept = [
-            op if node in reaches else "none"
-            for (node, _), op in zip(EDGES, cell.ops, strict=True)
+            op if node in reaches else "none" for (node, _), op in zip(EDGES, cell.ops, strict=True)
         ]
         rows.append([float(kept.count(op)) for op in OPS])
     return np.array(rows).reshape(-1, len(OPS))
