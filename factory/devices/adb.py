@@ -31,6 +31,9 @@ from factory.devices.local import CHUNK_BYTES, EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.profile import DeviceProfile
 
 
+CPU = "CPUExecutionProvider"
+
+
 class AdbDevice:
     """ONNX Runtime on an Android phone; made by :meth:`connect`."""
 
@@ -158,11 +161,18 @@ class AdbDevice:
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved, on the phone."""
-        if self.profile.execution_provider != "CPUExecutionProvider":
+        if self.profile.execution_provider != CPU:
             plan = replace(plan, profile_runs=max(plan.profile_runs, 1))  # says who ran what
         results: dict[int, Timing] = {}
         self._time_block(models, list(range(len(models))), plan, max(1, rounds), results)
-        return [results[index] for index in range(len(models))]
+        return [self._placed(results[index]) for index in range(len(models))]
+
+    def _placed(self, timing: Timing) -> Timing:
+        """A failure where the CPU took the whole model of an accelerator: that is no time of it."""
+        provider = self.profile.execution_provider
+        if not timing.ok or provider in (timing.providers or {}) or provider == CPU:
+            return timing
+        return Timing.failed(f"no node ran on {provider}: the CPU took the whole model")
 
     def _time_block(
         self,
