@@ -30,7 +30,6 @@ from factory.devices.base import Timing, TimingPlan
 from factory.devices.local import CHUNK_BYTES, EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.profile import DeviceProfile
 
-
 CPU = "CPUExecutionProvider"
 
 
