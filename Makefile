@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/demo
 
-.PHONY: demo test setup check types lint contracts unit heavy agent wheel clean
+.PHONY: demo test setup check types lint contracts unit heavy agent web wheel clean
 
 demo: setup
 	@$(BIN)/factory build recipes/demo.toml --out $(RUN)
@@ -45,7 +45,11 @@ heavy: setup
 agent: setup
 	$(BIN)/python -m factory.devices.agent_bundle
 
-wheel: setup
+# ONNX Runtime Web for `factory profile --browser`: one pinned release, its hash checked.
+web:
+	@$(PYTHON) tools/fetch_ort_web.py
+
+wheel: setup web
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:

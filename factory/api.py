@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from factory.pipeline.verbs.build import build, search, train
     from factory.pipeline.verbs.devices import devices
     from factory.pipeline.verbs.doctor import doctor
+    from factory.pipeline.verbs.explain import explain
     from factory.pipeline.verbs.export import export
     from factory.pipeline.verbs.farm import farm
     from factory.pipeline.verbs.inspect import inspect
@@ -26,6 +27,7 @@ __all__ = [
     "build",
     "devices",
     "doctor",
+    "explain",
     "export",
     "farm",
     "fit",

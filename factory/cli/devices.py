@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from factory.cli import options
+from factory.cli.explain_lines import explained_lines
 from factory.cli.output import print_json, print_lines, table
 
 devices_app = typer.Typer(
@@ -100,3 +101,26 @@ def add_device(
     if answer["token_path"]:
         lines.append(f"token: {answer['token_path']} (readable by you alone)")
     print_lines([*lines, f"next: factory profile --device {answer['device']}"])
+
+
+@devices_app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="Path of an ONNX file.")],
+    device: options.Device,
+    soc: Annotated[
+        list[str] | None, typer.Option(help="Also compile for this SoC number; repeatable.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the compiled files (default: the model's).")
+    ] = None,
+    numerics: Annotated[bool, typer.Option(help="Compare the outputs with the CPU's.")] = True,
+    json: options.Json = False,
+) -> None:
+    """Say which nodes an accelerator takes, which it refuses and why, and what to change."""
+    from factory.api import explain as verb
+
+    answer = verb(model, device, numerics=numerics, socs=soc or (), out=out)
+    if json:
+        print_json(answer)
+        return
+    print_lines(explained_lines(answer))

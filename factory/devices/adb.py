@@ -26,11 +26,9 @@ from factory.devices.adb_job import JOB, file_names, job_text, outputs_of, read_
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import CPU, Timing, TimingPlan
 from factory.devices.local import CHUNK_BYTES, EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.profile import DeviceProfile
-
-CPU = "CPUExecutionProvider"
 
 
 class AdbDevice:
@@ -164,14 +162,8 @@ class AdbDevice:
             plan = replace(plan, profile_runs=max(plan.profile_runs, 1))  # says who ran what
         results: dict[int, Timing] = {}
         self._time_block(models, list(range(len(models))), plan, max(1, rounds), results)
-        return [self._placed(results[index]) for index in range(len(models))]
-
-    def _placed(self, timing: Timing) -> Timing:
-        """A failure where the CPU took the whole model of an accelerator: that is no time of it."""
         provider = self.profile.execution_provider
-        if not timing.ok or provider in (timing.providers or {}) or provider == CPU:
-            return timing
-        return Timing.failed(f"no node ran on {provider}: the CPU took the whole model")
+        return [results[index].placed_on(provider) for index in range(len(models))]
 
     def _time_block(
         self,

@@ -83,7 +83,7 @@ def file_names(kind: str, entries: Sequence[Mapping[str, Any]], key: str) -> lis
 
 def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Timing:
     """The Timing of one result, its trace read from ``folder``."""
-    from factory.devices.measure import nodes_of_trace, reorder_share, sample_statistics
+    from factory.devices.measure import nodes_of_events, reorder_share, sample_statistics
 
     if result.get("status") != "ok":
         return Timing.failed(str(result.get("reason", "")))
@@ -92,7 +92,7 @@ def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Tim
     if result.get("trace"):
         [name] = file_names("trace", [result], "trace")
         events = json.loads((folder / name).read_text(encoding="utf-8"))
-        nodes, traced_ms = nodes_of_trace(events, profile_runs)
+        nodes, traced_ms = nodes_of_events(events, profile_runs)
     providers: dict[str, int] = {}
     for node in nodes:
         providers[node["provider"]] = providers.get(node["provider"], 0) + 1

@@ -20,6 +20,7 @@ import numpy as np
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.environment import copy_worker, emulator, own_command
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
 
@@ -95,10 +96,13 @@ class LocalDevice:
         """The worker, started and configured if it is not there; InputError if it cannot be."""
         if self._worker is not None and self._worker.alive:
             return self._worker
-        worker = WorkerProcess(self._command)
+        own = own_command(self.profile)
+        worker = WorkerProcess(own, copy_worker) if own else WorkerProcess(self._command)
+        options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,
             "provider_options": {k: str(v) for k, v in self.profile.provider_options.items()},
+            "provider_library": options.provider_library if options is not None else "",
             "threads": len(self._cores),
         }
         request = {
@@ -118,6 +122,13 @@ class LocalDevice:
                 fix="run `factory doctor`",
             ) from None
         provider = self.profile.execution_provider
+        if hello["reply"] == "error":
+            worker.close()
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=hello["reason"],
+                fix="check [local] and provider_options of its profile",
+            )
         if provider not in hello["providers"]:
             worker.close()
             raise InputError(
@@ -140,7 +151,8 @@ class LocalDevice:
         if self._empty_run_ms is None:
             timing = self.time_many([EMPTY_MODEL], EMPTY_RUN_PLAN)[0]
             self._empty_run_ms = round(timing.median_ms, 5) if timing.ok else 0.0
-        profile, notes = self.profile, []
+        profile, emulated = self.profile, emulator(self.profile)
+        notes = [emulated] if emulated else []
         if self._hello["pin_note"]:
             notes.append(self._hello["pin_note"])
         governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
@@ -155,7 +167,7 @@ class LocalDevice:
         return {
             "device": profile.id,
             "transport": profile.transport,
-            "simulated": False,
+            "simulated": bool(emulated),
             "fingerprint": {
                 "chip": chip_fingerprint() if local else profile.chip,
                 "runtime": profile.runtime,
@@ -179,6 +191,8 @@ class LocalDevice:
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved; a crash or hang costs only the culprit its numbers."""
+        if emulated := emulator(self.profile):
+            return [Timing.failed(emulated) for _ in models]
         results: dict[int, Timing] = {}
         self._time_block(models, list(range(len(models))), plan, rounds, results)
         return [results[index] for index in range(len(models))]
@@ -212,7 +226,8 @@ class LocalDevice:
             return
         for index, timing in zip(indices, reply["timings"], strict=True):
             ok = timing["status"] == "ok"
-            results[index] = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            results[index] = made.placed_on(self.profile.execution_provider)
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""
@@ -253,6 +268,13 @@ class LocalDevice:
             why=reason,
             fix="check the model with `factory inspect` and the inputs' names, types and shapes",
         )
+
+    def ask(self, command: str, model: bytes) -> tuple[dict[str, Any], list[bytes]]:
+        """What the worker answers to another command about one model ("place", "compile")."""
+        try:
+            return self._request({"command": command}, [model])
+        except WorkerLost as lost:
+            return {"reply": "error", "reason": lost.reason}, []
 
     def _request(
         self, header: Mapping[str, Any], blobs: Sequence[bytes]

@@ -40,7 +40,10 @@ class WorkerLost(Exception):
 class WorkerProcess:
     """One child process. A request that fails leaves it dead; make a new one then."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
+    ) -> None:
+        """``code`` copies the worker's source into the folder it is given (another Python)."""
         self.folder = tempfile.mkdtemp(prefix="factory-worker-")
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
@@ -51,7 +54,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env=_environment(),
+            env=_environment(None if code is None else code(Path(self.folder))),
             **options,
         )
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -183,9 +186,13 @@ class WorkerProcess:
         self._finalizer()
 
 
-def _environment() -> dict[str, str]:
-    """The parent's environment, in which the child finds this same package."""
+def _environment(code: Path | None) -> dict[str, str]:
+    """The parent's environment, in which the child finds this same package, or only ``code``."""
     environment = dict(os.environ)
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
+        environment.pop("PYTHONHOME", None)
+        return environment
     root = str(Path(__file__).resolve().parents[2])
     known = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")

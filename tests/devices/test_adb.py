@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -285,17 +284,6 @@ def test_the_users_own_perf_test_measures_too(rack, tmp_path):
         assert facts["fingerprint"]["runtime_version"] == "1.22.0"
         with pytest.raises(InputError, match=r"does not return outputs.*android_runner"):
             device.run(good, {"a": np.zeros((1, 4, 8, 8), np.float32)})
-
-
-@needs_adb
-def test_a_whole_fallback_is_no_time_of_the_accelerator(device):
-    timing = device.time_many([tiny_models.add()], QUICK)[0]
-    fallen = replace(timing, providers={"CPUExecutionProvider": 2})
-    other = AdbDevice.__new__(AdbDevice)
-    other.profile = DeviceProfile(id="npu", execution_provider="QNNExecutionProvider")
-    assert "the CPU took the whole model" in other._placed(fallen).reason
-    assert other._placed(replace(timing, providers={"QNNExecutionProvider": 1})).ok
-    assert device._placed(fallen).ok
 
 
 @needs_adb

@@ -22,6 +22,7 @@ from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import SimulatedDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
+import chromium
 import phone_rack
 import running_agent
 import tiny_models
@@ -38,7 +39,17 @@ FINGERPRINT = {
 }
 
 
-@pytest.fixture(params=["local", "agent", "adb", "adb-c", "simulated"], scope="module")
+@pytest.fixture(
+    params=[
+        "local",
+        "agent",
+        "adb",
+        "adb-c",
+        "simulated",
+        pytest.param("browser", marks=pytest.mark.heavy),
+    ],
+    scope="module",
+)
 def device(request, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         if request.param == "local":
@@ -57,6 +68,8 @@ def device(request, tmp_path_factory):
             adb = {"runner": runner} if request.param == "adb-c" else {}
             rack.phones[0].become(elf_abi(Path(runner)) if runner else "arm64-v8a")
             made = AdbDevice.connect(rack.profile("t1", adb=adb))
+        elif request.param == "browser":
+            made = chromium.device()
         else:
             made = SimulatedDevice()
         yield stack.enter_context(made)
