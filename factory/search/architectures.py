@@ -127,7 +127,6 @@ def continue_with_tighter(
     space: CellSpace | None = None,
     data: ImageData | None = None,
     progress: Progress = SILENT,
-    seed: int = 0,
 ) -> SearchResult:
     """Derive a finished tier again under other limits, without training it anew.
 

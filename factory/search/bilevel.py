@@ -146,8 +146,8 @@ class Bilevel:
         """One step of the weights; its training loss."""
         problem = self.problem
         loss = problem.loss(batch, detach_arch=True)
-        grads = torch.autograd.grad(loss, problem.weight_parameters)
-        loss, *grads = self.world.average([loss, *grads])
+        found = torch.autograd.grad(loss, problem.weight_parameters)
+        loss, *grads = self.world.average([loss, *found])
         for parameter, grad in zip(problem.weight_parameters, grads, strict=True):
             parameter.grad = grad
         nn.utils.clip_grad_norm_(problem.weight_parameters, self.cfg.grad_clip)

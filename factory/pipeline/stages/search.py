@@ -188,12 +188,12 @@ def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float)
 
 def _search(ctx: BuildContext, pending: list[str]) -> None:
     """Run the search of the pending tiers (those that are done come back as they are)."""
-    from factory.search.architectures import search_architectures
+    from factory.search.seeds import search_seeds
 
     folder = _work_folder(ctx)
     if all((folder / name / "search.json").exists() for name in pending):
         return
-    search_architectures(
+    search_seeds(
         CellSpace(ctx.search_spec()),
         ctx.data,
         _tier_budgets(ctx),
@@ -264,7 +264,6 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
             space=CellSpace(ctx.search_spec()),
             data=ctx.data if ctx.recipe.budget.extra_epochs else None,
             progress=ctx.progress,
-            seed=ctx.seed,
         )
     except BudgetError as error:
         ctx.progress.message(f"{tier.name}: no lower target can be met: {error}")
@@ -331,4 +330,9 @@ def _summary(found: SearchResult) -> dict[str, Any]:
         "expected": found.expected,
         "multipliers": found.multipliers,
         "steps": found.steps,
+        "method": found.method,
+        "seed": found.seed,
+        "skip_share_by_cell": found.skip_share_by_cell,
+        "gap": found.gap,
+        "stopped": found.stopped,
     }

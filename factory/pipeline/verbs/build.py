@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.pipeline.recipe_loading import load_recipe
 
@@ -37,16 +38,30 @@ def build(
 
 
 def search(
-    recipe: str | Path,
+    recipe: str | Path | None = None,
     *,
+    list_methods: bool = False,
     out: str | Path | None = None,
     scale: str | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Profile, fit and search only; the arguments are those of :func:`build`."""
-    return _line(recipe, out, scale, seed, dry_run, progress, "search")
+    """Profile, fit and search only; the arguments are those of :func:`build`.
+
+    ``seeds`` replaces the recipe's search.seeds. With ``list_methods`` nothing is searched: what
+    comes back are the axes of a search method, their choices and the presets.
+    """
+    if list_methods:
+        from factory.pipeline.verbs.methods import methods
+
+        return methods()
+    if recipe is None:
+        raise InputError(
+            "no recipe was named", fix="name one, or list the methods with factory search --list"
+        )
+    return _line(recipe, out, scale, seed, dry_run, progress, "search", seeds)
 
 
 def train(
@@ -76,8 +91,13 @@ def _line(
     dry_run: bool,
     progress: Progress,
     until: str,
+    seeds: int | None = None,
 ) -> dict[str, Any]:
     checked, _ = load_recipe(recipe, scale=scale, seed=seed)
+    if seeds is not None:
+        checked = checked.model_copy(
+            update={"search": checked.search.model_copy(update={"seeds": seeds})}
+        )
     from factory.pipeline.build import plan, run_build, summary
     from factory.pipeline.context import BuildContext, default_out
     from factory.pipeline.run_folder import STAGES, RunFolder
