@@ -19,7 +19,7 @@ from factory.search.seeds import search_seeds
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.genotype import CELL_TYPES
 
-SHORT = {"epochs": 2, "warmup_epochs": 1, "steps_per_epoch": 2}
+SHORT = {"epochs": 2, "warmup_epochs": 1, "steps_per_epoch": 2, "batch_size": 6}
 STAGES = {
     "schedule": "progressive",
     "stage_layers": (3, 3, 4),
@@ -178,15 +178,15 @@ def test_a_search_that_collapses_stops_and_takes_the_last_healthy_epoch(tmp_path
     monkeypatch.setattr(
         bilevel.diagnostics, "skip_share_by_cell", lambda genotype: {"normal": 0.9, "reduce": 0.1}
     )
-    result = _search(tmp_path, limit=None, epochs=5, stop_patience=2, hessian_every=1)
+    result = _search(tmp_path, limit=None, epochs=5, stop_patience=2, hessian_every=2)
     assert "stopped after epoch 2" in result.stopped
     assert "the skip limit decides" in result.stopped
     rows = _rows(tmp_path)
     assert rows[-1]["epoch"] == 2
     assert rows[-1]["stopped"] == result.stopped
-    assert isinstance(rows[-1]["hessian_eigenvalue"], float)
-    assert _search(tmp_path, limit=None, epochs=5, stop_patience=2, hessian_every=1) == result
-    off = _search(tmp_path / "off", limit=None, epochs=4, stop_patience=2, stop="off")
+    assert any(isinstance(row.get("hessian_eigenvalue"), float) for row in rows)
+    assert _search(tmp_path, limit=None, epochs=5, stop_patience=2, hessian_every=2) == result
+    off = _search(tmp_path / "off", limit=None, epochs=3, stop_patience=1, stop="off")
     assert off.stopped is None
 
 
