@@ -19,7 +19,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from factory.search.gradient import Batch, BilevelProblem, central_difference, first_order
+from factory.search.gradient import (
+    Batch,
+    BilevelProblem,
+    central_difference,
+    first_order,
+    gradients,
+)
 
 RADIUS = 1e-2
 
@@ -33,15 +39,15 @@ def amended(
         return first_order(problem, validation, training)
     weights, arch = list(problem.weight_parameters), list(problem.arch_parameters)
     loss = problem.loss(validation)
-    grads = torch.autograd.grad(loss, arch + weights)
-    direct, v = list(grads[: len(arch)]), list(grads[len(arch) :])
+    grads = gradients(loss, arch + weights)
+    direct, v = grads[: len(arch)], grads[len(arch) :]
     u = central_difference(
-        lambda: torch.autograd.grad(problem.loss(training, detach_arch=True), weights),
+        lambda: gradients(problem.loss(training, detach_arch=True), weights),
         weights,
         v,
         RADIUS,
     )
     product = central_difference(
-        lambda: torch.autograd.grad(problem.loss(training), arch), weights, u, RADIUS
+        lambda: gradients(problem.loss(training), arch), weights, u, RADIUS
     )
     return loss.detach(), [d - eta * p for d, p in zip(direct, product, strict=True)]

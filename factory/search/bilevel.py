@@ -31,7 +31,7 @@ from factory.search.config import SearchConfig
 from factory.search.costs import CostModel, CostTerm
 from factory.search.derive import Scores, discretise, log_scores
 from factory.search.distributed import join
-from factory.search.gradient import Batch
+from factory.search.gradient import Batch, gradients
 from factory.search.hessian import largest_eigenvalue
 from factory.search.live_curves import LiveCurves
 from factory.search.problem import FOR_ARCHITECTURE, FOR_WEIGHTS, StageProblem
@@ -146,7 +146,7 @@ class Bilevel:
         """One step of the weights; its training loss."""
         problem = self.problem
         loss = problem.loss(batch, detach_arch=True)
-        found = torch.autograd.grad(loss, problem.weight_parameters)
+        found = gradients(loss, problem.weight_parameters)
         loss, *grads = self.world.average([loss, *found])
         for parameter, grad in zip(problem.weight_parameters, grads, strict=True):
             parameter.grad = grad

@@ -62,13 +62,17 @@ class BilevelProblem(Protocol):
 Estimate = Callable[[BilevelProblem, Batch, Batch], tuple[Tensor, list[Tensor]]]
 
 
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """d loss / d parameters; zero for what did not run (operators that were not sampled)."""
+    return list(torch.autograd.grad(loss, list(parameters), materialize_grads=True))
+
+
 def first_order(
     problem: BilevelProblem, validation: Batch, training: Batch
 ) -> tuple[Tensor, list[Tensor]]:
     """Validation loss and its gradient at the current weights; ``training`` is not used."""
     loss = problem.loss(validation)
-    grads = torch.autograd.grad(loss, list(problem.arch_parameters))
-    return loss.detach(), list(grads)
+    return loss.detach(), gradients(loss, problem.arch_parameters)
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from factory.search.gradient import Batch, BilevelProblem, central_difference, norm
+from factory.search.gradient import Batch, BilevelProblem, central_difference, gradients, norm
 
 ITERATIONS = 12
 RADIUS = 1e-2
@@ -23,7 +23,7 @@ def largest_eigenvalue(problem: BilevelProblem, batch: Batch, seed: int = 0) -> 
     vector = [torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in arch]
 
     def gradient() -> list[torch.Tensor]:
-        return list(torch.autograd.grad(problem.loss(batch), arch))
+        return gradients(problem.loss(batch), arch)
 
     value = 0.0
     for _ in range(ITERATIONS):

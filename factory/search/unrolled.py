@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from factory.search.gradient import Batch, BilevelProblem, central_difference, moved
+from factory.search.gradient import Batch, BilevelProblem, central_difference, gradients, moved
 
 RADIUS = 0.01
 
@@ -26,7 +26,7 @@ def second_order(
     """Validation loss after the unrolled step, and the gradient through that step."""
     weights, arch = list(problem.weight_parameters), list(problem.arch_parameters)
     settings = problem.settings
-    step = list(torch.autograd.grad(problem.loss(training, detach_arch=True), weights))
+    step = gradients(problem.loss(training, detach_arch=True), weights)
     with torch.no_grad():
         for i, (weight, momentum) in enumerate(zip(weights, problem.weight_momenta(), strict=True)):
             step[i] = step[i] + settings.weight_decay * weight
@@ -34,11 +34,11 @@ def second_order(
                 step[i] = step[i] + settings.momentum * momentum
     with moved(weights, step, -settings.weight_lr):
         loss = problem.loss(validation)
-        grads = torch.autograd.grad(loss, arch + weights)
-    direct, v = list(grads[: len(arch)]), list(grads[len(arch) :])
+        grads = gradients(loss, arch + weights)
+    direct, v = grads[: len(arch)], grads[len(arch) :]
     if settings.weight_lr == 0.0:
         return loss.detach(), direct
     product = central_difference(
-        lambda: torch.autograd.grad(problem.loss(training), arch), weights, v, RADIUS
+        lambda: gradients(problem.loss(training), arch), weights, v, RADIUS
     )
     return loss.detach(), [d - settings.weight_lr * p for d, p in zip(direct, product, strict=True)]
