@@ -7,6 +7,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import os
@@ -52,15 +53,35 @@ def make_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = config["threads"]
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = config.get("log_severity", 4)
     if config["threads"] > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in config.get("session_entries", {}).items():
+        options.add_session_config_entry(key, value)
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
+    if config.get("provider_library"):  # a plug-in is chosen by its devices, not by its name
+        name = config["execution_provider"]
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        options.add_provider_for_devices(devices, config["provider_options"])
+        return ort.InferenceSession(model, options, enable_fallback=0)
     provider = (config["execution_provider"], config["provider_options"])
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+def register_plugin(name: str, library: str) -> list[str]:
+    """Load a plug-in execution provider; the providers that are there then.
+
+    ``library`` is the path of its library, or a Python package that has get_library_path().
+    """
+    path = library
+    if not library.endswith((".so", ".dll", ".dylib")):
+        path = importlib.import_module(library).get_library_path()
+    ort.register_execution_provider_library(name, path)
+    found = [*ort.get_available_providers(), *(device.ep_name for device in ort.get_ep_devices())]
+    return list(dict.fromkeys(found))
 
 
 class Candidate:
@@ -167,16 +188,24 @@ def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
 def trace_nodes(
     model: bytes, config: Mapping[str, Any], runs: int, folder: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """Nodes as executed with their share of the traced time, and that time in ms.
-
-    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
-    node of less than one is not free. The mean leaves out the slowest tenth.
-    """
+    """Nodes as executed in a traced session of its own, as :func:`nodes_of_events` tells them."""
     with tempfile.TemporaryDirectory(dir=folder) as here:
         candidate = Candidate(model, config, os.path.join(here, "trace"))
         candidate.run(TRACE_WARMUP_RUNS + runs)
         with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
             events = json.load(stream)
+    return nodes_of_events(events, runs)
+
+
+def nodes_of_events(
+    events: Sequence[Mapping[str, Any]], runs: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Nodes with their share of the traced time, and that time in ms.
+
+    ``events`` is the runtime's trace of TRACE_WARMUP_RUNS + ``runs`` runs. It counts whole
+    microseconds, cut off: half of one is added to each event, so that a node of less than one is
+    not free. The mean leaves out the slowest tenth.
+    """
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):

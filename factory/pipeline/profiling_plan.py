@@ -10,7 +10,7 @@ import numpy as np
 
 from factory.core.errors import unknown_name
 from factory.core.progress import SILENT, Progress
-from factory.devices.base import Device
+from factory.devices.base import Device, mirrored
 from factory.graph.canonical import canonicalise
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
@@ -117,6 +117,7 @@ def measure_chip(
 ) -> Measured:
     """Measure what the table does not hold yet; a killed call goes on when called again."""
     settings = effort_settings(effort)
+    progress = mirrored(device, progress)
     dtype = device.profile.dtype
     kernels = profile_kernels(device, kernels_of(specs, dtype), table, settings, progress)
     samples = random_networks(specs, dtype, networks, pool, seed)

@@ -171,3 +171,18 @@ def test_an_interrupt_prints_the_command_that_goes_on(number):
     _, error = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "factory report 'some run'" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
+    monkeypatch, capsys, given, expected
+):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert run(["--version"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 
 from factory.core.errors import InputError
+from factory.devices.agent import AgentDevice
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
 from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import SimulatedDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
+import chromium
+import running_agent
 import tiny_models
 
 PLAN = TimingPlan(min_runs=6, max_runs=20, min_time_ms=2.0, warmup_time_ms=5.0, profile_runs=4)
@@ -30,14 +34,22 @@ FINGERPRINT = {
 }
 
 
-@pytest.fixture(params=["local", "simulated"], scope="module")
+@pytest.fixture(
+    params=["local", "agent", "simulated", pytest.param("browser", marks=pytest.mark.heavy)],
+    scope="module",
+)
 def device(request):
-    if request.param == "local":
-        made = LocalDevice(DeviceProfile(id="t1", threads=1))
-    else:
-        made = SimulatedDevice()
-    with made:
-        yield made
+    with contextlib.ExitStack() as stack:
+        if request.param == "local":
+            made = LocalDevice(DeviceProfile(id="t1", threads=1))
+        elif request.param == "agent":
+            agent = stack.enter_context(running_agent.RunningAgent())
+            made = AgentDevice(agent.profile("t1"), token="")
+        elif request.param == "browser":
+            made = chromium.device()
+        else:
+            made = SimulatedDevice()
+        yield stack.enter_context(made)
 
 
 def test_it_is_a_device(device):

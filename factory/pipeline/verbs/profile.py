@@ -8,9 +8,10 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
-from factory.devices.base import open_device
-from factory.devices.profile import load_profile
+from factory.devices.base import Device, open_device
+from factory.devices.profile import DeviceProfile, load_profile
 from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.browser_profile import BrowserRequest, any_browser, open_browser
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.tables import own_tables, predictor_path, run_table, table_for
@@ -21,8 +22,9 @@ POOL = 256
 
 
 def profile(
-    device: str | Path,
+    device: str | Path | None = None,
     *,
+    browser: BrowserRequest | None = None,
     channels: int = 16,
     layers: int = 8,
     input: str = "3x32x32",
@@ -42,6 +44,7 @@ def profile(
 
     Args:
         device: a device's id or the path of its profile.
+        browser: in place of ``device``, whatever browser opens the page; its profile is written.
         channels: channels C of the networks.
         layers: number of cells.
         input: shape of one image, "3x32x32".
@@ -54,7 +57,11 @@ def profile(
         dry_run: only say how much would be measured.
         progress: where progress is reported.
     """
-    device_profile = load_profile(device)
+    if (device is None) == (browser is None):
+        raise InputError(
+            "it is not clear what to measure", fix="name one: --device ID, or --browser for a page"
+        )
+    device_profile = load_profile(device) if device is not None else any_browser(browser)
     spec = network_spec(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
@@ -69,7 +76,8 @@ def profile(
         kernels = len(kernels_of([spec], device_profile.dtype))
         return {**answer, "dry_run": True, "kernels": kernels, "networks": networks}
     started = time.monotonic()
-    with open_device(device_profile) as opened:
+    with _opened(device_profile, browser) as opened:
+        device_profile = opened.profile
         describe = opened.describe()
         path = folder / table_name(describe)
         with LatencyTable.open(path, device_profile, describe) as table:
@@ -85,6 +93,7 @@ def profile(
             )
     return {
         **answer,
+        "device": device_profile.id,
         "table": str(path),
         "kernels": measured.kernels.measured,
         "networks": measured.networks.measured,
@@ -94,6 +103,10 @@ def profile(
         "seconds": round(time.monotonic() - started, 1),
         "describe": describe,
     }
+
+
+def _opened(device_profile: DeviceProfile, browser: BrowserRequest | None) -> Device:
+    return open_device(device_profile) if browser is None else open_browser(browser)
 
 
 def fit(device: str | Path, *, run: str | Path | None = None, seed: int = 0) -> dict[str, Any]:
