@@ -16,7 +16,6 @@ eta = 0 is first order exactly.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from factory.search.gradient import (
