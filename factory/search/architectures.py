@@ -112,6 +112,11 @@ def search_architectures(
                 result = _result(tier, ended, cfg, folder, smallest[tier.name], seed)
                 if bilevel.world.is_main:
                     _write(result, folder, mark)
+                if result.activations is not None:
+                    progress.message(
+                        f"{tier.name}: the network that ships has ReLUs; the activations that the "
+                        "search found are in search.json"
+                    )
                 results[tier.name] = result
     finally:
         bilevel.close()

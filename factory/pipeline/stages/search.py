@@ -135,7 +135,7 @@ def _is_done(ctx: BuildContext, name: str) -> bool:
 
 def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostTerm]:
     """The tier's costs under a latency target."""
-    from factory.search.costs import CostTerm, macs_term
+    from factory.search.costs import CostTerm, macs_term, parameters_term
 
     profile, budget = ctx.device(tier), fit.load_budgets(ctx)[tier.name]
     presence = ctx.space(tier).presence(profile.dtype)
@@ -143,6 +143,8 @@ def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostT
     terms = [CostTerm("latency_ms", presence, weights_ms, constant_ms, target_ms, "ms", profile.id)]
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
+    if budget.get("max_params") is not None:
+        terms.append(parameters_term(presence, float(budget["max_params"])))
     return terms
 
 

@@ -163,6 +163,10 @@ def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> lis
         reasons.append(
             f"{result['macs'] / 1e6:.2f} M MACs are over the budget of {max_macs / 1e6:.2f} M"
         )
+    if tier.max_params is not None and result["params"] > tier.max_params:
+        reasons.append(
+            f"{result['params']:,} parameters are over the budget of {tier.max_params:,.0f}"
+        )
     if tier.min_accuracy is not None and result["accuracy"] < tier.min_accuracy:
         reasons.append(
             f"accuracy {result['accuracy']:.2%} is below the required {tier.min_accuracy:.2%}"
