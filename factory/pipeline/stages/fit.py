@@ -93,6 +93,7 @@ def resolve_budgets(ctx: BuildContext) -> dict[str, Any]:
             "device_id": ctx.device(tier).id,
             "max_latency_ms": tier.max_latency_ms,
             "max_macs": tier.max_macs,
+            "max_params": tier.max_params,
             "latency_percentile": tier.latency_percentile,
         }
         if tier.latency_percentile is not None:

@@ -38,11 +38,13 @@ def build(
 
 
 def search(
-    recipe: str | Path,
+    recipe: str | Path | None = None,
     *,
+    list_methods: bool = False,
     out: str | Path | None = None,
     scale: str | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     dry_run: bool = False,
     strategy: str | None = None,
     queries: int = 30,
@@ -52,12 +54,23 @@ def search(
     """Profile, fit and search only; the other arguments are those of :func:`build`.
 
     Args:
+        list_methods: search nothing; what comes back are the axes of a search method, their
+            choices and the presets.
+        seeds: replaces the recipe's search.seeds.
         strategy: a discrete strategy in place of the differentiable search.
         queries: architectures it evaluates per tier.
         epochs: epochs of the short training that is one evaluation.
     """
+    if list_methods:
+        from factory.pipeline.verbs.methods import methods
+
+        return methods()
+    if recipe is None:
+        raise InputError(
+            "no recipe was named", fix="name one, or list the methods with factory search --list"
+        )
     if strategy is None:
-        return _line(recipe, out, scale, seed, dry_run, progress, "search")
+        return _line(recipe, out, scale, seed, dry_run, progress, "search", seeds)
     from factory.search.strategies import STRATEGIES
 
     STRATEGIES.get(strategy)  # an unknown name is told before anything is measured
@@ -102,8 +115,13 @@ def _line(
     dry_run: bool,
     progress: Progress,
     until: str,
+    seeds: int | None = None,
 ) -> dict[str, Any]:
     checked, _ = load_recipe(recipe, scale=scale, seed=seed)
+    if seeds is not None:
+        checked = checked.model_copy(
+            update={"search": checked.search.model_copy(update={"seeds": seeds})}
+        )
     from factory.pipeline.build import plan, run_build, summary
     from factory.pipeline.context import BuildContext, default_out
     from factory.pipeline.run_folder import STAGES, RunFolder
