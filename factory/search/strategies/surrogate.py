@@ -19,12 +19,12 @@ from scipy.special import ndtr
 from factory.search.strategies.base import HistoryStrategy, is_new, mutated, new_random
 from factory.search.strategies.gaussian_process import GaussianProcess, Hyperparameters
 from factory.search.strategies.improvement import expected_improvement
-from factory.search.strategies.problem import History, Problem, Seen
+from factory.search.strategies.problem import History, Problem, Seen, admissible
 from factory.spaces.base import Choices
 
 START = 30
 BATCH = 5
-REFIT = 15  # queries between two choices of hyperparameters
+REFIT = 30  # queries between two choices of hyperparameters
 MUTANTS = 300
 RANDOM = 5000
 NEIGHBOURS = 1500
@@ -39,6 +39,7 @@ class SurrogateSearch(HistoryStrategy):
     def __init__(self, start: int = START, batch: int = BATCH) -> None:
         self.start, self.batch = start, batch
         self._features: dict[Choices, np.ndarray] = {}
+        self._allowed: dict[Choices, bool] = {}
         self._chosen: dict[tuple[int, int], Hyperparameters] = {}
         self._ranking: tuple[int, list[Choices]] = (-1, [])
 
@@ -64,7 +65,12 @@ class SurrogateSearch(HistoryStrategy):
         """The pool by falling expected improvement; a function of the queries alone."""
         if len(history.feasible()) < 2:
             return []
-        pool = _pool(problem, history, np.random.default_rng([len(history.queries), 17]))
+        rng = np.random.default_rng([len(history.queries), 17])
+        pool = [
+            choices
+            for choices in dict.fromkeys(_near_and_far(problem, history, rng))
+            if choices not in history.by_choices and self._admissible(problem, choices)
+        ]
         if not pool:
             return []
         queries = history.queries
@@ -76,15 +82,21 @@ class SurrogateSearch(HistoryStrategy):
         latency, accuracy = (
             self._fit(i, x_NF, points[:, i]).predict(x_PF) for i in range(points.shape[1])
         )
-        known = [_known_log_ms(problem, choices) for choices in pool]
-        if None not in known:
-            latency = (np.array(known, dtype=float), np.full(len(pool), 1e-6))
+        known = _known_log_ms(problem, pool)
+        if known is not None:
+            latency = (known, np.full(len(pool), 1e-6))
         front = [seen.point for seen in history.feasible()]
         value = expected_improvement(front, reference, latency, accuracy)
         limit_ms = problem.limits.get("latency_ms")
-        if limit_ms is not None and None in known:
+        if limit_ms is not None and known is None:
             value = value * ndtr((math.log(limit_ms) - latency[0]) / latency[1])
         return [pool[i] for i in np.argsort(-value, kind="stable")[: 4 * self.batch]]
+
+    def _admissible(self, problem: Problem[Any], choices: Choices) -> bool:
+        """Can be built and is within the limits by its known costs; remembered."""
+        if choices not in self._allowed:
+            self._allowed[choices] = admissible(problem, choices)[1] <= 0
+        return self._allowed[choices]
 
     def _fit(self, which: int, x_NF: np.ndarray, y_N: np.ndarray) -> GaussianProcess:
         """With hyperparameters chosen on the first queries, a multiple of REFIT."""
@@ -102,7 +114,9 @@ class SurrogateSearch(HistoryStrategy):
         return np.stack([self._features[choices] for choices in many])
 
 
-def _pool(problem: Problem[Any], history: History[Any], rng: np.random.Generator) -> list[Choices]:
+def _near_and_far(
+    problem: Problem[Any], history: History[Any], rng: np.random.Generator
+) -> list[Choices]:
     space = problem.space
     front = [seen.choices for seen in history.front()]
     near: list[Choices] = []
@@ -115,7 +129,7 @@ def _pool(problem: Problem[Any], history: History[Any], rng: np.random.Generator
     sizes = problem.space.cardinalities
     drawn = rng.integers(np.array(sizes), size=(RANDOM, len(sizes)))
     near += map(tuple, drawn.tolist())
-    return [choices for choices in dict.fromkeys(near) if is_new(problem, history, choices)]
+    return near
 
 
 def _reference(problem: Problem[Any], feasible: list[Seen[Any]]) -> tuple[float, float]:
@@ -128,6 +142,12 @@ def _reference(problem: Problem[Any], feasible: list[Seen[Any]]) -> tuple[float,
     return worst, float(min(points[:, 1].max(), high + 1.5 * (high - low) + 1e-6))
 
 
-def _known_log_ms(problem: Problem[Any], choices: Choices) -> float | None:
-    costs = problem.objective.known_costs(problem.space.from_choices(choices))
-    return math.log(costs["latency_ms"]) if "latency_ms" in costs else None
+def _known_log_ms(problem: Problem[Any], pool: list[Choices]) -> np.ndarray | None:
+    """Log latency of all of ``pool``; None where it takes a query to know."""
+    found = []
+    for choices in pool:
+        costs = problem.objective.known_costs(problem.space.from_choices(choices))
+        if "latency_ms" not in costs:
+            return None
+        found.append(math.log(costs["latency_ms"]))
+    return np.array(found)
