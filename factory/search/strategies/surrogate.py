@@ -42,11 +42,15 @@ class SurrogateSearch(HistoryStrategy):
         self._allowed: dict[Choices, bool] = {}
         self._chosen: dict[tuple[int, int], Hyperparameters] = {}
         self._ranking: tuple[int, list[Choices]] = (-1, [])
+        self._history: History[Any] | None = None
 
     def propose(
         self, problem: Problem[Any], history: History[Any], rng: np.random.Generator
     ) -> Choices:
         """A random architecture at first, then the best of the pool."""
+        if history is not self._history:  # another search: nothing remembered holds
+            self._features, self._allowed, self._chosen = {}, {}, {}
+            self._ranking, self._history = (-1, []), history
         done = len(history.queries)
         if done < self.start or len(history.feasible()) < 2:
             return new_random(problem, history, rng)
@@ -73,15 +77,9 @@ class SurrogateSearch(HistoryStrategy):
         ]
         if not pool:
             return []
-        queries = history.queries
         reference = _reference(problem, history.feasible())
-        points = np.array([seen.point for seen in queries])
-        points[:, 1] = np.minimum(points[:, 1], reference[1])
-        x_NF = self._matrix(problem, [seen.choices for seen in queries])
         x_PF = self._matrix(problem, pool)
-        latency, accuracy = (
-            self._fit(i, x_NF, points[:, i]).predict(x_PF) for i in range(points.shape[1])
-        )
+        latency, accuracy = (self._fit(problem, history, i).predict(x_PF) for i in (0, 1))
         known = _known_log_ms(problem, pool)
         if known is not None:
             latency = (known, np.full(len(pool), 1e-6))
@@ -98,13 +96,20 @@ class SurrogateSearch(HistoryStrategy):
             self._allowed[choices] = admissible(problem, choices)[1] <= 0
         return self._allowed[choices]
 
-    def _fit(self, which: int, x_NF: np.ndarray, y_N: np.ndarray) -> GaussianProcess:
-        """With hyperparameters chosen on the first queries, a multiple of REFIT."""
-        part = max(self.start, len(y_N) // REFIT * REFIT)
+    def _fit(self, problem: Problem[Any], history: History[Any], which: int) -> GaussianProcess:
+        """Regression of log latency (0) or -accuracy (1) on all queries.
+
+        Hyperparameters are chosen on the first queries only, a multiple of REFIT.
+        """
+        queries = history.queries
+        x_NF = self._matrix(problem, [seen.choices for seen in queries])
+        part = max(self.start, len(queries) // REFIT * REFIT)
         if (which, part) not in self._chosen:
-            chosen = GaussianProcess.fit(x_NF[:part], y_N[:part]).hyperparameters
-            self._chosen[which, part] = chosen
-        return GaussianProcess.fit(x_NF, y_N, self._chosen[which, part])
+            y_N = _targets(problem, queries[:part], which)
+            self._chosen[which, part] = GaussianProcess.fit(x_NF[: len(y_N)], y_N).hyperparameters
+        return GaussianProcess.fit(
+            x_NF, _targets(problem, queries, which), self._chosen[which, part]
+        )
 
     def _matrix(self, problem: Problem[Any], many: list[Choices]) -> np.ndarray:
         new = [choices for choices in dict.fromkeys(many) if choices not in self._features]
@@ -112,6 +117,15 @@ class SurrogateSearch(HistoryStrategy):
             rows = problem.space.features([problem.space.from_choices(c) for c in new])
             self._features.update(zip(new, rows, strict=True))
         return np.stack([self._features[choices] for choices in many])
+
+
+def _targets(problem: Problem[Any], queries: list[Seen[Any]], which: int) -> np.ndarray:
+    """Values to learn; accuracies that are worth nothing are all the same."""
+    values = np.array([seen.point[which] for seen in queries])
+    if which == 0:
+        return values
+    feasible = [seen for seen in queries if seen.feasible] or queries
+    return np.minimum(values, _reference(problem, feasible)[1])
 
 
 def _near_and_far(
