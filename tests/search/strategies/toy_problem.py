@@ -79,4 +79,4 @@ def toy_problem(
 ) -> Problem[Any]:
     sizes = cardinalities or (4, 4, 4, 4, 4, 4)
     objective = ToyObjective(known, stop_after)
-    return Problem(ToySpace(*sizes), objective, limits or {}, min_accuracy=0.4)  # type: ignore[arg-type]
+    return Problem(ToySpace(*sizes), objective, limits or {})  # type: ignore[arg-type]
