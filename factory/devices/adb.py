@@ -26,7 +26,7 @@ from factory.devices.adb_job import JOB, file_names, job_text, outputs_of, read_
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import CPU, Timing, TimingPlan
 from factory.devices.local import CHUNK_BYTES, EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.profile import DeviceProfile
 
@@ -158,11 +158,12 @@ class AdbDevice:
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved, on the phone."""
-        if self.profile.execution_provider != "CPUExecutionProvider":
+        if self.profile.execution_provider != CPU:
             plan = replace(plan, profile_runs=max(plan.profile_runs, 1))  # says who ran what
         results: dict[int, Timing] = {}
         self._time_block(models, list(range(len(models))), plan, max(1, rounds), results)
-        return [results[index] for index in range(len(models))]
+        provider = self.profile.execution_provider
+        return [results[index].placed_on(provider) for index in range(len(models))]
 
     def _time_block(
         self,

@@ -108,6 +108,9 @@ class TierSection(Section):
     max_macs: float | None = Field(
         None, ge=1, le=MAX_MACS_LIMIT, description="Budget of multiply-adds (MACs)."
     )
+    max_params: float | None = Field(
+        None, ge=1, le=1e12, description="Budget of trainable parameters."
+    )
     min_accuracy: float | None = Field(
         None, gt=0, le=1, description="The verdict fails below this test accuracy (0 to 1)."
     )

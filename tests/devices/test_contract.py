@@ -43,8 +43,8 @@ FINGERPRINT = {
     params=[
         "local",
         "agent",
-        "adb",
-        "adb-c",
+        pytest.param("adb", marks=pytest.mark.heavy),
+        pytest.param("adb-c", marks=pytest.mark.heavy),
         "simulated",
         pytest.param("browser", marks=pytest.mark.heavy),
     ],
@@ -57,8 +57,6 @@ def device(request, tmp_path_factory):
         elif request.param == "agent":
             agent = stack.enter_context(running_agent.RunningAgent())
             made = AgentDevice(agent.profile("t1"), token="")
-        elif request.param == "browser":
-            made = chromium.device()
         elif request.param.startswith("adb"):
             if shutil.which("adb") is None:
                 pytest.skip(phone_rack.ADB_MISSING)
@@ -70,6 +68,8 @@ def device(request, tmp_path_factory):
             adb = {"runner": runner} if request.param == "adb-c" else {}
             rack.phones[0].become(elf_abi(Path(runner)) if runner else "arm64-v8a")
             made = AdbDevice.connect(rack.profile("t1", adb=adb))
+        elif request.param == "browser":
+            made = chromium.device()
         else:
             made = SimulatedDevice()
         yield stack.enter_context(made)

@@ -206,6 +206,10 @@ def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> lis
     limit = ctx.recipe.budget.max_int8_drop_points
     if result["accuracy_drop_points"] > limit + 1e-9:
         reasons.append(f"int8 loses {result['accuracy_drop_points']:.2f} points (limit {limit:g})")
+    if tier.max_params is not None and result["params"] > tier.max_params:
+        reasons.append(
+            f"{result['params']:,} parameters are over the budget of {tier.max_params:,.0f}"
+        )
     if tier.min_accuracy is not None and result["accuracy"] < tier.min_accuracy:
         reasons.append(
             f"accuracy {result['accuracy']:.2%} is below the required {tier.min_accuracy:.2%}"
