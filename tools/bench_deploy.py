@@ -76,20 +76,20 @@ def targets(options: argparse.Namespace) -> None:
 def certificates(options: argparse.Namespace) -> None:
     """Measure, certify and check again, until the time is up."""
     deadline = time.monotonic() + options.seconds
-    for record in sorted(options.out.glob("*/bench.json")):
+    for folder in sorted(p for p in options.out.iterdir() if p.is_dir()):
         for device in options.device:
             target = "int8-cpu" if "int8" in device else "onnx-fp32"
-            files = sorted(record.parent.glob(f"*-{target}.onnx"))
-            certificate = record.parent / f"certificate-{device}.json"
+            files = sorted(folder.glob(f"*-{target}.onnx"))
+            certificate = folder / f"certificate-{device}.json"
             if not files or certificate.exists() or time.monotonic() > deadline:
                 continue
             result = verify(files[0], device, issue=certificate)
             checked = verify(files[0], certificate=certificate, measure=False)
             write_json(
-                record.parent / f"checked-{device}.json",
+                folder / f"checked-{device}.json",
                 {"verdict": result["verdict"], "holds": checked["holds"], "why": checked["reason"]},
             )
-            print(f"{record.parent.name} on {device}: {result['median_ms']:.3f} ms", flush=True)
+            print(f"{folder.name} on {device}: {result['median_ms']:.3f} ms", flush=True)
 
 
 def show(folder: Path) -> None:

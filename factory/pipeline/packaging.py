@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from factory.pipeline.context import BuildContext
     from factory.pipeline.recipe import TierSection
 
-ZIP_DATE = (2020, 1, 1, 0, 0, 0)  # the same content gives the same bytes
+ZIP_DATE = (2020, 1, 1, 0, 0, 0)  # the same content, the same archive
 MIN_PYTHON = "Python 3.10"
 DATA_LICENCES = {
     "digits": "the handwritten digits of scikit-learn, a copy of the test set of the UCI data set "

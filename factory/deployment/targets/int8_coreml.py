@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from factory.deployment.flavours import Flavour
+from factory.deployment.passes.flatten_to_reshape import flatten_to_reshape
 from factory.deployment.passes.hard_swish_split import split_hard_swish
 from factory.deployment.targets.base import Check, Target, check_onnx
 from factory.deployment.targets.mobile_checks import partition_check
@@ -56,7 +57,7 @@ TARGETS = (
         precision="int8",
         serves=(("CoreMLExecutionProvider", "int8"),),
         flavour=Flavour(activation="none"),
-        rewrites=(split_hard_swish,),
+        rewrites=(split_hard_swish, flatten_to_reshape),
         timing_here="CoreML is on Apple systems only: run here on the CPU kernels",
     ),
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.core.errors import InputError
-from factory.core.files import write_atomic_bytes
+from factory.core.files import write_atomic_bytes, write_atomic_text
 from factory.deployment.targets.base import CPU, Check, Target, convert_or_tell
 
 CONFIG_SUFFIX = ".required_operators_and_types.config"
@@ -57,7 +57,10 @@ class OrtFormat(Target):
                 )
             config = out.with_name(out.stem + CONFIG_SUFFIX)
             write_atomic_bytes(out, models[0].read_bytes())
-            write_atomic_bytes(config, configs[0].read_bytes())
+            # The converter writes the paths of its temporary files into comments.
+            lines = configs[0].read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = "".join(line for line in lines if not line.startswith("#"))
+            write_atomic_text(config, f"# Operators and types of {out.name}\n{kept}")
         return [out, config]
 
     def checks(self, path: Path) -> list[Check]:

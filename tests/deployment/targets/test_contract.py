@@ -87,6 +87,7 @@ def test_static_checks_tell_what_a_phone_takes(made):
     assert "in 1 pieces" in checks["NNAPI usability"].detail
     coreml = {c.name: c for c in made["int8-coreml"].checks}
     assert coreml["weights unpack at load"].detail == "0 quantised nodes left"
+    assert "in 1 pieces" in coreml["CoreML MLProgram usability"].detail
 
 
 def test_ort_format_loads_and_lists_its_operators(made):
