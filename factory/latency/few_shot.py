@@ -34,6 +34,7 @@ SCALE_SPREAD = 0.5  # c: the first guess of the chip's speed may be off by that 
 ITERATIONS = 8
 UNITS_MS = (1.0, 0.1, 0.01)
 Z_90 = 1.6449
+CALIBRATION_NETWORKS = 2000
 QUANTILES = 401  # of a pool device's errors, so that every device counts the same
 
 
@@ -98,7 +99,7 @@ class FewShot:
         for h, v in enumerate(self.view_H):
             if self.share_H[h] > 1e-6:
                 counts_NK = counts_VNK[v]
-                spread_N = np.einsum("nk,kl,nl->n", counts_NK, self.covariance_HKK[h], counts_NK)
+                spread_N = np.sum((counts_NK @ self.covariance_HKK[h]) * counts_NK, 1)
                 spread_N += (counts_NK @ self.weights_HK[h] - mean_N) ** 2
                 variance_N += self.share_H[h] * (spread_N + (self.noise_H[h] * scale_N) ** 2)
         return mean_N, np.sqrt(variance_N)
@@ -218,6 +219,7 @@ def calibrate(
     """
     counts_VNK = stack_views(views)
     others = np.setdiff1d(np.arange(counts_VNK.shape[1]), chosen)
+    others = others[:: max(1, len(others) // CALIBRATION_NETWORKS)]
     names = np.asarray(families)
     ratios = []
     for family in dict.fromkeys(families):
