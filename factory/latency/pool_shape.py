@@ -11,13 +11,12 @@ Legend: N networks, K counts, F finer features, D pool devices, C shapes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.latency.pool import LEAST_SHARE, PoolPrior, fit_pool, relative_fit, stack_views
+from factory.latency.pool import LEAST_SHARE, PoolPrior, Views, fit_pool, relative_fit, stack_views
 
 CLIP = 3.0  # robust standard deviations
 LEVEL = 0.02  # of the latency: size of a column, so that weights are of the order of one
@@ -36,7 +35,7 @@ class SharedShapes:
     coefficients_FC: np.ndarray
     mean_K: np.ndarray
 
-    def extend(self, views: Sequence[np.ndarray], details_NF: np.ndarray) -> list[np.ndarray]:
+    def extend(self, views: Views, details_NF: np.ndarray) -> list[np.ndarray]:
         """The views with one more column a shape."""
         shapes_NC = _with_constant(details_NF) @ self.coefficients_FC
         extended = []
@@ -47,7 +46,7 @@ class SharedShapes:
 
 
 def shared_shapes(
-    views: Sequence[np.ndarray], details_NF: np.ndarray, pool_ms_ND: np.ndarray, count: int = 1
+    views: Views, details_NF: np.ndarray, pool_ms_ND: np.ndarray, count: int = 1
 ) -> SharedShapes:
     """The ``count`` strongest shapes of a pool whose tables are complete.
 
