@@ -27,8 +27,9 @@ from factory.core.files import write_json
 from factory.latency.design import choose, d_optimal
 from factory.latency.few_shot import Interval, calibrate, fit_few_shot
 from factory.latency.pool import PoolPrior, fit_pool
-from factory.spaces.nas_bench_201 import Cell201, one_hot
-from factory.spaces.nas_bench_201_counts import reachable_counts, written_counts
+from factory.latency.pool_shape import shared_shapes
+from factory.spaces.nas_bench_201 import OPS, Cell201, one_hot
+from factory.spaces.nas_bench_201_counts import executed_counts, reachable_counts, written_counts
 
 # Chips of one micro-architecture or maker are one family; a name without entry is its own.
 FAMILIES = {
@@ -48,17 +49,20 @@ def family(device: str, table: dict[str, str] = FAMILIES) -> str:
     return next((name for pattern, name in table.items() if re.fullmatch(pattern, base)), base)
 
 
-def read_views(table: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
-    """(views of the networks, features of the plain ridge)."""
+def read_views(table: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """(views of the networks, features of the plain ridge, finer features for shared shapes)."""
     if "arch_str" in table:
         cells = [Cell201.parse(text) for text in table["arch_str"]]
         written = written_counts(cells)
         flat = one_hot(cells).reshape(len(cells), -1)
-        return [written, reachable_counts(cells)], np.hstack([flat, written])
+        i, j = np.triu_indices(flat.shape[1], 1)
+        pairs = (flat[:, i] * flat[:, j])[:, i // len(OPS) != j // len(OPS)]
+        details = np.hstack([flat, executed_counts(cells), pairs])
+        return [written, reachable_counts(cells)], np.hstack([flat, written]), details
     rows = np.array([text.split() for text in table["op_idx_list"]], dtype=np.int64)
     width = int(rows.max()) + 1
     flat = np.eye(width)[rows].reshape(len(rows), -1)
-    return [flat], np.hstack([flat, np.eye(width)[rows].sum(1)])
+    return [flat], np.hstack([flat, np.eye(width)[rows].sum(1)]), None
 
 
 def ridge(features: np.ndarray, chosen: np.ndarray, ms: np.ndarray) -> np.ndarray:
@@ -123,25 +127,36 @@ class Pool:
     """What the table says without one family: prior, chosen networks, calibration."""
 
     def __init__(
-        self, views: list[np.ndarray], ms: np.ndarray, families: list[str], count: int
+        self,
+        views: list[np.ndarray],
+        details: np.ndarray | None,
+        ms: np.ndarray,
+        families: list[str],
+        count: int,
     ) -> None:
-        self.prior: PoolPrior = fit_pool(views, ms)
-        self.chosen = choose(self.prior, views, count)
-        self.stretch = calibrate(views, ms, families, self.chosen)
+        self.plain: PoolPrior = fit_pool(views, ms)
+        self.plain_views = self.views = views
+        self.chosen = choose(self.plain, views, count)
+        if details is not None:
+            self.views = shared_shapes(views, details, ms).extend(views, details)
+        self.prior = fit_pool(self.views, ms)
+        self.stretch = calibrate(self.views, ms, families, self.chosen)
 
 
-def one_device(
-    views: list[np.ndarray], features: np.ndarray, ms: np.ndarray, pool: Pool, count: int
-) -> dict[str, Any]:
+def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> dict[str, Any]:
     """All methods on one held-out device; each is scored on the networks it has not measured."""
 
     def rest(chosen: np.ndarray) -> np.ndarray:
         return np.setdiff1d(np.arange(len(ms)), chosen)
 
     def transfer(chosen: np.ndarray) -> Interval:
-        found = fit_few_shot(pool.prior, views, chosen, ms[chosen])
+        found = fit_few_shot(pool.prior, pool.views, chosen, ms[chosen])
         calibrated = dataclasses.replace(found, stretch=pool.stretch)
-        return calibrated.predict([view[rest(chosen)] for view in views])
+        return calibrated.predict([view[rest(chosen)] for view in pool.views])
+
+    def sums_only(chosen: np.ndarray) -> np.ndarray:
+        found = fit_few_shot(pool.plain, pool.plain_views, chosen, ms[chosen])
+        return found.predict([view[rest(chosen)] for view in pool.plain_views]).ms
 
     chosen, plain = pool.chosen, d_optimal(features, count)
     draws = [
@@ -150,6 +165,7 @@ def one_device(
     ]
     return {
         **scores(transfer(chosen), ms[rest(chosen)]),
+        "without_shape": spearman(sums_only(chosen), ms[rest(chosen)]),
         "ridge_same_networks": spearman(
             ridge(features, chosen, ms)[rest(chosen)], ms[rest(chosen)]
         ),
@@ -163,7 +179,7 @@ def one_device(
 
 def run(table: pd.DataFrame, count: int, families: dict[str, str], with_ceiling: bool) -> dict:
     """Every device of the table held out in turn."""
-    views, features = read_views(table)
+    views, features, details = read_views(table)
     devices = [c for c in table.columns if c not in ("arch_index", "arch_str", "op_idx_list")]
     ms = table[devices].to_numpy(np.float64)
     of = [family(device, families) for device in devices]
@@ -172,9 +188,9 @@ def run(table: pd.DataFrame, count: int, families: dict[str, str], with_ceiling:
     for d, device in enumerate(devices):
         if of[d] not in pools:
             outside = [k for k in range(len(devices)) if of[k] != of[d]]
-            pools[of[d]] = Pool(views, ms[:, outside], [of[k] for k in outside], count)
+            pools[of[d]] = Pool(views, details, ms[:, outside], [of[k] for k in outside], count)
         pool = pools[of[d]]
-        rows[device] = {"family": of[d], **one_device(views, features, ms[:, d], pool, count)}
+        rows[device] = {"family": of[d], **one_device(features, ms[:, d], pool, count)}
         rows[device]["chosen"] = table["arch_index"].to_numpy()[pool.chosen].tolist()
         if with_ceiling:
             rows[device]["ceiling"] = ceiling(views, features, ms[:, d])
@@ -183,6 +199,7 @@ def run(table: pd.DataFrame, count: int, families: dict[str, str], with_ceiling:
 
 COLUMNS = (
     ("spearman", 4),
+    ("without_shape", 4),
     ("within_10_percent", 1),
     ("interval_covers_percent", 1),
     ("interval_median_half_width_percent", 1),

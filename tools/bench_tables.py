@@ -68,6 +68,17 @@ class Table:
         found = self.known_ms * np.median(self.ms[train] / self.known_ms[train])
         return Interval(found, found, found)
 
+    def module(self, train: np.ndarray) -> Interval:
+        """The network-level module of LA-DARTS on the representative's one-hot code."""
+        import torch
+
+        from factory.latency.network_module import fit_network_module
+
+        codes = self.onehot[:, :30].reshape(-1, 6, 5)
+        found = fit_network_module({"cell": codes[train]}, self.ms[train])
+        ms = found.network_ms(torch.from_numpy(self.onehot[:, :30])).numpy()
+        return Interval(ms, ms, ms)
+
     def score(self, method: Method, trains: list[np.ndarray]) -> dict[str, float]:
         """Means over training sets, on the classes that are not among them."""
         results = []
@@ -78,7 +89,7 @@ class Table:
         return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
 
 
-def run(table: Table) -> dict[str, dict[str, Any]]:
+def run(table: Table, with_module: bool) -> dict[str, dict[str, Any]]:
     """All rows of the result."""
     total = len(table.ms)
 
@@ -103,6 +114,8 @@ def run(table: Table) -> dict[str, dict[str, Any]]:
     rows["10 random, small-sample regressor"] = table.score(table.ours, drawn(10, 4 * DRAWS))
     rows["10 random, other runtime known"] = table.score(table.transfer, drawn(10, 4 * DRAWS))
     rows["10 random, ridge"] = table.score(table.ridge, drawn(10, 4 * DRAWS))
+    for count in (900, 5000) if with_module else ():
+        rows[f"{count} random, network module"] = table.score(table.module, drawn(count, DRAWS))
     return rows
 
 
@@ -112,9 +125,10 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--runtime", default="onnx", help="the runtime to predict")
     parser.add_argument("--known", default="litert", help="the runtime whose table is known")
+    parser.add_argument("--module", action="store_true", help="also the network-level module")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    rows = run(Table(args.table, args.runtime, args.known))
+    rows = run(Table(args.table, args.runtime, args.known), args.module)
     names = list(next(iter(rows.values())))
     print("| training networks, method | " + " | ".join(n.replace("_", " ") for n in names) + " |")
     print("|---" * (len(names) + 1) + "|")

@@ -12,13 +12,11 @@ Legend: N networks, c candidates, p population sample, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from factory.core.errors import InputError
 from factory.latency.few_shot import SCALE_SPREAD
-from factory.latency.pool import LEAST_SHARE, PoolPrior, stack_views
+from factory.latency.pool import LEAST_SHARE, PoolPrior, Views, stack_views
 
 MAX_CANDIDATES = 4000
 MAX_POPULATION = 1500
@@ -27,7 +25,7 @@ EXCHANGES = 3
 
 def choose(
     prior: PoolPrior,
-    views: Sequence[np.ndarray],
+    views: Views,
     count: int,
     *,
     seed: int = 0,
@@ -55,7 +53,7 @@ def choose(
     return candidates[np.array(chosen)]
 
 
-def covariance_factor(prior: PoolPrior, views: Sequence[np.ndarray]) -> np.ndarray:
+def covariance_factor(prior: PoolPrior, views: Views) -> np.ndarray:
     """B [N, r] with B B' = covariance of the relative latencies under the prior of all views."""
     counts_VNK = stack_views(views)
     covariance = prior.covariance_KK + SCALE_SPREAD**2 * np.outer(prior.mean_K, prior.mean_K)

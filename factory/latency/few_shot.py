@@ -25,7 +25,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.latency.intervals import COVERAGE
-from factory.latency.pool import LEAST_SHARE, PoolPrior, check_ms, fit_pool, stack_views
+from factory.latency.pool import LEAST_SHARE, PoolPrior, Views, check_ms, fit_pool, stack_views
 
 DISTANCES = (0.5, 1.0, 2.0, 4.0)  # t: multiples of the pool's own spread
 NOISES = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.15)
@@ -34,6 +34,7 @@ SCALE_SPREAD = 0.5  # c: the first guess of the chip's speed may be off by that 
 ITERATIONS = 8
 UNITS_MS = (1.0, 0.1, 0.01)
 Z_90 = 1.6449
+CALIBRATION_NETWORKS = 2000
 QUANTILES = 401  # of a pool device's errors, so that every device counts the same
 
 
@@ -73,13 +74,13 @@ class FewShot:
         """Probability of each view."""
         return np.bincount(self.view_H, self.share_H, minlength=views)
 
-    def predict(self, views: Sequence[np.ndarray]) -> Interval:
+    def predict(self, views: Views) -> Interval:
         """Latency of the networks that ``views`` describe, with a 90 % interval."""
         ms_N, deviation_N = self.moments(views)
         reach_N = Z_90 * self.stretch * deviation_N
         return Interval(ms_N, np.maximum(ms_N - reach_N, 0.0), ms_N + reach_N)
 
-    def moments(self, views: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, views: Views) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the predictive distribution, ms."""
         counts_VNK = stack_views(views)
         if len(counts_VNK) <= self.view_H.max() or counts_VNK.shape[2] != self.weights_HK.shape[1]:
@@ -98,7 +99,7 @@ class FewShot:
         for h, v in enumerate(self.view_H):
             if self.share_H[h] > 1e-6:
                 counts_NK = counts_VNK[v]
-                spread_N = np.einsum("nk,kl,nl->n", counts_NK, self.covariance_HKK[h], counts_NK)
+                spread_N = np.sum((counts_NK @ self.covariance_HKK[h]) * counts_NK, 1)
                 spread_N += (counts_NK @ self.weights_HK[h] - mean_N) ** 2
                 variance_N += self.share_H[h] * (spread_N + (self.noise_H[h] * scale_N) ** 2)
         return mean_N, np.sqrt(variance_N)
@@ -114,17 +115,18 @@ class FewShot:
         """The inverse of :meth:`to_dict`."""
         if value.get("schema_version") != 1 or value.get("kind") != "few_shot":
             raise InputError("this is no few-shot predictor of schema version 1")
-        arrays = {
+        fields: dict[str, Any] = {
             name: np.asarray(value[name], dtype=np.int64 if name == "view_H" else np.float64)
             for name in cls.__dataclass_fields__
             if name.endswith(("_H", "_HK", "_HKK"))
         }
-        numbers = {name: float(value[name]) for name in ("floor_ms", "unit_ms", "stretch")}
-        return cls(**arrays, **numbers)
+        for name in ("floor_ms", "unit_ms", "stretch"):
+            fields[name] = float(value[name])
+        return cls(**fields)
 
 
 def fit_few_shot(
-    prior: PoolPrior, views: Sequence[np.ndarray], chosen: np.ndarray, measured_ms: np.ndarray
+    prior: PoolPrior, views: Views, chosen: np.ndarray, measured_ms: np.ndarray
 ) -> FewShot:
     """The predictor of a new chip.
 
@@ -205,7 +207,7 @@ def _regression(
 
 
 def calibrate(
-    views: Sequence[np.ndarray],
+    views: Views,
     pool_ms_ND: np.ndarray,
     families: Sequence[str],
     chosen: np.ndarray,
@@ -218,6 +220,7 @@ def calibrate(
     """
     counts_VNK = stack_views(views)
     others = np.setdiff1d(np.arange(counts_VNK.shape[1]), chosen)
+    others = others[:: max(1, len(others) // CALIBRATION_NETWORKS)]
     names = np.asarray(families)
     ratios = []
     for family in dict.fromkeys(families):

@@ -16,7 +16,7 @@ with E[h_k] = q, and the gradient passes straight through,
 At a one-hot q all draws are that network: L(q) is the prediction of the derived network. Within a
 group of edges (those into one node) draws are systematic, so that q whose inclusion probabilities
 add up to two gives two edges in every draw, as in the networks measured. Draws are a pure function
-of (seed, step); ``at(step)`` moves on, so a resumed search sees the same ones.
+of (seed, step); ``at(step)`` moves on, so a resumed search sees the same. In float64.
 Legend: B codes, E edges, O operators, D numbers of a code over all cell types, K draws.
 """
 
@@ -93,12 +93,13 @@ class NetworkLatency(nn.Module):
         self.hidden, self.seed, self.step = tuple(hidden), seed, 0
         self.error: ModuleError | None = None
         inputs = sum(e * o for e, o in self.shapes.values())
-        self.line = nn.Linear(inputs, 1)
+        self.line = nn.Linear(inputs, 1, dtype=torch.float64)
         widths = (inputs, *self.hidden)
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(widths):
-            layers += [nn.Linear(a, b), nn.SiLU()]
-        self.bend = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+            layers += [nn.Linear(a, b, dtype=torch.float64), nn.SiLU()]
+        last = nn.Linear(widths[-1], 1, dtype=torch.float64)
+        self.bend = nn.Sequential(*layers, last)
         self.register_buffer("typical_ms", torch.ones((), dtype=torch.float64))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -112,9 +113,9 @@ class NetworkLatency(nn.Module):
 
     def network_ms(self, codes_BD: Tensor) -> Tensor:
         """Predicted milliseconds [B] (float64) of one-hot codes."""
-        codes_BD = codes_BD.to(self.line.weight.dtype)
+        codes_BD = codes_BD.double()
         scaled_B = (self.line(codes_BD) + self.bend(codes_BD)).squeeze(-1)
-        return functional.softplus(scaled_B).double() * self.get_buffer("typical_ms")
+        return functional.softplus(scaled_B) * self.get_buffer("typical_ms")
 
     def forward(self, q: Mapping[str, Tensor]) -> Tensor:
         """Expected latency (float64 scalar, ms) at q: per cell type [E, O]."""
@@ -229,7 +230,7 @@ def fit_network_module(
     shapes = {name: (value.shape[1], value.shape[2]) for name, value in encodings.items()}
     module = NetworkLatency(shapes, groups, settings.hidden, seed)
     flat = np.concatenate([v.reshape(len(v), -1) for v in encodings.values()], 1)
-    codes_BD = torch.as_tensor(flat, dtype=torch.float32)
+    codes_BD = torch.as_tensor(flat, dtype=torch.float64)
     ms_B = torch.as_tensor(measured_ms, dtype=torch.float64)
     generator = torch.Generator().manual_seed(_mixed(seed, 1))
     order = torch.randperm(len(ms_B), generator=generator)

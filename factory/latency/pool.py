@@ -20,6 +20,8 @@ import numpy as np
 
 from factory.core.errors import InputError
 
+Views = Sequence[np.ndarray] | np.ndarray  # V arrays [N, K], or one [V, N, K]
+
 LEAST_SHARE = 0.1  # of a typical latency: noise of smaller networks does not shrink further
 REWEIGHTINGS = 4
 OUTLIER = 2.5  # robust standard deviations beyond which a measurement loses weight (Huber)
@@ -78,7 +80,7 @@ def check_ms(ms: np.ndarray, what: str) -> np.ndarray:
     return ms
 
 
-def stack_views(views: Sequence[np.ndarray]) -> np.ndarray:
+def stack_views(views: Views) -> np.ndarray:
     """Views as one array [V, N, K]."""
     if not len(views):
         raise InputError("no description of the networks was given", fix="give one view or more")
@@ -114,7 +116,7 @@ def relative_fit(counts_NK: np.ndarray, ms_N: np.ndarray) -> tuple[np.ndarray, f
     return weights_K, scatter
 
 
-def fit_pool(views: Sequence[np.ndarray], pool_ms_ND: np.ndarray) -> PoolPrior:
+def fit_pool(views: Views, pool_ms_ND: np.ndarray) -> PoolPrior:
     """The prior that tables of D devices over the same N networks give.
 
     Args:

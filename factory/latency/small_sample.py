@@ -84,7 +84,7 @@ class SmallSample:
         """The inverse of :meth:`to_dict`."""
         if value.get("schema_version") != 1 or value.get("kind") != "small_sample":
             raise InputError("this is no small-sample predictor of schema version 1")
-        fields = {name: value[name] for name in cls.__dataclass_fields__}
+        fields: dict[str, Any] = {name: value[name] for name in cls.__dataclass_fields__}
         return cls(
             **{
                 k: np.asarray(v, np.float64) if isinstance(v, list) else v

@@ -15,7 +15,7 @@ from factory.latency.network_module import (
 )
 
 GROUPS = {"normal": [0, 0, 1, 1, 1], "reduce": [0, 0, 0]}
-QUICK = ModuleSettings(hidden=(32,), steps=400, batch=128)
+QUICK = ModuleSettings(hidden=(32,), steps=300, batch=64)
 
 
 def _networks(count: int, seed: int = 0) -> dict[str, np.ndarray]:
