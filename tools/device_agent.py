@@ -24,9 +24,7 @@ if sys.version_info < (3, 10):
 
 SOURCES = {}
 
-SOURCES[
-    "factory"
-] = r'''"""Model Factory: profile each chip, search the network that fits it, ship an ONNX model per tier.
+SOURCES['factory'] = r'''"""Model Factory: profile each chip, search the network that fits it, ship an ONNX model per tier.
 
 Every verb of the command line is a Python function of the same name with the same options:
 ``import factory; factory.build("recipes/demo.toml", out="runs/demo")``. Two verbs share their name
@@ -61,14 +59,10 @@ def __getattr__(name: str) -> Any:
     return api if name == "api" else getattr(api, name)
 '''
 
-SOURCES[
-    "factory.core"
-] = r'''"""core: words everyone shares (errors, units, registry, atomic files, provenance, progress)."""
+SOURCES['factory.core'] = r'''"""core: words everyone shares (errors, units, registry, atomic files, provenance, progress)."""
 '''
 
-SOURCES[
-    "factory.core.errors"
-] = r'''"""Errors that a user reads: one sentence with what, where, why and what to do next.
+SOURCES['factory.core.errors'] = r'''"""Errors that a user reads: one sentence with what, where, why and what to do next.
 
 Every error of the factory derives from :class:`FactoryError`; the command line prints its
 message without a traceback and exits with its ``exit_code``.
@@ -132,9 +126,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     return InputError(f"unknown {kind} {name!r}", where=where, fix=nearest(name, known))
 '''
 
-SOURCES[
-    "factory.core.registry"
-] = r'''"""A registry: one name, one object; a duplicate raises, an unknown name lists the known ones."""
+SOURCES['factory.core.registry'] = r'''"""A registry: one name, one object; a duplicate raises, an unknown name lists the known ones."""
 
 from __future__ import annotations
 
@@ -182,9 +174,7 @@ class Registry(Generic[T]):
         return iter(self._items)
 '''
 
-SOURCES[
-    "factory.core.provenance"
-] = r'''"""Provenance: which versions, on which machine, when; without importing what it reports."""
+SOURCES['factory.core.provenance'] = r'''"""Provenance: which versions, on which machine, when; without importing what it reports."""
 
 from __future__ import annotations
 
@@ -266,14 +256,10 @@ def provenance() -> dict[str, object]:
     }
 '''
 
-SOURCES[
-    "factory.devices"
-] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
+SOURCES['factory.devices'] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
 '''
 
-SOURCES[
-    "factory.devices.context"
-] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
+SOURCES['factory.devices.context'] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
 
 The worker imports this: no imports.
 """
@@ -281,9 +267,7 @@ The worker imports this: no imports.
 CONTEXT = "factory_context_"
 '''
 
-SOURCES[
-    "factory.devices.frames"
-] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
+SOURCES['factory.devices.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
 
 Layout of a frame: 8 bytes b"factory1", 4 bytes big-endian length of the header, the header (JSON,
 with the lengths of the blobs under "blobs"), the blobs. Imported by the worker: standard library
@@ -365,9 +349,7 @@ def unpack_arrays(
     }
 '''
 
-SOURCES[
-    "factory.devices.measure"
-] = r'''"""Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
+SOURCES['factory.devices.measure'] = r'''"""Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
 
 Runs in the child process only: standard library, numpy and onnxruntime.
 All the rules are those of :class:`factory.devices.base.TimingPlan`, which arrives as a dictionary.
@@ -376,6 +358,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import os
@@ -421,15 +404,35 @@ def make_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = config["threads"]
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = config.get("log_severity", 4)
     if config["threads"] > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in config.get("session_entries", {}).items():
+        options.add_session_config_entry(key, value)
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
+    if config.get("provider_library"):  # a plug-in is chosen by its devices, not by its name
+        name = config["execution_provider"]
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        options.add_provider_for_devices(devices, config["provider_options"])
+        return ort.InferenceSession(model, options, enable_fallback=0)
     provider = (config["execution_provider"], config["provider_options"])
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+def register_plugin(name: str, library: str) -> list[str]:
+    """Load a plug-in execution provider; the providers that are there then.
+
+    ``library`` is the path of its library, or a Python package that has get_library_path().
+    """
+    path = library
+    if not library.endswith((".so", ".dll", ".dylib")):
+        path = importlib.import_module(library).get_library_path()
+    ort.register_execution_provider_library(name, path)
+    found = [*ort.get_available_providers(), *(device.ep_name for device in ort.get_ep_devices())]
+    return list(dict.fromkeys(found))
 
 
 class Candidate:
@@ -536,16 +539,24 @@ def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
 def trace_nodes(
     model: bytes, config: Mapping[str, Any], runs: int, folder: str
 ) -> tuple[list[dict[str, Any]], float]:
-    """Nodes as executed with their share of the traced time, and that time in ms.
-
-    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
-    node of less than one is not free. The mean leaves out the slowest tenth.
-    """
+    """Nodes as executed in a traced session of its own, as :func:`nodes_of_events` tells them."""
     with tempfile.TemporaryDirectory(dir=folder) as here:
         candidate = Candidate(model, config, os.path.join(here, "trace"))
         candidate.run(TRACE_WARMUP_RUNS + runs)
         with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
             events = json.load(stream)
+    return nodes_of_events(events, runs)
+
+
+def nodes_of_events(
+    events: Sequence[Mapping[str, Any]], runs: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Nodes with their share of the traced time, and that time in ms.
+
+    ``events`` is the runtime's trace of TRACE_WARMUP_RUNS + ``runs`` runs. It counts whole
+    microseconds, cut off: half of one is added to each event, so that a node of less than one is
+    not free. The mean leaves out the slowest tenth.
+    """
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -650,9 +661,93 @@ def measure_many(
     return results
 '''
 
-SOURCES[
-    "factory.devices.worker"
-] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
+SOURCES['factory.devices.placing'] = r'''"""Inside the worker: which node runs where, and a model compiled ahead for one SoC.
+
+Runs in the child process only: standard library and onnxruntime. What an execution provider says
+about the nodes that it refuses goes to stderr by way of native code, so stderr is a file meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnxruntime as ort
+
+from factory.devices import measure
+
+LONGEST_LOG = 1 << 18
+_TELLING = re.compile(r"REASON|Operator type|FAILED|\[E:|\[W:|not supported|unsupported", re.I)
+
+
+@contextlib.contextmanager
+def stderr_into(path: str) -> Iterator[None]:
+    """Everything that this process writes to stderr, native code included, goes to ``path``."""
+    kept = os.dup(2)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.dup2(handle, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(handle)
+        os.close(kept)
+
+
+def place(model: bytes, config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Nodes with their provider, the number of partitions, and what the provider said.
+
+    ``failure`` is why there is no session at all, "" otherwise.
+    """
+    path = os.path.join(folder, "placing.log")
+    nodes: list[dict[str, str]] = []
+    partitions: dict[str, int] = {}
+    failure = ""
+    with stderr_into(path):
+        try:
+            session = measure.make_session(model, {**config, "log_severity": 0})
+            for part in session.get_provider_graph_assignment_info():
+                partitions[part.ep_name] = partitions.get(part.ep_name, 0) + 1
+                nodes += [
+                    {"name": node.name, "op": node.op_type, "provider": part.ep_name}
+                    for node in part.get_nodes()
+                ]
+        except Exception as error:
+            failure = measure.one_line(error)
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        telling = "".join(line for line in stream if _TELLING.search(line))
+    os.unlink(path)
+    log = telling[:LONGEST_LOG]
+    return {"nodes": nodes, "partitions": partitions, "failure": failure, "log": log}
+
+
+def compile_context(model: bytes, config: Mapping[str, Any], folder: str) -> bytes:
+    """The model with its partitions compiled for the SoC of ``config`` (EPContext nodes)."""
+    path = os.path.join(folder, "context.onnx")
+    entries = {
+        "ep.context_enable": "1",
+        "ep.context_file_path": path,
+        "ep.context_embed_mode": "1",
+        "session.disable_cpu_ep_fallback": "0",
+    }
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    session: ort.InferenceSession | None = measure.make_session(
+        model, {**config, "session_entries": entries}
+    )
+    del session
+    if not os.path.exists(path):
+        raise RuntimeError("the execution provider compiled nothing of this model")
+    with open(path, "rb") as stream:
+        content = stream.read()
+    os.unlink(path)
+    return content
+'''
+
+SOURCES['factory.devices.worker'] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
 
 A crash or a hang of the runtime ends this process and not the factory. It reads frames
 (factory/devices/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
@@ -677,7 +772,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
-from factory.devices import measure
+from factory.devices import measure, placing
 from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
 
 TICK_EVERY_S = 0.5
@@ -718,10 +813,14 @@ class Worker:
         note = pin(header["cores"])
         limit_memory(header.get("memory_limit_mb"))
         ort.set_default_logger_severity(4)
+        providers = ort.get_available_providers()
+        if self.config.get("provider_library"):
+            name = self.config["execution_provider"]
+            providers = measure.register_plugin(name, self.config["provider_library"])
         facts = {
             "runtime_version": ort.__version__,
             "python": sys.version.split()[0],
-            "providers": ort.get_available_providers(),
+            "providers": providers,
             "pin_note": note,
             "pid": os.getpid(),
         }
@@ -734,6 +833,17 @@ class Worker:
             blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
         )
         return {"reply": "timings", "timings": results}, []
+
+    def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Which node of a model runs where."""
+        self.tick(0, "making the session")
+        return {"reply": "placed", **placing.place(blobs[0], self.config, self.folder)}, []
+
+    def do_compile(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """A model compiled ahead for the SoC that the provider's options name."""
+        self.tick(0, "compiling")
+        content = placing.compile_context(blobs[0], self.config, self.folder)
+        return {"reply": "compiled"}, [content]
 
     def do_run(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Outputs of a model for named inputs."""
@@ -832,9 +942,7 @@ if __name__ == "__main__":
     main()
 '''
 
-SOURCES[
-    "factory.devices.process"
-] = r'''"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
+SOURCES['factory.devices.process'] = r'''"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
 
 The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
 itself when its stdin ends: also when the factory is killed.
@@ -876,7 +984,10 @@ class WorkerLost(Exception):
 class WorkerProcess:
     """One child process. A request that fails leaves it dead; make a new one then."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
+    ) -> None:
+        """``code`` copies the worker's source into the folder it is given (another Python)."""
         self.folder = tempfile.mkdtemp(prefix="factory-worker-")
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
@@ -887,7 +998,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env=_environment(),
+            env=_environment(None if code is None else code(Path(self.folder))),
             **options,
         )
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -1019,9 +1130,13 @@ class WorkerProcess:
         self._finalizer()
 
 
-def _environment() -> dict[str, str]:
-    """The parent's environment, in which the child finds this same package."""
+def _environment(code: Path | None) -> dict[str, str]:
+    """The parent's environment, in which the child finds this same package, or only ``code``."""
     environment = dict(os.environ)
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
+        environment.pop("PYTHONHOME", None)
+        return environment
     root = str(Path(__file__).resolve().parents[2])
     known = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")
@@ -1050,9 +1165,7 @@ def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> No
     shutil.rmtree(folder, ignore_errors=True)
 '''
 
-SOURCES[
-    "factory.devices.base"
-] = r'''"""What every device can do, whatever its transport: describe itself, time models, run one.
+SOURCES['factory.devices.base'] = r'''"""What every device can do, whatever its transport: describe itself, time models, run one.
 
 A measurement that fails is a value (:class:`Timing` with status "failed" and its reason), never
 an exception: one kernel that a runtime refuses must not end a profile of a thousand.
@@ -1072,7 +1185,10 @@ from factory.core.registry import Registry
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from typing import Self
 
+    from factory.core.progress import Progress
     from factory.devices.profile import DeviceProfile
+
+CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -1141,6 +1257,18 @@ class Timing:
         """A failure with its reason, squeezed into one line."""
         return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
 
+    def placed_on(self, provider: str) -> Timing:
+        """This timing; a failure where no node ran on ``provider`` but all fell back to the CPU.
+
+        A missing backend or an unknown SoC only logs, and the session runs on the CPU while the
+        provider is still listed: so who ran the nodes is asked, never who was asked for.
+        """
+        ran = set(self.providers or {})
+        if not self.ok or provider == CPU or ran - {CPU}:
+            return self
+        who = "the CPU took the whole model" if ran else "the runtime does not say where it ran"
+        return Timing.failed(f"no node ran on {provider}: {who}")
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timing:
         """The timing that :meth:`to_dict` wrote."""
@@ -1191,6 +1319,13 @@ class Device(Protocol):
     ) -> None: ...
 
 
+def mirrored(device: Device, progress: Progress) -> Progress:
+    """``progress``, shown on the device too where that has a screen for it."""
+    mirror = getattr(device, "mirrored", None)
+    shown: Progress = mirror(progress) if mirror is not None else progress
+    return shown
+
+
 TRANSPORTS: Registry[Callable[[DeviceProfile], Device]] = Registry("transport")
 
 
@@ -1221,15 +1356,112 @@ def _open_simulated(profile: DeviceProfile) -> Device:
     return SimulatedDevice(profile)
 
 
+@TRANSPORTS.register("browser")
+def _open_browser(profile: DeviceProfile) -> Device:
+    from factory.devices.browser import BrowserDevice
+
+    device = BrowserDevice(profile)
+    try:
+        device.start()
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
 def open_device(profile: DeviceProfile) -> Device:
     """The device of that profile, reached and ready; InputError says why it cannot be."""
     transport = TRANSPORTS.get(profile.transport, where=f"device profile {profile.id!r}")
     return transport(profile)
 '''
 
-SOURCES[
-    "factory.devices.local"
-] = r'''"""This machine as a device: ONNX Runtime in a pinned child process, started when first needed.
+SOURCES['factory.devices.environment'] = r'''"""The Python that runs a worker: the factory's own, or one of an environment named in a profile.
+
+Some execution providers come as a package that replaces onnxruntime (onnxruntime-openvino), so they
+need an environment of their own. The worker needs only numpy and onnxruntime there; it gets a copy
+of its own source files, because the factory's site-packages on its path would bring back the
+factory's onnxruntime.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.core.errors import InputError
+
+if TYPE_CHECKING:
+    from factory.devices.profile import DeviceProfile
+
+WORKER = ("-P", "-m", "factory.devices.worker")
+PACKAGES = {
+    "OpenVINOExecutionProvider": "onnxruntime-openvino==1.24.1",
+    "QNNExecutionProvider": "onnxruntime==1.32.0 onnxruntime-qnn==2.7.0",
+}
+NEEDED_FILES = (
+    "__init__.py",
+    "devices/__init__.py",
+    "devices/context.py",
+    "devices/frames.py",
+    "devices/measure.py",
+    "devices/placing.py",
+    "devices/worker.py",
+)
+
+QNN = "QNNExecutionProvider"
+
+
+def emulator(profile: DeviceProfile) -> str:
+    """Why times on this machine are not those of the chip; "" when they are.
+
+    On x86-64 the QNN provider runs its HTP emulator: which nodes it takes and what they compute is
+    true, its cycle counts are scaled host time.
+    """
+    if profile.execution_provider == QNN and platform.machine().lower() in ("x86_64", "amd64"):
+        return "QNN emulates the accelerator on this machine: its times say nothing of the chip"
+    return ""
+
+
+def own_command(profile: DeviceProfile) -> tuple[str, ...] | None:
+    """Command of a worker in the profile's own environment; None when it names none."""
+    options = getattr(profile, "local", None)
+    if options is None or not options.interpreter:
+        return None
+    return (str(find_interpreter(profile, options.interpreter)), *WORKER)
+
+
+def find_interpreter(profile: DeviceProfile, name: str) -> Path:
+    """The interpreter's path; InputError with the exact commands that make the environment."""
+    from factory.core.resources import user_home
+
+    given = Path(name).expanduser()
+    places = [given] if given.is_absolute() else [Path.cwd() / given, user_home() / given]
+    for place in places:
+        if place.is_file():
+            return place.absolute()  # not resolved: a venv's python is a link that must stay one
+    folder = given.parent.parent if given.parent.name in ("bin", "Scripts") else given.parent
+    packages = PACKAGES.get(profile.execution_provider, "onnxruntime")
+    raise InputError(
+        f"the environment of device {profile.id!r} is not there: {name}",
+        why=f"{profile.execution_provider} comes with another onnxruntime than the factory's",
+        fix=f"make it: python3 -m venv {folder} && {given} -m pip install {packages} numpy",
+    )
+
+
+def copy_worker(folder: Path) -> Path:
+    """Copy the worker's source files below ``folder``; the folder that goes on PYTHONPATH."""
+    package = Path(__file__).resolve().parents[1]
+    root = folder / "code"
+    for name in NEEDED_FILES:
+        target = root / "factory" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package / name, target)
+    return root
+'''
+
+SOURCES['factory.devices.local'] = r'''"""This machine as a device: ONNX Runtime in a pinned child process, started when first needed.
 
 A crash or a hang of the runtime is a failed Timing with its reason; the other models of the same
 block are measured by a fresh child.
@@ -1251,6 +1483,7 @@ import numpy as np
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.environment import copy_worker, emulator, own_command
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
 
@@ -1326,10 +1559,13 @@ class LocalDevice:
         """The worker, started and configured if it is not there; InputError if it cannot be."""
         if self._worker is not None and self._worker.alive:
             return self._worker
-        worker = WorkerProcess(self._command)
+        own = own_command(self.profile)
+        worker = WorkerProcess(own, copy_worker) if own else WorkerProcess(self._command)
+        options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,
             "provider_options": {k: str(v) for k, v in self.profile.provider_options.items()},
+            "provider_library": options.provider_library if options is not None else "",
             "threads": len(self._cores),
         }
         request = {
@@ -1349,6 +1585,13 @@ class LocalDevice:
                 fix="run `factory doctor`",
             ) from None
         provider = self.profile.execution_provider
+        if hello["reply"] == "error":
+            worker.close()
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=hello["reason"],
+                fix="check [local] and provider_options of its profile",
+            )
         if provider not in hello["providers"]:
             worker.close()
             raise InputError(
@@ -1371,7 +1614,8 @@ class LocalDevice:
         if self._empty_run_ms is None:
             timing = self.time_many([EMPTY_MODEL], EMPTY_RUN_PLAN)[0]
             self._empty_run_ms = round(timing.median_ms, 5) if timing.ok else 0.0
-        profile, notes = self.profile, []
+        profile, emulated = self.profile, emulator(self.profile)
+        notes = [emulated] if emulated else []
         if self._hello["pin_note"]:
             notes.append(self._hello["pin_note"])
         governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
@@ -1386,7 +1630,7 @@ class LocalDevice:
         return {
             "device": profile.id,
             "transport": profile.transport,
-            "simulated": False,
+            "simulated": bool(emulated),
             "fingerprint": {
                 "chip": chip_fingerprint() if local else profile.chip,
                 "runtime": profile.runtime,
@@ -1410,6 +1654,8 @@ class LocalDevice:
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved; a crash or hang costs only the culprit its numbers."""
+        if emulated := emulator(self.profile):
+            return [Timing.failed(emulated) for _ in models]
         results: dict[int, Timing] = {}
         self._time_block(models, list(range(len(models))), plan, rounds, results)
         return [results[index] for index in range(len(models))]
@@ -1443,7 +1689,8 @@ class LocalDevice:
             return
         for index, timing in zip(indices, reply["timings"], strict=True):
             ok = timing["status"] == "ok"
-            results[index] = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            results[index] = made.placed_on(self.profile.execution_provider)
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""
@@ -1484,6 +1731,13 @@ class LocalDevice:
             why=reason,
             fix="check the model with `factory inspect` and the inputs' names, types and shapes",
         )
+
+    def ask(self, command: str, model: bytes) -> tuple[dict[str, Any], list[bytes]]:
+        """What the worker answers to another command about one model ("place", "compile")."""
+        try:
+            return self._request({"command": command}, [model])
+        except WorkerLost as lost:
+            return {"reply": "error", "reason": lost.reason}, []
 
     def _request(
         self, header: Mapping[str, Any], blobs: Sequence[bytes]
@@ -1527,9 +1781,7 @@ def _read(path: Path) -> str:
     return ""
 '''
 
-SOURCES[
-    "factory.devices.agent_facts"
-] = r'''"""What a machine says about itself: chip, board, cores, clocks, temperature, memory, its load.
+SOURCES['factory.devices.agent_facts'] = r'''"""What a machine says about itself: chip, board, cores, clocks, temperature, memory, its load.
 
 Part of the device agent: standard library only, and nothing here fails where a system does not
 tell something (it is None then). Linux tells most, Android's Termux less, others little.
@@ -1648,9 +1900,7 @@ def _mhz(path: Path) -> int | None:
     return int(text) // 1000 if text.isdigit() else None
 '''
 
-SOURCES[
-    "factory.devices.agent_gate"
-] = r'''"""The gate before a measurement: it waits while the chip is hot or others use it.
+SOURCES['factory.devices.agent_gate'] = r'''"""The gate before a measurement: it waits while the chip is hot or others use it.
 
 Part of the device agent: standard library only. Waiting has an end: a chip that stays hot or busy
 is measured all the same, the reply says so, and the reference model of the block shows it.
@@ -1714,9 +1964,7 @@ class Gate:
             self.sleep(LOOK_EVERY_S)
 '''
 
-SOURCES[
-    "factory.devices.agent_models"
-] = r'''"""What a model from the wire must not hold: paths to files, precompiled blobs, anything unreadable.
+SOURCES['factory.devices.agent_models'] = r'''"""What a model from the wire must not hold: paths to files, precompiled blobs, anything unreadable.
 
 ONNX Runtime reads external weights and context binaries from paths that the model names, and a
 chip that accepts models from the network must not open files for them. The device agent has no
@@ -1829,9 +2077,7 @@ def _unreadable() -> RefusedModel:
     return RefusedModel("these bytes are not an ONNX model (protobuf parsing failed)")
 '''
 
-SOURCES[
-    "factory.devices.agent_jobs"
-] = r'''"""The work of the device agent: requests from the wire, checked, done by the local transport.
+SOURCES['factory.devices.agent_jobs'] = r'''"""The work of the device agent: requests from the wire, checked, done by the local transport.
 
 One :class:`Jobs` holds one :class:`factory.devices.local.LocalDevice`, whose child process has a
 memory limit here. Part of the device agent: standard library, numpy and onnxruntime only.
@@ -2068,9 +2314,7 @@ def _plan(header: Mapping[str, Any]) -> tuple[TimingPlan, int]:
     return plan, rounds
 '''
 
-SOURCES[
-    "factory.devices.agent_server"
-] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
+SOURCES['factory.devices.agent_server'] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
 
     GET  /v1/facts   the machine and its runtime, JSON
     POST /v1/work    one frame (factory/devices/frames.py) with "command" describe, time or run;
@@ -2350,9 +2594,7 @@ class _Body:
         return b"".join(parts)
 '''
 
-SOURCES[
-    "factory.devices.agent_main"
-] = r'''"""The command of the device agent: its options, what it prints, how it ends.
+SOURCES['factory.devices.agent_main'] = r'''"""The command of the device agent: its options, what it prints, how it ends.
 
 `python device_agent.py --help`, or `factory agent --help` where the factory is installed.
 """

@@ -108,7 +108,7 @@ def test_what_a_person_sees():
             device.time_many([tiny_models.add()], PLAN)
             assert remote.text("title") == "Measuring"
             assert remote.text("percent") == "50"
-            assert remote.text("steps") == "20 of 40 building blocks"
+            assert remote.text("steps") == "20 of 40 blocks"
         seen = []
         thread = threading.Thread(target=lambda: seen.append(device.close()))
         device.link.farewell_seen = False
