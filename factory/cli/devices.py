@@ -47,19 +47,26 @@ def devices(
             print_lines([f"{entry['id']}: {entry['error']}"])
 
 
-@devices_app.command()
-def add(
-    address: Annotated[str, typer.Argument(help="http://host:port of a device agent.")],
+@devices_app.command("add")
+def add_device(
+    address: Annotated[
+        str, typer.Argument(help="http://host:port of a device agent, adb, or adb:SERIAL.")
+    ],
     token: Annotated[
         str | None,
         typer.Option(envvar="FACTORY_AGENT_TOKEN", help="The agent's token; kept privately."),
     ] = None,
     id: Annotated[str | None, typer.Option(help="Id of the device (default: its name).")] = None,
     ca: Annotated[str | None, typer.Option(help="PEM file of the certificate to trust.")] = None,
+    runner: Annotated[str | None, typer.Option(help="Program to run on the phone.")] = None,
+    libraries: Annotated[
+        list[str] | None,
+        typer.Option("--library", help="File that goes beside the runner on the phone."),
+    ] = None,
     threads: Annotated[str, typer.Option(help='Number of threads, or "all".')] = "1",
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
-    provider: Annotated[
-        str, typer.Option(help="ONNX Runtime execution provider.")
+    execution_provider: Annotated[
+        str, typer.Option("--provider", help="ONNX Runtime execution provider.")
     ] = "CPUExecutionProvider",
     tier: Annotated[str, typer.Option(help="The product tier that the chip stands for.")] = "",
     replace: Annotated[bool, typer.Option(help="Overwrite a profile of that id.")] = False,
@@ -73,9 +80,11 @@ def add(
         id=id,
         token=token,
         ca=ca,
+        runner=runner,
+        libraries=tuple(libraries or ()),
         threads=threads,
         precision=precision,
-        execution_provider=provider,
+        execution_provider=execution_provider,
         tier=tier,
         replace=replace,
     )
@@ -83,10 +92,9 @@ def add(
         print_json(answer)
         return
     facts = answer["facts"]
-    degrees = facts.get("temperature_c")
+    degrees = facts.get("temperature_c", facts.get("battery_c"))
     lines = [
-        f"{answer['device']}: {facts['board'] or facts['cpu']}, {len(facts['cores'])} cores, "
-        f"{facts['runtime']} {facts['runtime_version']}, "
+        f"{answer['device']}: {answer['seen']}, {len(facts['cores'])} cores, "
         + (f"{degrees:g} C" if degrees is not None else "temperature unknown"),
         f"profile: {answer['path']}",
     ]

@@ -24,6 +24,10 @@ def farm(
         str | None, typer.Option(help="Folder of the tables (default: your latency_tables/).")
     ] = None,
     seed: options.Seed = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster: the local devices on each of its nodes."),
+    ] = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
@@ -42,6 +46,7 @@ def farm(
             effort=effort,
             out=out,
             seed=seed or 0,
+            ray=ray,
             progress=progress,
         )
     if json:

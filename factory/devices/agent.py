@@ -112,7 +112,8 @@ class AgentDevice:
         event, _ = self._exchange("time", header, models)
         if event["event"] == "error":
             if len(models) == 1:
-                return [Timing.failed(event["what"] + (event.get("why") or ""))]
+                why = f" ({event['why']})" if event.get("why") else ""
+                return [Timing.failed(event["what"] + why)]
             return [self._time([model], plan, rounds)[0] for model in models]
         timings = [
             Timing.from_dict(timing)

@@ -32,6 +32,8 @@ PROTOCOL = 1
 MEDIA_TYPE = "application/x-factory-frame"
 MOST_CONNECTIONS = 64
 HEADER_TIMEOUT_S = 10.0
+HEADERS_WITHIN_S = 20.0
+MOST_DRAINED = 8 << 20  # of a stranger's body
 BODY_TIMEOUT_S = 60.0
 SLOWEST_BYTES_PER_S = 50_000
 LONGEST_HEADER = 1 << 20
@@ -121,6 +123,28 @@ class Handler(BaseHTTPRequestHandler):
     sys_version = ""
     server: AgentServer
 
+    def setup(self) -> None:
+        """Headers that do not come to an end cost the client its connection."""
+        super().setup()
+        self._watchdog = threading.Timer(HEADERS_WITHIN_S, self._hang_up)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def parse_request(self) -> bool:
+        """The request's line and headers are here."""
+        parsed = super().parse_request()
+        self._watchdog.cancel()
+        return parsed
+
+    def finish(self) -> None:
+        """The connection ends."""
+        self._watchdog.cancel()
+        super().finish()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def do_GET(self) -> None:
         """The facts of this machine."""
         if not self._allowed(0):
@@ -207,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
             given = self.headers.get("Authorization", "").encode("utf-8", "replace")
             if hmac.compare_digest(given, b"Bearer " + token.encode()):
                 return True
-            self._refuse(401, "a token is required, and this is not it", length)
+            self._refuse(401, "a token is required, and this is not it", min(length, MOST_DRAINED))
             return False
         host = self.headers.get("Host", "")
         name = host[1:].split("]")[0] if host.startswith("[") else host.split(":")[0]

@@ -182,6 +182,20 @@ def _open_agent(profile: DeviceProfile) -> Device:
     return AgentDevice.connect(profile)
 
 
+@TRANSPORTS.register("adb")
+def _open_adb(profile: DeviceProfile) -> Device:
+    from factory.devices.adb import AdbDevice
+
+    return AdbDevice.connect(profile)
+
+
+@TRANSPORTS.register("ray")
+def _open_ray(profile: DeviceProfile) -> Device:
+    from factory.devices.ray_device import RayDevice
+
+    return RayDevice(profile)
+
+
 @TRANSPORTS.register("simulated")
 def _open_simulated(profile: DeviceProfile) -> Device:
     from factory.devices.simulated import SimulatedDevice

@@ -141,18 +141,25 @@ class Candidate:
 
     def result(self) -> dict[str, Any]:
         """Statistics over all samples, as fields of a Timing."""
-        samples_ms = np.asarray(self.samples_ns) / 1e6
-        p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
         return {
             "status": "ok",
-            "median_ms": float(median),
-            "p10_ms": float(p10),
-            "p90_ms": float(p90),
-            "min_ms": float(samples_ms.min()),
-            "runs": len(samples_ms),
+            **sample_statistics(self.samples_ns),
             "session_ms": self.session_ms,
             "providers": assigned_providers(self.session),
         }
+
+
+def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
+    """Median, tails, minimum and number of the samples, as fields of a Timing."""
+    samples_ms = np.asarray(samples_ns) / 1e6
+    p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
+    return {
+        "median_ms": float(median),
+        "p10_ms": float(p10),
+        "p90_ms": float(p90),
+        "min_ms": float(samples_ms.min()),
+        "runs": len(samples_ms),
+    }
 
 
 def random_input(

@@ -15,11 +15,13 @@ import pydantic
 from factory.core.errors import InputError, nearest
 from factory.core.resources import find_resources
 from factory.core.validation import validate
+from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_options import AgentOptions
 from factory.devices.browser_options import PROVIDERS as BROWSER_PROVIDERS
 from factory.devices.browser_options import RUNTIME as BROWSER_RUNTIME
 from factory.devices.browser_options import BrowserOptions
 from factory.devices.local_options import LocalOptions
+from factory.devices.ray_options import RayOptions
 
 OptionValue = str | int | float | bool
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
@@ -71,6 +73,12 @@ class DeviceProfile(pydantic.BaseModel):
     )
     agent: AgentOptions | None = pydantic.Field(
         default=None, description='Where the device agent listens (transport "agent").'
+    )
+    adb: AdbOptions | None = pydantic.Field(
+        default=None, description='Which Android phone, and its runner (transport "adb").'
+    )
+    ray: RayOptions | None = pydantic.Field(
+        default=None, description='Which node of a Ray cluster (transport "ray").'
     )
     browser: BrowserOptions | None = pydantic.Field(
         default=None, description="Options of the browser transport."
@@ -126,6 +134,19 @@ def load_profile(id_or_path: str | Path) -> DeviceProfile:
             fix=f"rename the file to {profile.id}.toml or set id = {path.stem!r}",
         )
     return profile
+
+
+def with_patience(profile: DeviceProfile, most_s: float) -> DeviceProfile:
+    """The same device, waited for ``most_s`` at most where it is away, hot or busy."""
+    changes = {}
+    for name, options in (("agent", profile.agent), ("adb", profile.adb)):
+        if options is not None:
+            waits = [
+                key for key in type(options).model_fields if key.endswith(("patience_s", "wait_s"))
+            ]
+            shorter = {key: min(getattr(options, key), most_s) for key in waits}
+            changes[name] = options.model_copy(update=shorter)
+    return profile.model_copy(update=changes)
 
 
 def _find(id_or_path: str | Path) -> Path:

@@ -208,20 +208,27 @@ def _drive(groups: Sequence[Group], settings: ProfileSettings, progress: Progres
         for thread in threads:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in threads):
-                threads[0].join(LOOK_EVERY_S) if threads[0].is_alive() else stop.wait(LOOK_EVERY_S)
+            alive = True
+            while alive:
+                stop.wait(LOOK_EVERY_S)
+                alive = any(thread.is_alive() for thread in threads)
                 now = sum(group.done for group in groups)
                 task.advance(now - done)
                 done = now
-                for member in (m for g in groups for m in g.members if m.lost):
-                    name = member.device.profile.id
-                    if name not in told:
-                        told.add(name)
-                        progress.message(f"{name} is lost, its work goes to others: {member.lost}")
+                _tell_lost(groups, told, progress)
         finally:
             stop.set()
             for thread in threads:
                 thread.join(10.0)
+
+
+def _tell_lost(groups: Sequence[Group], told: set[str], progress: Progress) -> None:
+    """Say once of each device that it is lost."""
+    for member in (member for group in groups for member in group.members):
+        name = member.device.profile.id
+        if member.lost and name not in told:
+            told.add(name)
+            progress.message(f"{name} is lost, its work goes to others: {member.lost}")
 
 
 def _work(

@@ -40,6 +40,7 @@ from factory.devices.process import COMMAND
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.graph.onnx_build import kernel_to_onnx
 from factory.pipeline.verbs.add_device import add_device
+from factory.pipeline.verbs.devices import devices
 
 QUICK = TimingPlan(min_runs=6, max_runs=30, min_time_ms=2.0, warmup_time_ms=5.0)
 LONG = TimingPlan(min_runs=10**5, max_runs=10**5, max_time_ms=1500.0, warmup_time_ms=5.0)
@@ -192,12 +193,12 @@ def test_an_agent_that_is_gone_says_how_to_go_on(agent):
         (tiny_models.external(), "weights in another file"),
         (tiny_models.context_file(), "EPContext"),
         (tiny_models.greedy(), "alloc|memory|SIG"),
-        (tiny_models.endless(), "timed out after 1 s"),
+        (tiny_models.endless(), "timed out after 4 s"),
     ],
 )
 def test_a_bad_model_costs_a_failed_row_and_its_neighbours_nothing(agent, model, reason):
     good = tiny_models.add()
-    profile = agent.profile("board", timeout_s=1.0)
+    profile = agent.profile("board", timeout_s=4.0)
     with AgentDevice(profile, token=TOKEN) as device:
         before, bad, after = device.time_many([good, model, good], QUICK)
         assert (before.status, bad.status, after.status) == ("ok", "failed", "ok")
@@ -349,6 +350,12 @@ def test_adding_a_board_writes_a_profile_without_its_token(agent, tmp_path, monk
         add_device(agent.url, token=TOKEN, execution_provider="QNNExecutionProvider")
     with pytest.raises(InputError, match=r"agent\.url"):
         add_device("ftp://board", token=TOKEN)
+    [entry] = [e for e in devices(check=True)["devices"] if e["id"] == "my-board"]
+    assert entry["reached"] == "yes"
+    away = text.replace(f":{agent.port}", ":9")
+    Path(answer["path"]).with_name("away.toml").write_text(away.replace("my-board", "away"))
+    [entry] = [e for e in devices(check=True)["devices"] if e["id"] == "away"]
+    assert "does not answer" in entry["error"]
     monkeypatch.setenv("FACTORY_TOKEN_MY_BOARD", "another")
     assert load_token("my-board") == "another"
     other = profile.model_copy(update={"chip": "another chip"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 
 from factory.core.errors import InputError
+from factory.devices.adb import AdbDevice
+from factory.devices.adb_link import elf_abi
 from factory.devices.agent import AgentDevice
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
@@ -19,6 +23,7 @@ from factory.devices.simulated import SimulatedDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chromium
+import phone_rack
 import running_agent
 import tiny_models
 
@@ -35,16 +40,34 @@ FINGERPRINT = {
 
 
 @pytest.fixture(
-    params=["local", "agent", "simulated", pytest.param("browser", marks=pytest.mark.heavy)],
+    params=[
+        "local",
+        "agent",
+        "adb",
+        "adb-c",
+        "simulated",
+        pytest.param("browser", marks=pytest.mark.heavy),
+    ],
     scope="module",
 )
-def device(request):
+def device(request, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         if request.param == "local":
             made = LocalDevice(DeviceProfile(id="t1", threads=1))
         elif request.param == "agent":
             agent = stack.enter_context(running_agent.RunningAgent())
             made = AgentDevice(agent.profile("t1"), token="")
+        elif request.param.startswith("adb"):
+            if shutil.which("adb") is None:
+                pytest.skip(phone_rack.ADB_MISSING)
+            runner = os.environ.get("FACTORY_TEST_ANDROID_RUNNER", "")
+            if request.param == "adb-c" and not runner:
+                pytest.skip("needs tools/android_runner built for this machine (its README.md)")
+            rack = phone_rack.PhoneRack(tmp_path_factory.mktemp("rack"))
+            rack = stack.enter_context(rack)
+            adb = {"runner": runner} if request.param == "adb-c" else {}
+            rack.phones[0].become(elf_abi(Path(runner)) if runner else "arm64-v8a")
+            made = AdbDevice.connect(rack.profile("t1", adb=adb))
         elif request.param == "browser":
             made = chromium.device()
         else:

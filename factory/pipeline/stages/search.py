@@ -25,6 +25,7 @@ from factory.pipeline.recipe import NO_LATENCY, TierSection
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import fit
+from factory.pipeline.stages import profile as stage_profile
 from factory.pipeline.targets import Targets
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.genotype import Genotype
@@ -281,8 +282,10 @@ def _check(ctx: BuildContext, tier: TierSection, genotype: Genotype) -> float | 
     if key not in checks:
         profile = ctx.device(tier)
         _, content = network_bytes(ctx.space(tier), genotype, profile.dtype, ctx.seed)
+        usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
         with open_device(profile) as device:
-            checks[key] = verify_model(content, device).median_ms
+            result = verify_model(content, device, usual_reference_ms=usual_ms)
+        checks[key] = result.median_ms
         write_json(path, checks)
     return checks[key]
 
@@ -300,8 +303,10 @@ def _finish_baseline(ctx: BuildContext) -> dict[str, Any]:
         predictor: LatencyPredictor = fit.load_predictor(ctx, device_id)
         counts, content = network_bytes(space, found.genotype, profile.dtype, ctx.seed)
         predicted_ms[device_id] = predictor.predict(counts).latency_ms
+        usual_ms = stage_profile.usual_reference_ms(ctx, device_id)
         with open_device(profile) as device:
-            measured_ms[device_id] = verify_model(content, device).median_ms
+            result = verify_model(content, device, usual_reference_ms=usual_ms)
+        measured_ms[device_id] = result.median_ms
     return {
         "schema_version": SCHEMA_VERSION,
         "tier": NO_LATENCY,

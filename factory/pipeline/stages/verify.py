@@ -18,7 +18,7 @@ from factory.devices.base import Device, open_device
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
-from factory.pipeline.stages import deploy, fit, search, train
+from factory.pipeline.stages import deploy, fit, profile, search, train
 
 SCHEMA_VERSION = 1
 PARITY_IMAGES = 128
@@ -92,7 +92,11 @@ def verify_tier(
     path = folder / deploy.MODEL
     predictor = fit.load_predictor(ctx, device.profile.id)
     measured = verify_model(
-        path, device, max_latency_ms=budget["max_latency_ms"], predictor=predictor
+        path,
+        device,
+        max_latency_ms=budget["max_latency_ms"],
+        predictor=predictor,
+        usual_reference_ms=profile.usual_reference_ms(ctx, device.profile.id),
     )
     counts = ctx.space(tier).counts(search.load_genotype(ctx, tier.name))
     result = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from factory.core.errors import FactoryError
 from factory.devices.base import open_device
-from factory.devices.profile import list_profiles, load_profile
+from factory.devices.profile import list_profiles, load_profile, with_patience
 
 SCHEMA_VERSION = 1
 
@@ -26,7 +26,7 @@ def devices(*, check: bool = False) -> dict[str, Any]:
             if check and profile.transport == "browser":
                 entry["reached"] = "when its page is open"
             elif check:
-                with open_device(profile) as device:
+                with open_device(with_patience(profile, 0.0)) as device:
                     entry["describe"] = device.describe()
                 entry["reached"] = "yes"
         except FactoryError as error:
