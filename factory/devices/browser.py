@@ -155,7 +155,7 @@ class BrowserDevice:
         return {
             "device": profile.id,
             "transport": profile.transport,
-            "simulated": False,
+            "simulated": browser_facts.emulated(facts, profile.execution_provider),
             "fingerprint": {
                 "chip": browser_facts.chip_name(facts),
                 "runtime": profile.runtime,

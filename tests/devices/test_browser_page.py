@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from factory.core.errors import InputError
 from factory.core.progress import SILENT
 from factory.devices.base import TimingPlan
 from factory.devices.local import LocalDevice
@@ -161,6 +162,24 @@ def test_over_plain_http_from_another_host_one_thread_in_batches(monkeypatch):
         small, large = device.time_many([tiny_models.add(), tiny_models.conv(32, 32)], PLAN)
         assert 0 < small.median_ms < large.median_ms
         assert small.median_ms < facts["clock_tick_ms"]  # only batches can tell
+
+
+def test_webgpu_in_software_says_so_and_who_ran_what(monkeypatch):
+    from factory.devices import browser_launch
+
+    software = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+    flags = [flag for flag in browser_launch.FLAGS if flag != "--disable-gpu"]
+    monkeypatch.setattr(browser_launch, "FLAGS", (*flags, *software))
+    with chromium.device(provider="webgpu") as device:
+        try:
+            device.start()
+        except InputError as error:
+            pytest.skip(str(error))
+        timing = device.time_many([tiny_models.conv(16, 16)], PLAN)[0]
+        assert timing.ok
+        assert timing.providers["WebGpuExecutionProvider"] >= 1
+        assert device.link.facts["webgpu"]["software"]
+        assert device.describe()["simulated"]
 
 
 def test_a_hidden_page_waits():
