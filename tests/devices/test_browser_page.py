@@ -177,7 +177,7 @@ def test_webgpu_in_software_says_so_and_who_ran_what(monkeypatch):
             pytest.skip(str(error))
         timing = device.time_many([tiny_models.conv(16, 16)], PLAN)[0]
         assert timing.ok
-        assert timing.providers["WebGpuExecutionProvider"] >= 1
+        assert timing.providers["webgpu"] >= 1
         assert device.link.facts["webgpu"]["software"]
         assert device.describe()["simulated"]
 
