@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -96,6 +100,26 @@ def test_the_same_numbers_as_the_native_runtime():
     with chromium.device() as page, LocalDevice(DeviceProfile(id="t1", threads=1)) as native:
         expected = native.run_batch(model, images)
         np.testing.assert_allclose(page.run_batch(model, images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
+def test_no_browser_outlives_a_killed_factory():
+    chromium.device()  # skips where there is none
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import chromium\n"
+        "device = chromium.device(); device.start()\n"
+        "print(device.chromium.process.pid, flush=True); device.link.wait_for_page(1, print)\n"
+        "import time; time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        browser = int(parent.stdout.readline())
+        os.kill(browser, 0)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(browser) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(browser)
 
 
 def test_what_a_person_sees():
