@@ -90,14 +90,14 @@ class Timing:
         """A failure with its reason, squeezed into one line."""
         return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
 
-    def placed_on(self, provider: str) -> Timing:
-        """This timing; a failure where no node ran on ``provider`` but all fell back to the CPU.
+    def placed_on(self, provider: str, cpu: str = CPU) -> Timing:
+        """This timing; a failure where no node ran on ``provider`` but all fell back to ``cpu``.
 
         A missing backend or an unknown SoC only logs, and the session runs on the CPU while the
         provider is still listed: so who ran the nodes is asked, never who was asked for.
         """
         ran = set(self.providers or {})
-        if not self.ok or provider == CPU or ran - {CPU}:
+        if not self.ok or provider == cpu or ran - {cpu}:
             return self
         who = "the CPU took the whole model" if ran else "the runtime does not say where it ran"
         return Timing.failed(f"no node ran on {provider}: {who}")
