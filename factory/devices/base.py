@@ -41,7 +41,8 @@ class TimingPlan:
     warmup_runs: int = 5
     warmup_time_ms: float = 40.0
     warmup_tolerance: float = 0.03
-    profile_runs: int = 0  # runs of a second, traced session; 0: no node shares
+    profile_runs: int = 0  # most runs of a second, traced session; 0: no node shares
+    optimised_graph: bool = False  # whether the traced session also tells the graph as it runs
 
     def __post_init__(self) -> None:
         """A plan that cannot be carried out is a programming error."""
@@ -65,6 +66,8 @@ class Timing:
         traced_ms: sum of the traced node times of one run (profiling inflates it).
         providers: execution provider -> number of nodes.
         session_ms: time to make the session.
+        optimised: the graph as the runtime executes it, an ONNX file without weights in base64;
+            "" where the plan does not ask for it or the device cannot tell.
     """
 
     status: str
@@ -79,6 +82,7 @@ class Timing:
     traced_ms: float = 0.0
     providers: Mapping[str, int] | None = None
     session_ms: float = 0.0
+    optimised: str = ""
 
     @property
     def ok(self) -> bool:

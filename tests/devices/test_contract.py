@@ -43,8 +43,8 @@ FINGERPRINT = {
     params=[
         "local",
         "agent",
-        "adb",
-        "adb-c",
+        pytest.param("adb", marks=pytest.mark.heavy),
+        pytest.param("adb-c", marks=pytest.mark.heavy),
         "simulated",
         pytest.param("browser", marks=pytest.mark.heavy),
     ],
