@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from factory.pipeline.verbs.farm import farm
     from factory.pipeline.verbs.inspect import inspect
     from factory.pipeline.verbs.new import new
+    from factory.pipeline.verbs.package import package
     from factory.pipeline.verbs.predict import predict
     from factory.pipeline.verbs.profile import fit, profile
     from factory.pipeline.verbs.report import report
@@ -33,6 +34,7 @@ __all__ = [
     "fit",
     "inspect",
     "new",
+    "package",
     "predict",
     "profile",
     "report",

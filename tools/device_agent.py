@@ -357,6 +357,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 
 from __future__ import annotations
 
+import base64
 import gc
 import importlib
 import json
@@ -385,6 +386,7 @@ NUMPY_TYPES: dict[str, Any] = {
 }
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
+FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 Tick = Callable[[int, str], None]
 
@@ -396,9 +398,15 @@ def one_line(error: BaseException) -> str:
 
 
 def make_session(
-    model: bytes, config: Mapping[str, Any], trace_prefix: str | None = None
+    model: bytes,
+    config: Mapping[str, Any],
+    trace_prefix: str | None = None,
+    optimised_path: str | None = None,
 ) -> ort.InferenceSession:
-    """A session with every optimisation on the one execution provider, never another instead."""
+    """A session with every optimisation on the one execution provider, never another instead.
+
+    ``optimised_path``: where the graph as it will run is written, its weights in a file beside it.
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -413,6 +421,11 @@ def make_session(
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
+    if optimised_path is not None:
+        options.optimized_model_filepath = optimised_path
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{prefix}file_name", "weights.bin")
+        options.add_session_config_entry(f"{prefix}min_size_in_bytes", "64")
     if config.get("provider_library"):  # a plug-in is chosen by its devices, not by its name
         name = config["execution_provider"]
         devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
@@ -438,9 +451,15 @@ def register_plugin(name: str, library: str) -> list[str]:
 class Candidate:
     """One model of a block: its session, its bound buffers and its samples."""
 
-    def __init__(self, model: bytes, config: Mapping[str, Any], trace: str | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        config: Mapping[str, Any],
+        trace: str | None = None,
+        optimised_path: str | None = None,
+    ) -> None:
         started = time.perf_counter()
-        self.session = make_session(model, config, trace)
+        self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
         self.binding = self.session.io_binding()
         self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
@@ -543,16 +562,30 @@ def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
     return counts
 
 
+def trace_runs(plan: Mapping[str, Any], median_ms: float) -> int:
+    """Runs of the traced session: enough for ``min_time_ms``, within 8 and ``profile_runs``."""
+    enough = math.ceil(plan["min_time_ms"] / max(median_ms, 1e-3))
+    return int(min(plan["profile_runs"], max(enough, FEWEST_TRACE_RUNS)))
+
+
 def trace_nodes(
-    model: bytes, config: Mapping[str, Any], runs: int, folder: str
-) -> tuple[list[dict[str, Any]], float]:
-    """Nodes as executed in a traced session of its own, as :func:`nodes_of_events` tells them."""
+    model: bytes, config: Mapping[str, Any], runs: int, folder: str, *, graph: bool = False
+) -> tuple[list[dict[str, Any]], float, str]:
+    """Nodes as executed with their share of the traced time, that time in ms, and the graph.
+
+    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as here:
-        candidate = Candidate(model, config, os.path.join(here, "trace"))
+        optimised = os.path.join(here, "optimised.onnx") if graph else None
+        candidate = Candidate(model, config, os.path.join(here, "trace"), optimised)
+        content = ""
+        if optimised is not None:
+            with open(optimised, "rb") as stream:
+                content = base64.b64encode(stream.read()).decode()
         candidate.run(TRACE_WARMUP_RUNS + runs)
-        with open(candidate.session.end_profiling(), encoding="utf-8") as stream:
-            events = json.load(stream)
-    return nodes_of_events(events, runs)
+        with open(candidate.session.end_profiling(), encoding="utf-8") as text:
+            events = json.load(text)
+    return (*nodes_of_events(events, runs), content)
 
 
 def nodes_of_events(
@@ -562,7 +595,8 @@ def nodes_of_events(
 
     ``events`` is the runtime's trace of TRACE_WARMUP_RUNS + ``runs`` runs. It counts whole
     microseconds, cut off: half of one is added to each event, so that a node of less than one is
-    not free. The mean leaves out the slowest tenth.
+    not free. The means are over the faster half of the runs, so that a run which something else
+    interrupted does not count, whichever node it hit.
     """
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
@@ -571,18 +605,30 @@ def nodes_of_events(
             name = event["name"].removesuffix("_kernel_time")
             label = (name, details.get("op_name", "?"), details.get("provider", "?"))
             taken_us.setdefault(label, []).append(event["dur"] + 0.5)
-    means_ms: dict[tuple[str, str, str], float] = {}
-    for label, durations in taken_us.items():
-        a_run = max(len(durations) // (TRACE_WARMUP_RUNS + runs), 1)  # nodes of the same name
-        kept = sorted(durations[TRACE_WARMUP_RUNS * a_run :] or durations)
-        kept = kept[: max(1, math.ceil(0.9 * len(kept)))]
-        means_ms[label] = a_run * sum(kept) / len(kept) / 1e3
+    means_ms = _mean_ms(taken_us, runs)
     total_ms = sum(means_ms.values())
     nodes = [
         {"name": name, "op": op, "provider": provider, "share": mean_ms / total_ms}
         for (name, op, provider), mean_ms in means_ms.items()
     ]
     return nodes, total_ms
+
+
+def _mean_ms(
+    taken_us: Mapping[tuple[str, str, str], list[float]], runs: int
+) -> dict[tuple[str, str, str], float]:
+    """Mean time of each node over the faster half of the runs after the warm-up."""
+    rows: dict[tuple[str, str, str], np.ndarray] = {}
+    for label, durations in taken_us.items():
+        a_run = len(durations) / (TRACE_WARMUP_RUNS + runs)  # nodes of the same name
+        if a_run != int(a_run):  # not run every time: its mean is all that can be said
+            rows[label] = np.full(runs, sum(durations) / (TRACE_WARMUP_RUNS + runs))
+        else:
+            by_run = np.asarray(durations).reshape(-1, int(a_run)).sum(axis=1)
+            rows[label] = by_run[TRACE_WARMUP_RUNS:]
+    totals = np.sum(list(rows.values()), axis=0)
+    kept = np.argsort(totals, kind="stable")[: math.ceil(runs / 2)]
+    return {label: float(times[kept].mean()) / 1e3 for label, times in rows.items()}
 
 
 def reorder_share(nodes: Sequence[Mapping[str, Any]]) -> float:
@@ -638,9 +684,11 @@ def measure_many(
 
     def trace(index: int) -> None:
         tick(index, "tracing")
-        nodes, traced_ms = trace_nodes(models[index], config, plan["profile_runs"], folder)
         result = results[index]
-        result.update(nodes=nodes, traced_ms=traced_ms)
+        runs = trace_runs(plan, result["median_ms"])
+        graph = bool(plan.get("optimised_graph"))
+        nodes, traced_ms, content = trace_nodes(models[index], config, runs, folder, graph=graph)
+        result.update(nodes=nodes, traced_ms=traced_ms, optimised=content)
         result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:
             for node in nodes:
@@ -1215,7 +1263,8 @@ class TimingPlan:
     warmup_runs: int = 5
     warmup_time_ms: float = 40.0
     warmup_tolerance: float = 0.03
-    profile_runs: int = 0  # runs of a second, traced session; 0: no node shares
+    profile_runs: int = 0  # most runs of a second, traced session; 0: no node shares
+    optimised_graph: bool = False  # whether the traced session also tells the graph as it runs
 
     def __post_init__(self) -> None:
         """A plan that cannot be carried out is a programming error."""
@@ -1239,6 +1288,8 @@ class Timing:
         traced_ms: sum of the traced node times of one run (profiling inflates it).
         providers: execution provider -> number of nodes.
         session_ms: time to make the session.
+        optimised: the graph as the runtime executes it, an ONNX file without weights in base64;
+            "" where the plan does not ask for it or the device cannot tell.
     """
 
     status: str
@@ -1253,6 +1304,7 @@ class Timing:
     traced_ms: float = 0.0
     providers: Mapping[str, int] | None = None
     session_ms: float = 0.0
+    optimised: str = ""
 
     @property
     def ok(self) -> bool:
@@ -1264,14 +1316,14 @@ class Timing:
         """A failure with its reason, squeezed into one line."""
         return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
 
-    def placed_on(self, provider: str) -> Timing:
-        """This timing; a failure where no node ran on ``provider`` but all fell back to the CPU.
+    def placed_on(self, provider: str, cpu: str = CPU) -> Timing:
+        """This timing; a failure where no node ran on ``provider`` but all fell back to ``cpu``.
 
         A missing backend or an unknown SoC only logs, and the session runs on the CPU while the
         provider is still listed: so who ran the nodes is asked, never who was asked for.
         """
         ran = set(self.providers or {})
-        if not self.ok or provider == CPU or ran - {CPU}:
+        if not self.ok or provider == cpu or ran - {cpu}:
             return self
         who = "the CPU took the whole model" if ran else "the runtime does not say where it ran"
         return Timing.failed(f"no node ran on {provider}: {who}")

@@ -14,6 +14,7 @@ from factory.cli import (
     fit,
     inspect,
     new,
+    package,
     predict,
     profile,
     report,
@@ -43,6 +44,7 @@ for _verb in (
     train.train,
     export.export,
     verify.verify,
+    package.package,
     report.report,
     build.build,
 ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,12 @@ def profile(
     classes: Annotated[int, typer.Option(help="Number of classes.", min=1)] = 10,
     networks: Annotated[int, typer.Option(help="Random networks to measure.", min=0)] = 16,
     effort: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Profile for any network: at most 3 minutes.")
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Profile for any network: at most 20 minutes.")
+    ] = False,
     out: Annotated[
         str | None, typer.Option(help="Folder of the table (default: your latency_tables/).")
     ] = None,
@@ -44,7 +50,7 @@ def profile(
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Measure the kernels of the cell space and some random networks on a chip or in a browser."""
+    """Measure a chip for networks of one size, or with --quick or --full for any network."""
     from factory.api import profile as verb
     from factory.pipeline.browser_profile import BrowserRequest
 
@@ -60,6 +66,8 @@ def profile(
             classes=classes,
             networks=networks,
             effort=effort,
+            quick=quick,
+            full=full,
             out=out,
             seed=seed or 0,
             dry_run=dry_run,
@@ -67,6 +75,9 @@ def profile(
         )
     if json:
         print_json(answer)
+        return
+    if quick or full:
+        print_lines(_any_network_lines(answer))
         return
     if dry_run:
         print_lines(
@@ -84,3 +95,27 @@ def profile(
             f"next: factory fit --device {answer['device']}",
         ]
     )
+
+
+def _any_network_lines(answer: dict[str, Any]) -> list[str]:
+    """What was measured, or would be with either effort."""
+    if answer.get("dry_run"):
+        return [
+            f"--{name}: at most {plan['networks']} networks with about {plan['kernels']} kernels, "
+            f"{plan['seconds'] / 60:.1f} min, or until the mean error on unseen networks is "
+            f"{plan['wanted_percent']:g} %"
+            for name, plan in answer["efforts"].items()
+        ] + [f"into {answer['folder']}"]
+    rounds = [
+        f"  {row['networks']:.0f} networks, {row['kernels']:.0f} kernels, {row['seconds']:.0f} s: "
+        f"mean error on unseen networks {row['error_percent']:.1f} %"
+        for row in answer["rounds"]
+    ]
+    return [
+        f"{answer['networks']} networks on {answer['device']}, {answer['failed']} failed, "
+        f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
+        f"{answer['stopped']}",
+        *rounds,
+        f"table: {answer['table']}",
+        f"next: factory fit --device {answer['device']}",
+    ]

@@ -41,7 +41,8 @@ class TimingPlan:
     warmup_runs: int = 5
     warmup_time_ms: float = 40.0
     warmup_tolerance: float = 0.03
-    profile_runs: int = 0  # runs of a second, traced session; 0: no node shares
+    profile_runs: int = 0  # most runs of a second, traced session; 0: no node shares
+    optimised_graph: bool = False  # whether the traced session also tells the graph as it runs
 
     def __post_init__(self) -> None:
         """A plan that cannot be carried out is a programming error."""
@@ -65,6 +66,8 @@ class Timing:
         traced_ms: sum of the traced node times of one run (profiling inflates it).
         providers: execution provider -> number of nodes.
         session_ms: time to make the session.
+        optimised: the graph as the runtime executes it, an ONNX file without weights in base64;
+            "" where the plan does not ask for it or the device cannot tell.
     """
 
     status: str
@@ -79,6 +82,7 @@ class Timing:
     traced_ms: float = 0.0
     providers: Mapping[str, int] | None = None
     session_ms: float = 0.0
+    optimised: str = ""
 
     @property
     def ok(self) -> bool:
@@ -90,14 +94,14 @@ class Timing:
         """A failure with its reason, squeezed into one line."""
         return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
 
-    def placed_on(self, provider: str) -> Timing:
-        """This timing; a failure where no node ran on ``provider`` but all fell back to the CPU.
+    def placed_on(self, provider: str, cpu: str = CPU) -> Timing:
+        """This timing; a failure where no node ran on ``provider`` but all fell back to ``cpu``.
 
         A missing backend or an unknown SoC only logs, and the session runs on the CPU while the
         provider is still listed: so who ran the nodes is asked, never who was asked for.
         """
         ran = set(self.providers or {})
-        if not self.ok or provider == CPU or ran - {CPU}:
+        if not self.ok or provider == cpu or ran - {cpu}:
             return self
         who = "the CPU took the whole model" if ran else "the runtime does not say where it ran"
         return Timing.failed(f"no node ran on {provider}: {who}")

@@ -50,7 +50,7 @@ class BrowserDevice:
     def __init__(
         self,
         profile: DeviceProfile,
-        announce: Announce = show_address,
+        announce: Announce | None = None,
         most_threads: int | None = None,
     ) -> None:
         if profile.execution_provider not in PROVIDERS:
@@ -64,7 +64,7 @@ class BrowserDevice:
         self.link = Link()
         self.url = ""
         self.chromium: HeadlessChromium | None = None
-        self._announce = announce
+        self._announce = announce or show_address
         self._most_threads = most_threads
         self._server: PageServer | None = None
         self._progress: PageProgress | None = None
@@ -155,7 +155,7 @@ class BrowserDevice:
         return {
             "device": profile.id,
             "transport": profile.transport,
-            "simulated": False,
+            "simulated": browser_facts.emulated(facts, profile.execution_provider),
             "fingerprint": {
                 "chip": browser_facts.chip_name(facts),
                 "runtime": profile.runtime,

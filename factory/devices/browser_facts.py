@@ -91,10 +91,15 @@ def notes(facts: Mapping[str, Any], wanted_threads: int | str) -> list[str]:
     elif number(facts.get("tick_ms"), 1.0) > COARSE_TICK_MS:
         tick_ms = number(facts.get("tick_ms"), 1.0)
         found.append(f"the browser's clock ticks every {tick_ms:g} ms: short runs go in batches")
-    gpu = facts.get("webgpu")
-    if isinstance(gpu, dict) and gpu.get("software"):
+    if emulated(facts, "webgpu"):
         found.append("WebGPU is emulated in software here")
     return found
+
+
+def emulated(facts: Mapping[str, Any], provider: str) -> bool:
+    """Whether the accelerator is software that stands for one."""
+    gpu = facts.get("webgpu")
+    return provider == "webgpu" and isinstance(gpu, dict) and bool(gpu.get("software"))
 
 
 def identifier(facts: Mapping[str, Any]) -> str:

@@ -67,10 +67,13 @@ class HeadlessChromium:
             command.append("--no-sandbox")  # Chromium refuses to run as root with its sandbox
         if insecure:
             command.append("--ignore-certificate-errors")
+        if os.name == "posix":  # its debugging pipe: Chromium ends when we do, however that was
+            command = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>/dev/null', "sh", *command]
+            command.append("--remote-debugging-pipe")
         with (self.folder / "chromium.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *extra, url],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -88,6 +91,9 @@ class HeadlessChromium:
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(OSError):
             os.killpg(process.pid, sign)

@@ -24,7 +24,7 @@ class PageProgress:
     @contextlib.contextmanager
     def task(self, label: str, total: int | None, done: int = 0) -> Iterator[Task]:
         """A task that the page shows as its own."""
-        self._unit = NETWORKS if label.startswith(NETWORKS) else "building blocks"
+        self._unit = NETWORKS if label.startswith(NETWORKS) else "blocks"
         with self._inner.task(label, total, done) as task:
             shown = _PageTask(task, self._link, total, done)
             self._update(unit=self._unit, total=total, done=done, seconds_left=None)

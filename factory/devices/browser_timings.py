@@ -15,6 +15,13 @@ from factory.devices.base import CPU, Timing
 from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_facts import text
 
+WASM = "wasm"
+NAMES = {  # the runtime's names of its providers -> those of a profile
+    CPU: WASM,
+    "JsExecutionProvider": "webgpu",
+    "WebGpuExecutionProvider": "webgpu",
+    "WebNNExecutionProvider": "webnn",
+}
 NUMBERS = ("median_ms", "p10_ms", "p90_ms", "min_ms")
 
 
@@ -40,16 +47,16 @@ def timing_of(
         "providers": {},
     }
     events, traced_runs = raw.get("events"), raw.get("traced_runs")
-    if isinstance(events, list) and events and _is_count(traced_runs):
+    if isinstance(events, list) and events and isinstance(traced_runs, int):
         try:
-            timing.update(_traced(events, int(traced_runs)))
+            timing.update(_traced(events, traced_runs))
         except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
             return Timing.failed("the page sent a trace that makes no sense")
-    elif provider == "wasm":
-        timing["providers"] = {CPU: count_nodes(model)}
+    elif provider == WASM:
+        timing["providers"] = {WASM: count_nodes(model)}
     within = 1.0 - boundary.share(model, timing["median_ms"])
     timing["reorder_share"] = 1.0 - (1.0 - timing.get("reorder_share", 0.0)) * within
-    return Timing.from_dict(timing).placed_on(CPU if provider == "wasm" else provider)
+    return Timing.from_dict(timing).placed_on(provider, WASM)
 
 
 def count_nodes(model: bytes) -> int:
@@ -63,6 +70,9 @@ def _traced(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
     from factory.devices.measure import nodes_of_events, reorder_share
 
     nodes, traced_ms = nodes_of_events(events, runs)
+    for node in nodes:
+        node["name"], node["op"] = text(node["name"], 120), text(node["op"])
+        node["provider"] = NAMES.get(node["provider"], text(node["provider"]))
     providers: dict[str, int] = {}
     for node in nodes:
         providers[node["provider"]] = providers.get(node["provider"], 0) + 1

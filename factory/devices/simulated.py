@@ -10,6 +10,7 @@ fails or hangs on demand, and calls itself simulated wherever it is described.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -140,13 +141,14 @@ class SimulatedDevice:
             runs=min(max(runs, plan.min_runs), plan.max_runs),
             reorder_share=context_ms / true_ms if traced and true_ms else 0.0,
             nodes=tuple(
-                {"name": f"node{i}", "op": k.op, "provider": PROVIDER, "share": ms / true_ms}
-                for i, (k, ms) in enumerate(zip(kernels, parts_ms, strict=True))
+                {"name": n.output, "op": n.op, "provider": PROVIDER, "share": ms / true_ms}
+                for n, ms in zip(nodes, parts_ms, strict=True)
             )
             if traced
             else (),
             traced_ms=median_ms if traced else 0.0,
             providers={PROVIDER: len(nodes)},
+            optimised=_as_executed(nodes) if traced and plan.optimised_graph else "",
         )
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -213,6 +215,20 @@ def _nodes(model: bytes) -> list[Node]:
     proto = _load(model)
     check_model(proto)
     return canonicalise(from_onnx(proto)).nodes
+
+
+def _as_executed(nodes: Sequence[Node]) -> str:
+    """The canonical graph, which this device executes as it is: ONNX without weights, base64."""
+    from onnx import helper
+
+    made = [
+        helper.make_node(
+            n.op, list(n.inputs), [n.output, *(name for name, _ in n.more_outputs)], name=n.output
+        )
+        for n in nodes
+    ]
+    model = helper.make_model(helper.make_graph(made, "simulated", [], []))
+    return base64.b64encode(model.SerializeToString()).decode()
 
 
 def _deviation(model: bytes) -> float:

@@ -13,6 +13,9 @@ from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 
 MAX_REORDER_SHARE = 0.9
+ORDINARY_SCATTER = 0.05
+SUM_TOLERANCE = 0.05  # of a network's rows in place against the network
+UNIT_FACTOR = 30.0  # sums of kernels alone were .4 to 2 of their network; units lie 1000 apart
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,16 @@ class NetworkFact:
     median_ms: float
 
 
+@dataclass(frozen=True)
+class InPlaceFact:
+    """What one occurrence of a kernel took within a network; ``count`` occurrences."""
+
+    network: str
+    kernel: Kernel
+    count: float
+    ms: float
+
+
 @dataclass
 class Facts:
     """All usable rows of one table, failures apart.
@@ -32,6 +45,7 @@ class Facts:
         kernel_ms: time of each measured kernel without the reorders that only a single-kernel
             graph has; the median where a kernel was measured more than once.
         failed: kernel text -> why the device could not run it.
+        in_place: times of kernels within the traces of whole networks.
         noise: repeat noise in percent, from the reference model and from p10-p90.
     """
 
@@ -41,6 +55,7 @@ class Facts:
     failed: dict[str, str]
     networks: list[NetworkFact]
     noise: dict[str, float] = field(default_factory=dict)
+    in_place: list[InPlaceFact] = field(default_factory=list)
 
 
 def parse_counts(text: str) -> dict[Kernel, float]:
@@ -66,9 +81,15 @@ def _kernel_ms(row: Any, quiet: float) -> float:
 
 
 def quiet_ratio(rows: Iterable[Any]) -> float:
-    """Median over p10 of an ordinary row: what the chip's own scatter makes of it."""
+    """Median over p10 that an undisturbed row may have: what the chip's own scatter makes of it.
+
+    The upper quartile of the rows, but no more than a little above the lower one.
+    """
     ratios = [float(r.median_ms) / float(r.p10_ms) for r in rows if float(r.p10_ms) > 0]
-    return max(1.0, float(np.median(ratios))) if ratios else 1.0
+    if not ratios:
+        return 1.0
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    return max(1.0, float(min(high, (1.0 + ORDINARY_SCATTER) * low)))
 
 
 def undisturbed_ms(row: Any, quiet: float) -> float:
@@ -114,20 +135,22 @@ def read_facts(table: Any) -> Facts:
     times: dict[Kernel, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
     kernel_rows = list(table.rows("kernel"))
-    quiet = quiet_ratio(r for r in kernel_rows if _usable(r))
+    rows = list(table.rows("network"))
+    quiet = quiet_ratio(r for r in kernel_rows or rows if _usable(r))
     for row in kernel_rows:
         if _usable(row):
             times[Kernel.parse(row.key)].append(_kernel_ms(row, quiet))
         else:
             failed[str(row.key)] = str(row.reason) or "failed"
-    if not times:
+    in_place = _in_place(table, {str(row.key): row for row in rows if _usable(row)}, quiet)
+    if not times and not in_place:
         raise InputError(
             "no measured kernel",
             where=where,
             why=f"{len(failed)} rows, all failed" if failed else "the table is empty",
             fix="measure some with `factory profile`",
         )
-    dtypes = sorted({kernel.dtype for kernel in times})
+    dtypes = sorted({kernel.dtype for kernel in [*times, *(fact.kernel for fact in in_place)]})
     if len(dtypes) > 1:
         raise InputError(
             f"kernels of several precisions ({', '.join(dtypes)})",
@@ -136,7 +159,6 @@ def read_facts(table: Any) -> Facts:
             fix="profile each precision into a table of its own",
         )
     merged: dict[str, tuple[Any, list[float]]] = {}
-    rows = list(table.rows("network"))
     for row in rows:
         if _usable(row) and row.kernels:
             merged.setdefault(str(row.key), (row, []))[1].append(undisturbed_ms(row, quiet))
@@ -147,6 +169,7 @@ def read_facts(table: Any) -> Facts:
     kernel_ms = {kernel: float(np.median(values)) for kernel, values in sorted(times.items())}
     for kernel in kernel_ms:
         failed.pop(str(kernel), None)
+    _check_units(where, networks, kernel_ms, in_place)
     return Facts(
         device_id=str(table.device_id),
         dtype=dtypes[0],
@@ -154,4 +177,57 @@ def read_facts(table: Any) -> Facts:
         failed=dict(sorted(failed.items())),
         networks=networks,
         noise=_noise(table.rows("reference"), rows, quiet),
+        in_place=in_place,
     )
+
+
+def _check_units(
+    where: str,
+    networks: list[NetworkFact],
+    kernel_ms: Mapping[Kernel, float],
+    in_place: list[InPlaceFact],
+) -> None:
+    """Refuse kernels and networks that cannot be in the same unit, milliseconds."""
+    fix = "times are milliseconds; remove these rows and run `factory profile` again"
+    sums: dict[str, float] = defaultdict(float)
+    for fact in in_place:
+        sums[fact.network] += fact.count * fact.ms
+    ratios = []
+    for network in networks:
+        total = sums.get(network.key)
+        if total is not None and abs(total / network.median_ms - 1.0) > SUM_TOLERANCE:
+            raise InputError(
+                f"the kernels in place of network {network.key} sum to {total:.4g} ms, "
+                f"the network took {network.median_ms:.4g} ms",
+                where=where,
+                why="they are parts of that time: units are mixed or rows are missing",
+                fix=fix,
+            )
+        if network.counts and all(kernel in kernel_ms for kernel in network.counts):
+            alone = sum(n * kernel_ms[kernel] for kernel, n in network.counts.items())
+            ratios.append(alone / network.median_ms)
+    middle = float(np.median(ratios)) if ratios else 1.0
+    if not 1 / UNIT_FACTOR < middle < UNIT_FACTOR:
+        raise InputError(
+            f"the kernels of a network sum to {middle:.3g} times the network",
+            where=where,
+            why="kernels and networks cannot be in the same unit",
+            fix=fix,
+        )
+
+
+def _in_place(table: Any, networks: Mapping[str, Any], quiet: float) -> list[InPlaceFact]:
+    """The rows of kernels within networks; a row without a time was folded into a neighbour.
+
+    They sum to the network's median; where that was disturbed, they are brought down with it.
+    """
+    found = []
+    for row in table.rows("in_place"):
+        if row.status == "ok":
+            (kernel, count), *_ = parse_counts(row.kernels).items()
+            network = str(row.key).rpartition("@")[2]
+            if network in networks:
+                whole = networks[network]
+                share = undisturbed_ms(whole, quiet) / float(whole.median_ms)
+                found.append(InPlaceFact(network, kernel, count, float(row.median_ms) * share))
+    return sorted(found, key=lambda fact: (fact.network, fact.kernel))

@@ -1,12 +1,15 @@
 """Features of a kernel that its running time depends on, for the regressors.
 
 Amounts of work and traffic enter as logarithms, because times are fitted in log space: a kernel
-with twice the work should cost a constant more. Categories (operator, fused activation) are one
-column each and are listed in a :class:`FeatureSpace`, so that a saved predictor keeps its columns.
+with twice the work should cost a constant more. Vector runtimes compute in blocks of channels
+(16 with AVX-512), so what is left over at the end of a block has columns of its own. Categories
+(operator, fused activation) are one column each and are listed in a :class:`FeatureSpace`, so that
+a saved predictor keeps its columns.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +17,45 @@ from typing import Any
 import numpy as np
 
 from factory.graph.kernel import Kernel
+from factory.graph.shapes import elements
 
-AMOUNTS = ("macs", "input_bytes", "weight_bytes", "output_bytes", "output_elements")
-SHAPES = ("channels_in", "channels_out", "pixels_out", "window", "group_width")
-FLAGS = ("stride", "dilation", "n_inputs", "intensity", "in_mod_8", "out_mod_8", "out_mod_16")
-N_NUMERIC = len(AMOUNTS) + len(SHAPES) + len(FLAGS)
+BLOCK = 16  # channels a block of the widest vectors
+LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
+COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
+_NUMERIC = (
+    "log_macs log_padded_macs log_input_bytes log_weight_bytes log_output_bytes log_traffic "
+    "log_channels_in log_channels_out log_group_width log_groups log_height_in log_height_out "
+    "log_width_out log_pixels_out log_window window stride dilation log_intensity padding_ratio "
+    "in_mod_block out_mod_block in_ragged_block out_ragged_block in_ragged_4 out_ragged_4 "
+    "group_ragged_block out_blocks_mod_4 out_tile_ratio column_ratio few_channels_in n_inputs "
+    "broadcast log_second_input log_smallest_input split_ragged rank changes_channels from_start "
+    "log_work_over_cache"
+)
+NUMERIC = _NUMERIC.split()
+N_NUMERIC = len(NUMERIC)
+
+
+def family(kernel: Kernel) -> str:
+    """The group of kernels that shares a regressor.
+
+    Finer than the kind: convolutions whose channels do not fill whole quarters of a block run
+    through another algorithm, and those on a single pixel are matrix products.
+    """
+    kind = kernel.kind
+    if kernel.op == "Conv" and kernel.weight is not None and len(kernel.inputs[0]) == 4:
+        out = kernel.output_shape
+        if kind == "conv_pointwise" and out[2] * out[3] == 1:
+            return "conv_pixel"
+        channels_in = kernel.inputs[0][1]
+        blocked_input = kind != "conv_dense" or channels_in >= BLOCK  # few channels: read plain
+        if out[1] % 4 or (blocked_input and channels_in % 4):
+            return f"{kind}_ragged"
+        return kind
+    if kind == "pool":
+        return "max_pool" if kernel.op == "MaxPool" else "avg_pool"
+    if kind == "elementwise":
+        return "binary" if len(kernel.inputs) > 1 else "unary"
+    return kind
 
 
 def _first_int(text: str, default: int) -> int:
@@ -27,43 +64,80 @@ def _first_int(text: str, default: int) -> int:
     return max(numbers) if numbers else default
 
 
-def _elements(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) if len(shape) else 1
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
 
 
 def numeric_features(kernel: Kernel) -> list[float]:
-    """The numeric columns of one kernel, in the order AMOUNTS + SHAPES + FLAGS."""
+    """The numeric columns of one kernel, in the order of NUMERIC."""
     x = kernel.inputs[0] if kernel.inputs else (1,)
     out = kernel.output_shape
     channels_in = x[1] if len(x) > 1 else 1
     channels_out = out[1] if len(out) > 1 else 1
-    pixels_out = _elements(out[2:])
+    height_in = x[2] if len(x) > 2 else 1
+    height_out = out[2] if len(out) > 2 else 1
+    width_out = out[3] if len(out) > 3 else 1
+    pixels_out = elements(out[2:])
     if kernel.weight is not None and len(kernel.weight) > 2:
-        window = _elements(kernel.weight[2:])
-        group_width = kernel.weight[1]
+        window, group_width = elements(kernel.weight[2:]), kernel.weight[1]
+        side = max(kernel.weight[2:])
     else:
-        window = _first_int(kernel.attr("k", "1"), 1) ** 2
-        group_width = channels_in
+        side = _first_int(kernel.attr("k", "1"), 1)
+        window, group_width = side * side, channels_in
+    groups = max(1, channels_in // max(group_width, 1))
+    depthwise = groups > 1 and group_width == 1
     traffic = kernel.input_bytes + kernel.weight_bytes + kernel.output_bytes
     macs = kernel.macs
-    amounts = [
-        macs,
-        kernel.input_bytes,
-        kernel.weight_bytes,
-        kernel.output_bytes,
-        _elements(out),
-    ]
-    shapes = [channels_in, channels_out, pixels_out, window, group_width]
+    padded_in = channels_in if channels_in < BLOCK else _up(channels_in, BLOCK)
+    padded_out = _up(channels_out, BLOCK)
+    padded = padded_out * pixels_out * window
+    if macs and not depthwise:
+        padded = padded * padded_in // groups
+    padded = padded if macs else 0
+    blocks = padded_out // BLOCK
+    second = elements(kernel.inputs[1]) if len(kernel.inputs) > 1 else 0
+    log = math.log1p
     return [
-        *np.log1p(np.asarray(amounts, dtype=float)).tolist(),
-        *np.log1p(np.asarray(shapes, dtype=float)).tolist(),
-        float(np.log(max(1, _first_int(kernel.attr("s", "1"), 1)))),
-        float(np.log(max(1, _first_int(kernel.attr("d", "1"), 1)))),
+        log(macs),
+        log(padded),
+        log(kernel.input_bytes),
+        log(kernel.weight_bytes),
+        log(kernel.output_bytes),
+        log(traffic),
+        log(channels_in),
+        log(channels_out),
+        log(group_width),
+        log(groups),
+        log(height_in),
+        log(height_out),
+        log(width_out),
+        log(pixels_out),
+        log(window),
+        float(side),
+        float(_first_int(kernel.attr("s", "1"), 1)),
+        float(_first_int(kernel.attr("d", "1"), 1)),
+        log(macs / max(1, traffic)),
+        padded / macs if macs else 1.0,
+        channels_in % BLOCK / BLOCK,
+        channels_out % BLOCK / BLOCK,
+        float(channels_in % BLOCK != 0),
+        float(channels_out % BLOCK != 0),
+        float(channels_in % 4 != 0),
+        float(channels_out % 4 != 0),
+        float(group_width % BLOCK != 0),
+        float(blocks % 4),
+        _up(blocks, 4) / max(blocks, 1),
+        _up(width_out, COLUMN_TILE) / width_out,
+        float(channels_in < BLOCK),
         float(len(kernel.inputs)),
-        float(np.log1p(macs / max(1, traffic))),
-        float(channels_in % 8 != 0),
-        float(channels_out % 8 != 0),
-        float(channels_out % 16 != 0),
+        float(len(set(kernel.inputs)) > 1),
+        log(second),
+        log(min((elements(shape) for shape in kernel.inputs), default=0)),
+        float(any(len(shape) > 1 and shape[1] % BLOCK for shape in kernel.inputs)),
+        float(len(x)),
+        float(channels_in != channels_out),
+        float(_first_int(kernel.attr("start", "0"), 0) == 0),
+        max(0.0, log(traffic) - LOG_CACHE),
     ]
 
 

@@ -1,119 +1,256 @@
-"""Fitting a latency predictor to a table: roofline, regressors, correction, interval, report."""
+"""Fitting a latency predictor to a table: source, roofline, regressors, correction, interval.
+
+Networks that were traced taught the regressors their own kernels, so nothing about them may be
+judged with those: correction, interval and error rest on out-of-fold sums, in which a network's
+kernels come from the other networks' traces and from regressors fitted to them alone.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 from factory.latency import evaluation
-from factory.latency.correction import NetworkData, Selection, group_of, select_correction
+from factory.latency.correction import (
+    Correction,
+    NetworkData,
+    Selection,
+    group_of,
+    select_correction,
+)
 from factory.latency.facts import Facts, read_facts
+from factory.latency.features import family
 from factory.latency.intervals import half_width
 from factory.latency.predictor import LatencyPredictor
 from factory.latency.regressors import KindRegressor, fit_kind
 from factory.latency.roofline import Roofline
+from factory.latency.sources import Source, sources
+
+NETWORK_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A predictor of one source, and what it says of networks that it has not seen."""
+
+    source: Source
+    predictor: LatencyPredictor
+    data: NetworkData  # out-of-fold
+    selection: Selection
+    held_out: np.ndarray | None
+    kernel_errors: dict[str, np.ndarray]  # family -> relative errors of unseen kernels
+
+    @property
+    def score(self) -> float:
+        """Mean relative error on unseen networks; infinite without networks."""
+        if self.held_out is None:
+            return float("inf")
+        return float(np.mean(np.abs(self.held_out / self.data.measured_ms - 1.0)))
 
 
 def fit_predictor(table: Any, *, seed: int = 0) -> LatencyPredictor:
     """The predictor of one latency table; the same table and seed give the same predictor."""
     facts = read_facts(table)
-    kernels = list(facts.kernel_ms)
-    ms = np.array(list(facts.kernel_ms.values()))
-    roofline = Roofline.fit(kernels, ms)
-    predictor = LatencyPredictor(
-        device_id=facts.device_id,
-        dtype=facts.dtype,
-        table=Path(str(table.path)).name,
-        seed=seed,
-        measured_ms=facts.kernel_ms,
-        failed=facts.failed,
-        roofline=roofline,
-        regressors=_fit_regressors(kernels, ms, roofline, seed),
-        correction=select_correction(_no_networks()).correction,
-        half_width=half_width(np.empty(0)),
-        network_range_ms=None,
-        report={},
-    )
-    data, columns = _network_data(facts, predictor)
-    selection = select_correction(data)
-    predictor.correction = selection.correction
-    predictor.report = _report(facts, predictor, data, selection)
-    enough = len(data) >= evaluation.MIN_NETWORKS_TO_EVALUATE
-    held_out = evaluation.corrected_sum(data, seed) if enough else None
+    name = Path(str(table.path)).name
+    fits = [_fit_source(source, facts, name, seed) for source in sources(facts)]
+    best = min(fits, key=lambda fit: fit.score)
+    predictor, data = best.predictor, best.data
+    predictor.correction = best.selection.correction
+    predictor.report = _report(facts, best, fits)
     if len(data):
         predictor.network_range_ms = (
             float(data.measured_ms.min()),
             float(data.measured_ms.max()),
         )
-        predictor.half_width = _half_width(data, selection, held_out, facts)
-    _add_errors(predictor, data, held_out, columns)
+        predictor.half_width = _half_width(best, facts)
+    _add_errors(best, facts)
     predictor.report["interval_half_width_percent"] = 100 * predictor.half_width
     return predictor
 
 
-def _no_networks() -> NetworkData:
-    return NetworkData(np.zeros((0, 0)), np.zeros(0), np.zeros(0, dtype=int), np.zeros(0))
+def quick_predictor(
+    facts: Facts, name: str = "", *, seed: int = 0, trees: bool = True
+) -> LatencyPredictor:
+    """Regressors of the best available source alone: no correction, interval or report."""
+    source = sources(facts)[-1]
+    return _uncorrected(source, facts, name, seed, (), evaluate=False, trees=trees)
+
+
+def held_out_error(facts: Facts, *, seed: int = 0) -> float:
+    """Mean relative error on unseen networks, uncorrected and without trees: soon known."""
+    source = sources(facts)[-1]
+    data, _ = _out_of_fold(source, facts, "", seed, trees=False)
+    predicted = data.counts @ data.kernel_ms
+    return float(np.mean(np.abs(predicted / data.measured_ms - 1.0)))
+
+
+def _uncorrected(
+    source: Source,
+    facts: Facts,
+    name: str,
+    seed: int,
+    left_out: Any,
+    *,
+    evaluate: bool,
+    trees: bool = True,
+) -> LatencyPredictor:
+    times = source.times(left_out)
+    kernels, ms = list(times), np.array(list(times.values()))
+    timed = ms > 0
+    if not timed.any():
+        raise InputError(
+            "no kernel has a time", where=f"latency table {name}", fix="run `factory profile`"
+        )
+    roofline = Roofline.fit([k for k, some in zip(kernels, timed, strict=True) if some], ms[timed])
+    return LatencyPredictor(
+        device_id=facts.device_id,
+        dtype=facts.dtype,
+        table=name,
+        seed=seed,
+        measured_ms=times,
+        failed=facts.failed,
+        roofline=roofline,
+        regressors=_fit_regressors(kernels, ms, roofline, seed, evaluate=evaluate, trees=trees),
+        correction=Correction(),
+        half_width=half_width(np.empty(0)),
+        network_range_ms=None,
+        report={},
+    )
 
 
 def _fit_regressors(
-    kernels: list[Kernel], ms: np.ndarray, roofline: Roofline, seed: int
+    kernels: list[Kernel],
+    ms: np.ndarray,
+    roofline: Roofline,
+    seed: int,
+    *,
+    evaluate: bool,
+    trees: bool,
 ) -> dict[str, KindRegressor]:
-    kinds = np.array([k.kind for k in kernels])
+    families = np.array([family(k) for k in kernels])
     return {
-        str(kind): fit_kind(
-            [k for k, member in zip(kernels, kinds == kind, strict=True) if member],
-            ms[kinds == kind],
+        str(name): fit_kind(
+            [k for k, member in zip(kernels, families == name, strict=True) if member],
+            ms[families == name],
             roofline,
             seed=seed,
+            evaluate=evaluate,
+            trees=trees,
         )
-        for kind in sorted(set(kinds.tolist()))
+        for name in sorted(set(families.tolist()))
     }
 
 
-def _network_data(facts: Facts, predictor: LatencyPredictor) -> tuple[NetworkData, list[Kernel]]:
+def _fit_source(source: Source, facts: Facts, name: str, seed: int) -> _Fit:
+    judged = source.changes and len(facts.networks) >= evaluation.MIN_NETWORKS_TO_EVALUATE
+    predictor = _uncorrected(source, facts, name, seed, (), evaluate=not judged)
+    errors: dict[str, np.ndarray] = {}
+    if judged:
+        data, errors = _out_of_fold(source, facts, name, seed)
+        predictor.regressors = {
+            key: replace(
+                regressor,
+                error=float(np.quantile(errors[key], 0.9)),
+                median_error=float(np.median(errors[key])),
+            )
+            if key in errors
+            else regressor
+            for key, regressor in predictor.regressors.items()
+        }
+        predictor.interval_has_regressors = True
+    else:
+        data = _network_data(facts, predictor)
+    selection = select_correction(data)
+    enough = len(data) >= evaluation.MIN_NETWORKS_TO_EVALUATE
+    held_out = evaluation.corrected_sum(data, seed) if enough else None
+    return _Fit(source, predictor, data, selection, held_out, errors)
+
+
+def _network_data(facts: Facts, predictor: LatencyPredictor) -> NetworkData:
     """The measured networks over the union of their kernels."""
     columns = sorted({kernel for network in facts.networks for kernel in network.counts})
+    return NetworkData(
+        _counts(facts, columns),
+        predictor.kernel_ms(columns),
+        np.array([group_of(k) for k in columns], dtype=int),
+        np.array([network.median_ms for network in facts.networks]),
+    )
+
+
+def _counts(facts: Facts, columns: list[Kernel]) -> np.ndarray:
     index = {kernel: number for number, kernel in enumerate(columns)}
     counts = np.zeros((len(facts.networks), len(columns)))
     for row, network in enumerate(facts.networks):
         for kernel, number in network.counts.items():
             counts[row, index[kernel]] = number
+    return counts
+
+
+def _out_of_fold(
+    source: Source, facts: Facts, name: str, seed: int, *, trees: bool = True
+) -> tuple[NetworkData, dict[str, np.ndarray]]:
+    """Networks whose kernels are timed without them: each fold has columns of its own."""
+    number = len(facts.networks)
+    order = np.random.default_rng(seed).permutation(number)
+    truth: dict[str, dict[Kernel, float]] = {}
+    for fact in facts.in_place:
+        truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
+    blocks, times, groups = [], [], []
+    errors: dict[str, list[float]] = {}
+    for fold in np.array_split(order, min(NETWORK_FOLDS, number)):
+        networks = [facts.networks[i] for i in fold]
+        keys = {network.key for network in networks}
+        predictor = _uncorrected(source, facts, name, seed, keys, evaluate=False, trees=trees)
+        columns = sorted({kernel for network in networks for kernel in network.counts})
+        ms = predictor.kernel_ms(columns)
+        block = np.zeros((number, len(columns)))
+        block[fold] = _counts(replace(facts, networks=networks), columns)
+        blocks.append(block)
+        times.append(ms)
+        groups += [group_of(k) for k in columns]
+        predicted = dict(zip(columns, ms.tolist(), strict=True))
+        for network in networks:
+            for kernel, true_ms in truth.get(network.key, {}).items():
+                if kernel not in predictor.measured_ms and true_ms > 0:
+                    error = abs(predicted[kernel] / true_ms - 1.0)
+                    errors.setdefault(family(kernel), []).append(error)
     data = NetworkData(
-        counts,
-        predictor.kernel_ms(columns),
-        np.array([group_of(k) for k in columns], dtype=int),
+        np.hstack(blocks),
+        np.concatenate(times),
+        np.array(groups, dtype=int),
         np.array([network.median_ms for network in facts.networks]),
     )
-    return data, columns
+    return data, {key: np.asarray(values) for key, values in errors.items()}
 
 
-def _half_width(
-    data: NetworkData, selection: Selection, held_out: np.ndarray | None, facts: Facts
-) -> float:
+def _half_width(fit: _Fit, facts: Facts) -> float:
     """From the honest held-out residuals where there are enough networks."""
     noise = facts.noise.get("reference_spread_percent", 0.0) / 100
-    predictions = selection.left_out_ms[None] if held_out is None else held_out
+    predictions = fit.selection.left_out_ms[None] if fit.held_out is None else fit.held_out
+    measured = fit.data.measured_ms
     return float(
-        np.mean(
-            [half_width(data.measured_ms / np.maximum(p, 1e-9) - 1, noise) for p in predictions]
-        )
+        np.mean([half_width(measured / np.maximum(p, 1e-9) - 1, noise) for p in predictions])
     )
 
 
-def _report(
-    facts: Facts, predictor: LatencyPredictor, data: NetworkData, selection: Selection
-) -> dict[str, Any]:
+def _report(facts: Facts, best: _Fit, fits: list[_Fit]) -> dict[str, Any]:
     in_networks = {k for network in facts.networks for k in network.counts}
+    measured = best.predictor.measured_ms
     return {
         "device": facts.device_id,
         "dtype": facts.dtype,
-        "n_kernels": len(facts.kernel_ms),
+        "source": best.source.name,
+        "n_kernels": len(measured),
         "n_failed": len(facts.failed),
-        "n_networks": len(data),
-        "unmeasured_kernels_in_networks": sum(k not in facts.kernel_ms for k in in_networks),
+        "n_networks": len(best.data),
+        "n_in_place": len(facts.in_place),
+        "unmeasured_kernels_in_networks": sum(k not in measured for k in in_networks),
+        "sources": {fit.source.name: _source_report(fit, facts) for fit in fits},
         "regressors": {
             kind: {
                 "rows": r.rows,
@@ -121,25 +258,37 @@ def _report(
                 "median_error_percent": 100 * r.median_error if r.rows > 1 else None,
                 "p90_error_percent": 100 * r.error if r.rows > 1 else None,
             }
-            for kind, r in predictor.regressors.items()
+            for kind, r in best.predictor.regressors.items()
         },
         "correction": {
-            "structure": selection.correction.structure,
-            "leave_one_out_mean_percent": {k: 100 * v for k, v in selection.scores.items()},
+            "structure": best.selection.correction.structure,
+            "leave_one_out_mean_percent": {k: 100 * v for k, v in best.selection.scores.items()},
         },
         "noise": facts.noise,
     }
 
 
-def _add_errors(
-    predictor: LatencyPredictor,
-    data: NetworkData,
-    held_out: np.ndarray | None,
-    columns: list[Kernel],
-) -> None:
+def _source_report(fit: _Fit, facts: Facts) -> dict[str, Any]:
+    """The error of a source, and its residual: the plain sum of kernels over what was measured."""
+    if not len(fit.data):
+        return {"held_out": None, "sum_over_measured": None}
+    data = _network_data(facts, fit.predictor)
+    ratio = data.counts @ data.kernel_ms / data.measured_ms
+    held_out = fit.held_out
+    return {
+        "held_out": None if held_out is None else evaluation.errors(held_out, data.measured_ms),
+        "sum_over_measured": {
+            "low": float(np.quantile(ratio, 0.1)),
+            "median": float(np.median(ratio)),
+            "high": float(np.quantile(ratio, 0.9)),
+        },
+    }
+
+
+def _add_errors(fit: _Fit, facts: Facts) -> None:
     """Held-out errors of the predictor and of the baselines, into the report."""
-    report, seed = predictor.report, predictor.seed
-    if held_out is None:
+    report, seed, data = fit.predictor.report, fit.predictor.seed, fit.data
+    if fit.held_out is None:
         report["protocol"] = (
             "no whole network was measured: the correction is the identity and the error unknown"
             if not len(data)
@@ -149,15 +298,16 @@ def _add_errors(
         return
     measured = data.measured_ms
     report["protocol"] = evaluation.protocol(len(data))
-    report["held_out"] = evaluation.errors(held_out, measured)
-    plain = data.counts @ data.kernel_ms
-    macs = data.counts @ np.array([float(k.macs) for k in columns])
+    report["held_out"] = evaluation.errors(fit.held_out, measured)
+    columns = sorted({kernel for network in facts.networks for kernel in network.counts})
+    counts = _counts(facts, columns)
+    macs = counts @ np.array([float(k.macs) for k in columns])
     baselines = {
-        "uncorrected_sum": evaluation.errors(plain, measured),
+        "uncorrected_sum": evaluation.errors(data.counts @ data.kernel_ms, measured),
         "macs_line": evaluation.errors(evaluation.macs_line(macs, measured, seed), measured),
     }
     if len(data) >= evaluation.MIN_NETWORKS_FOR_COUNTS:
         baselines["counts_ridge"] = evaluation.errors(
-            evaluation.counts_ridge(data.counts, measured, seed), measured
+            evaluation.counts_ridge(counts, measured, seed), measured
         )
     report["baselines"] = baselines

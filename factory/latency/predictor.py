@@ -8,23 +8,26 @@ and a derived network's latency are one function. Loading and predicting need nu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import read_json, write_atomic_text
 from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
+from factory.latency.features import family
 from factory.latency.intervals import OUT_OF_RANGE_FACTOR, ROOFLINE_ERROR, widened
+from factory.latency.lazy import SavedRegressors, SavedTimes
 from factory.latency.prediction import Part, Prediction
 from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FORMAT = "factory-latency-predictor"
 MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005
@@ -39,6 +42,8 @@ class LatencyPredictor:
         failed: kernel text -> why the device could not run it.
         half_width: half of the 90 % interval as a share of the prediction.
         network_range_ms: fastest and slowest network the correction was fitted on.
+        interval_has_regressors: whether half_width was found on networks whose kernels came from
+            the regressors; if not, those kernels widen it.
         report: errors on unseen networks beside baselines, and what was fitted.
     """
 
@@ -46,14 +51,16 @@ class LatencyPredictor:
     dtype: str
     table: str
     seed: int
-    measured_ms: dict[Kernel, float]
+    measured_ms: Mapping[Kernel, float]
     failed: dict[str, str]
     roofline: Roofline
-    regressors: dict[str, KindRegressor]
+    regressors: Mapping[str, KindRegressor]
     correction: Correction
     half_width: float
     network_range_ms: tuple[float, float] | None
     report: dict[str, Any]
+    interval_has_regressors: bool = False
+    lookup: bool = True  # False: measured kernels too come from the regressors, to judge these
     _cache: dict[Kernel, float] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -78,17 +85,24 @@ class LatencyPredictor:
 
     def source(self, kernel: Kernel) -> str:
         """Where a kernel's time comes from: "measured", "regressor" or "roofline"."""
-        if kernel in self.measured_ms:
+        if self._measured(kernel):
             return "measured"
-        return "regressor" if kernel.kind in self.regressors else "roofline"
+        return "regressor" if family(kernel) in self.regressors else "roofline"
+
+    def _measured(self, kernel: Kernel) -> bool:
+        return self.lookup and kernel in self.measured_ms
+
+    def without_lookup(self) -> LatencyPredictor:
+        """The same predictor with exact lookup off."""
+        return replace(self, lookup=False, _cache={})
 
     def kernel_ms(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """Time of each kernel alone, uncorrected, in ms."""
         self._check(kernels)
         unknown: dict[str, list[Kernel]] = {}
         for kernel in kernels:
-            if kernel not in self.measured_ms and kernel not in self._cache:
-                unknown.setdefault(kernel.kind, []).append(kernel)
+            if not self._measured(kernel) and kernel not in self._cache:
+                unknown.setdefault(family(kernel), []).append(kernel)
         for kind, members in unknown.items():
             if kind in self.regressors:
                 values = self.regressors[kind].predict_ms(members, self.roofline)
@@ -96,7 +110,7 @@ class LatencyPredictor:
                 values = np.maximum(self.roofline.estimate(members), self.roofline.floor(members))
             self._cache.update(zip(members, values.tolist(), strict=True))
         return np.array(
-            [self.measured_ms[k] if k in self.measured_ms else self._cache[k] for k in kernels],
+            [self.measured_ms[k] if self._measured(k) else self._cache[k] for k in kernels],
             dtype=float,
         )
 
@@ -164,11 +178,12 @@ class LatencyPredictor:
             label = "come from the roofline (no kernel of their kind was measured)"
             errors[index] = ROOFLINE_ERROR
             if source == "regressor":
-                regressor = self.regressors[kernel.kind]
-                errors[index] = regressor.error
+                regressor = self.regressors[family(kernel)]
+                inside = bool(regressor.in_range([kernel])[0])
+                errors[index] = 0.0 if self.interval_has_regressors else regressor.error
                 label = "come from a regressor"
-                if not regressor.in_range([kernel])[0]:
-                    errors[index] *= OUT_OF_RANGE_FACTOR
+                if not inside:
+                    errors[index] = regressor.error * OUT_OF_RANGE_FACTOR
                     label = "lie outside the measured range of their regressor"
             if str(kernel) in self.failed:
                 errors[index] = max(errors[index], ROOFLINE_ERROR)
@@ -222,6 +237,7 @@ class LatencyPredictor:
             "correction": self.correction.to_dict(),
             "half_width": self.half_width,
             "network_range_ms": self.network_range_ms and list(self.network_range_ms),
+            "interval_has_regressors": self.interval_has_regressors,
             "kernel_ms": {str(k): ms for k, ms in self.measured_ms.items()},
             "failed": self.failed,
             "roofline": self.roofline.to_dict(),
@@ -229,8 +245,8 @@ class LatencyPredictor:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write the predictor as JSON, atomically."""
-        write_json(path, self.to_dict())
+        """Write the predictor as JSON in few lines, atomically."""
+        write_atomic_text(path, json.dumps(self.to_dict(), allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> LatencyPredictor:
@@ -254,14 +270,15 @@ class LatencyPredictor:
                 dtype=value["dtype"],
                 table=value["table"],
                 seed=value["seed"],
-                measured_ms={Kernel.parse(k): float(v) for k, v in value["kernel_ms"].items()},
+                measured_ms=SavedTimes(value["kernel_ms"]),
                 failed=dict(value["failed"]),
                 roofline=Roofline(**value["roofline"]),
-                regressors={k: KindRegressor.from_dict(r) for k, r in value["regressors"].items()},
+                regressors=SavedRegressors(value["regressors"]),
                 correction=Correction.from_dict(value["correction"]),
                 half_width=float(value["half_width"]),
                 network_range_ms=None if bounds is None else (bounds[0], bounds[1]),
                 report=value["report"],
+                interval_has_regressors=bool(value["interval_has_regressors"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(

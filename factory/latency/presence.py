@@ -24,6 +24,7 @@ import numpy as np
 
 from factory.graph.kernel import Kernel
 
+PIECE = 1024
 Monomial = tuple[str, np.ndarray]
 
 
@@ -74,9 +75,29 @@ class PresenceMatrix:
         values_BM = np.ones((*batch, len(self.monomials)))
         for name in self.cell_types():
             index_M, masks_MEO = self.masks(name)
-            absent = 1.0 - np.einsum("meo,...eo->...me", masks_MEO, np.asarray(q[name], float))
-            values_BM[..., index_M] = np.prod(absent, axis=-1)
+            q_BEO = np.asarray(q[name])
+            if _is_one_hot(q_BEO):  # nothing of the mask was chosen: one product of matrices
+                flat = q_BEO.reshape(*q_BEO.shape[:-2], -1).astype(np.float32)
+                masks = masks_MEO.reshape(len(index_M), -1).astype(np.float32)
+                values_BM[..., index_M] = flat @ masks.T < 0.5
+            else:
+                absent = 1.0 - np.einsum("meo,...eo->...me", masks_MEO, q_BEO.astype(float))
+                values_BM[..., index_M] = np.prod(absent, axis=-1)
         return values_BM
+
+    def scores(
+        self, q: Mapping[str, np.ndarray], weights: np.ndarray, constant: float = 0.0
+    ) -> np.ndarray:
+        """constant + weights @ n(q) of each q, [B]: whole populations at once."""
+        base, values_M = self.weighted(weights, constant)
+        batches = {np.shape(q[name])[:-2] for name in self.cell_types()}
+        if len(batches) != 1 or len(batch := batches.pop()) != 1:
+            return np.asarray(base + self.evaluate_monomials(q) @ values_M)
+        parts = [  # pieces that stay in the cache
+            self.evaluate_monomials({name: q[name][i : i + PIECE] for name in q}) @ values_M
+            for i in range(0, batch[0], PIECE)
+        ]
+        return np.asarray(base + np.concatenate(parts)) if parts else np.zeros(0)
 
     def counts(self, q: Mapping[str, np.ndarray]) -> np.ndarray:
         """Expected counts, [B, K]: [K] for a single q."""
@@ -99,3 +120,9 @@ class PresenceMatrix:
         """
         weights = np.asarray(weights, dtype=np.float64)
         return constant + float(weights @ self.constant), weights @ self.coefficients
+
+
+def _is_one_hot(q_BEO: np.ndarray) -> bool:
+    """Whether every edge carries exactly one operator or none."""
+    binary = bool(np.all((q_BEO == 0) | (q_BEO == 1)))
+    return binary and bool(np.all(q_BEO.sum(axis=-1) <= 1))

@@ -1,17 +1,21 @@
-"""One regressor per kind of kernel: from features to milliseconds, for kernels nobody measured.
+"""One regressor per family of kernels: from features to milliseconds, for kernels nobody measured.
 
-Every regressor predicts log(ms / roofline), so that with few rows it falls back to the physics:
+Every regressor predicts the ratio to the roofline estimate, so that with few rows it falls back to
+the physics:
 
-    ms(k) = max(roofline_floor(k), roofline(k) * exp(offset + ridge(x) + trees(x)))
+    ms(k) = max(floor(k), roofline(k) * exp(offset + ridge(z) + (gaussian(z) + trees(x)) / 2))
 
-Candidates, in order of complexity: an offset alone, a ridge on standardised log features, a ridge
-with extremely randomised trees on its residuals (the ridge extrapolates, the trees bend). The
-choice is made by cross-validation; the cross-validated error goes into the prediction interval.
+The ridge on standardised log features extrapolates; a Gaussian process and gradient-boosted trees
+(Friedman 2001) fitted to its residuals bend, the one smoothly and the other at the block sizes of
+the runtime; their mean is better than either. Families in which kernels often cost nothing, since
+the runtime folds them into a neighbour, get the expected ratio itself, from the trees alone:
+``ms(k) = roofline(k) * max(0, offset + trees(x))``. With few rows simpler candidates compete by
+cross-validation; the cross-validated error goes into the prediction interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,26 +23,33 @@ import numpy as np
 
 from factory.graph.kernel import Kernel
 from factory.latency.features import N_NUMERIC, FeatureSpace
+from factory.latency.gaussian import GaussianProcess, fit_gaussian
 from factory.latency.roofline import Roofline
-from factory.latency.trees import TreeEnsemble, fit_trees
+from factory.latency.trees import TreeEnsemble, fit_boosted, fit_trees
 
 MIN_ROWS_FOR_TREES = 12
 MIN_ROWS_FOR_RIDGE = 3
 RIDGE_STRENGTHS = (0.1, 1.0, 10.0)
-RIDGE_WITH_TREES = 1.0
+FULL_MODEL = "ridge+gaussian+trees:1.0"
+SMOOTH_MODEL = "ridge+gaussian:1.0"
+EXPECTED = "expected"
+SHARE_OF_FREE = 0.02  # from this share of kernels that cost nothing on, the expectation is fitted
+ROWS_WITHOUT_CHOICE = 150  # from so many rows on the full model is taken
 FOLDS = 5
 GAIN_TO_PREFER = 0.95  # a more complex candidate must cut the error to this share
+LEAST_MS = 1e-5
 
 
 @dataclass(frozen=True)
 class KindRegressor:
-    """The fitted model of one kind."""
+    """The fitted model of one family."""
 
     space: FeatureSpace
     offset: float
     center: np.ndarray
     scale: np.ndarray
     coefficients: np.ndarray
+    gaussian: GaussianProcess | None
     trees: TreeEnsemble | None
     low: np.ndarray  # measured range of each numeric feature
     high: np.ndarray
@@ -49,17 +60,34 @@ class KindRegressor:
 
     def log_ratio(self, features: np.ndarray) -> np.ndarray:
         """Predicted log(ms / roofline) for a feature matrix."""
-        standard = (features - self.center) / self.scale
-        result = self.offset + np.clip(standard, -4.0, 4.0) @ self.coefficients
+        standard = np.clip((features - self.center) / self.scale, -4.0, 4.0)
+        result = self.offset + standard @ self.coefficients
+        bends = []
+        if self.gaussian is not None:
+            bends.append(self.gaussian.predict(standard))
         if self.trees is not None:
-            result = result + self.trees.predict(features)
-        return np.asarray(result)
+            bends.append(self.trees.predict(features))
+        return np.asarray(result + np.mean(bends, axis=0) if bends else result)
 
     def predict_ms(self, kernels: Sequence[Kernel], roofline: Roofline) -> np.ndarray:
         """Milliseconds of each kernel."""
-        ratio = self.log_ratio(self.space.matrix(kernels))
-        estimate = roofline.estimate(kernels) * np.exp(np.clip(ratio, -6.0, 6.0))
+        features = self.space.matrix(kernels)
+        estimate = roofline.estimate(kernels)
+        if self.model == EXPECTED:
+            assert self.trees is not None
+            return np.asarray(
+                estimate * np.maximum(0.0, self.offset + self.trees.predict(features))
+            )
+        ratio = self.log_ratio(features)
+        estimate = estimate * np.exp(np.clip(ratio, -6.0, 6.0))
         return np.asarray(np.maximum(estimate, roofline.floor(kernels)))
+
+    def deviation(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        """How unsure the regressor is of each kernel, as a share of its time."""
+        if self.gaussian is None:
+            return np.full(len(kernels), max(self.error, 0.05))
+        standard = (self.space.matrix(kernels) - self.center) / self.scale
+        return self.gaussian.deviation(np.clip(standard, -4.0, 4.0))
 
     def in_range(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """True where every numeric feature lies in the measured range (5 % slack)."""
@@ -77,6 +105,7 @@ class KindRegressor:
             "center": self.center.tolist(),
             "scale": self.scale.tolist(),
             "coefficients": self.coefficients.tolist(),
+            "gaussian": None if self.gaussian is None else self.gaussian.to_dict(),
             "trees": None if self.trees is None else self.trees.to_dict(),
             "low": self.low.tolist(),
             "high": self.high.tolist(),
@@ -87,19 +116,21 @@ class KindRegressor:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> KindRegressor:
+    def from_dict(cls, value: dict[str, Any]) -> KindRegressor:
         """The inverse of :meth:`to_dict`."""
 
         def array(name: str) -> np.ndarray:
             return np.asarray(value[name], dtype=float)
 
+        gaussian, trees = value["gaussian"], value["trees"]
         return cls(
             space=FeatureSpace.from_dict(value["space"]),
             offset=float(value["offset"]),
             center=array("center"),
             scale=array("scale"),
             coefficients=array("coefficients"),
-            trees=None if value["trees"] is None else TreeEnsemble.from_dict(value["trees"]),
+            gaussian=None if gaussian is None else GaussianProcess.from_dict(gaussian),
+            trees=None if trees is None else TreeEnsemble.from_dict(trees),
             low=array("low"),
             high=array("high"),
             rows=int(value["rows"]),
@@ -109,94 +140,128 @@ class KindRegressor:
         )
 
 
-Fitted = tuple[float, np.ndarray, TreeEnsemble | None]  # offset, coefficients, trees
-
-
-def _fit_candidate(
-    features: np.ndarray, standard: np.ndarray, target: np.ndarray, model: str, seed: int
-) -> Fitted:
-    """Fit 'offset', 'ridge:<strength>' or 'ridge+trees:<strength>'."""
-    offset = float(np.median(target))
-    name, _, strength = model.partition(":")
-    if name == "offset":
-        return offset, np.zeros(standard.shape[1]), None
-    mean = standard.mean(axis=0)
-    offset = float(target.mean())
-    centred = standard - mean
-    gram = centred.T @ centred + float(strength) * np.eye(standard.shape[1])
-    coefficients = np.linalg.solve(gram, centred.T @ (target - offset))
-    offset -= float(mean @ coefficients)
-    trees = None
-    if name == "ridge+trees":
-        residual = target - offset - standard @ coefficients
-        trees = fit_trees(features, residual, seed=seed)
-    return offset, coefficients, trees
-
-
-def _evaluate(fitted: Fitted, features: np.ndarray, standard: np.ndarray) -> np.ndarray:
-    offset, coefficients, trees = fitted
-    result = offset + standard @ coefficients
-    return result if trees is None else result + trees.predict(features)
-
-
-def _cross_validate(
-    fit: Callable[[np.ndarray], Fitted],
-    predict: Callable[[Fitted, np.ndarray], np.ndarray],
-    rows: int,
-    seed: int,
-) -> np.ndarray:
-    """Out-of-fold predictions, folds drawn from ``seed``."""
-    order = np.random.default_rng(seed).permutation(rows)
-    out = np.empty(rows)
-    for fold in np.array_split(order, min(FOLDS, rows)):
-        keep = np.setdiff1d(order, fold)
-        out[fold] = predict(fit(keep), fold)
-    return out
-
-
-def fit_kind(
-    kernels: Sequence[Kernel], ms: np.ndarray, roofline: Roofline, *, seed: int
-) -> KindRegressor:
-    """Fit one kind; at least one row."""
-    space = FeatureSpace.of(kernels)
-    features = space.matrix(kernels)
-    center = features.mean(axis=0)
-    spread = features.std(axis=0)
-    scale = np.where(spread > 1e-6, spread, 1.0)
-    standard = (features - center) / scale
-    target = np.log(ms / roofline.estimate(kernels))
-    candidates = ["offset"]
+def _candidates(ms: np.ndarray, trees: bool) -> list[str]:
+    """Models in order of complexity; one alone needs no choice."""
+    full = FULL_MODEL if trees else SMOOTH_MODEL
+    if np.mean(ms <= LEAST_MS) > SHARE_OF_FREE and len(ms) > 1:
+        return [EXPECTED]
+    if len(ms) >= ROWS_WITHOUT_CHOICE:
+        return [full]
+    names = ["offset"]
     if len(ms) >= MIN_ROWS_FOR_RIDGE:
-        candidates += [f"ridge:{s}" for s in RIDGE_STRENGTHS]
+        names += [f"ridge:{strength}" for strength in RIDGE_STRENGTHS]
     if len(ms) >= MIN_ROWS_FOR_TREES:
-        candidates.append(f"ridge+trees:{RIDGE_WITH_TREES}")
-    best, best_error, residual = "offset", float("inf"), np.full(1, 0.7)
-    if len(ms) > 1:
-        for model in candidates:
-            predicted = _cross_validate(
-                lambda keep, m=model: _fit_candidate(  # type: ignore[misc]
-                    features[keep], standard[keep], target[keep], m, seed
-                ),
-                lambda fitted, fold: _evaluate(fitted, features[fold], standard[fold]),
-                len(ms),
-                seed,
-            )
-            relative = np.abs(np.expm1(np.clip(predicted - target, -6.0, 6.0)))
-            error = float(np.mean(np.minimum(relative, 2.0)))
-            if error < best_error * GAIN_TO_PREFER:
-                best, best_error, residual = model, error, relative
-    offset, coefficients, trees = _fit_candidate(features, standard, target, best, seed)
+        names.append(full)
+    return names
+
+
+def _by_rule(candidates: Sequence[str]) -> str:
+    """The most complex model that has rows enough; of the ridges the middle one."""
+    last = candidates[-1]
+    return f"ridge:{RIDGE_STRENGTHS[1]}" if last.startswith("ridge:") else last
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The rows of one family as arrays."""
+
+    kernels: list[Kernel]
+    ms: np.ndarray
+    estimate: np.ndarray
+    space: FeatureSpace
+    features: np.ndarray
+
+    def keep(self, index: np.ndarray) -> _Data:
+        kernels = [self.kernels[i] for i in index]
+        return _Data(
+            kernels, self.ms[index], self.estimate[index], self.space, self.features[index]
+        )
+
+
+def _fit(data: _Data, model: str, seed: int) -> KindRegressor:
+    """Fit one candidate; its errors are not known yet."""
+    features = data.features
+    center, spread = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(spread > 1e-6, spread, 1.0)
+    coefficients = np.zeros(features.shape[1])
+    gaussian, trees = None, None
+    name, _, strength = model.partition(":")
+    if name == EXPECTED:
+        ratio = data.ms / data.estimate
+        offset = float(ratio.mean())
+        trees = fit_trees(features, ratio - offset, seed=seed, weights=data.estimate)
+    else:
+        target = np.log(np.maximum(data.ms, LEAST_MS) / data.estimate)
+        offset = float(np.median(target))
+        if name != "offset":
+            standard = np.clip((features - center) / scale, -4.0, 4.0)
+            offset = float(target.mean())
+            gram = standard.T @ standard + float(strength) * np.eye(standard.shape[1])
+            coefficients = np.linalg.solve(gram, standard.T @ (target - offset))
+            residual = target - offset - standard @ coefficients
+            if "gaussian" in name:
+                gaussian = fit_gaussian(standard, residual, seed=seed)
+            if "trees" in name:
+                trees = fit_boosted(features, residual, seed=seed)
     return KindRegressor(
-        space=space,
+        space=data.space,
         offset=offset,
         center=center,
         scale=scale,
         coefficients=coefficients,
+        gaussian=gaussian,
         trees=trees,
         low=features[:, :N_NUMERIC].min(axis=0),
         high=features[:, :N_NUMERIC].max(axis=0),
-        rows=len(ms),
-        model=best,
-        error=float(np.quantile(residual, 0.9)),
-        median_error=float(np.median(residual)),
+        rows=len(data.ms),
+        model=model,
+        error=0.7,
+        median_error=0.7,
+    )
+
+
+def _cross_validated(data: _Data, model: str, roofline: Roofline, seed: int) -> np.ndarray:
+    """Absolute relative error of each row when it is left out; of the family where it is free."""
+    order = np.random.default_rng(seed).permutation(len(data.ms))
+    out = np.empty(len(data.ms))
+    for fold in np.array_split(order, min(FOLDS, len(order))):
+        rest = _fit(data.keep(np.setdiff1d(order, fold)), model, seed)
+        out[fold] = rest.predict_ms(data.keep(fold).kernels, roofline)
+    floor = max(float(np.mean(data.ms)) / 10, LEAST_MS) if model == EXPECTED else LEAST_MS
+    return np.asarray(np.minimum(np.abs(out - data.ms) / np.maximum(data.ms, floor), 400.0))
+
+
+def fit_kind(
+    kernels: Sequence[Kernel],
+    ms: np.ndarray,
+    roofline: Roofline,
+    *,
+    seed: int,
+    evaluate: bool = True,
+    trees: bool = True,
+) -> KindRegressor:
+    """Fit one family; at least one row.
+
+    ``evaluate=False`` skips the cross-validation: the model goes by the number of rows, ``error``
+    is a placeholder. ``trees=False`` fits sooner, without the boosted trees.
+    """
+    space = FeatureSpace.of(kernels)
+    estimate = roofline.estimate(kernels)
+    data = _Data(list(kernels), np.asarray(ms, float), estimate, space, space.matrix(kernels))
+    candidates = _candidates(data.ms, trees)
+    if len(ms) < 2 or not evaluate:
+        return _fit(data, _by_rule(candidates), seed)
+    best, best_error, residual = candidates[0], float("inf"), np.full(1, 0.7)
+    for model in candidates:
+        relative = _cross_validated(data, model, roofline, seed)
+        error = float(np.mean(np.minimum(relative, 2.0)))
+        if error < best_error * GAIN_TO_PREFER:
+            best, best_error, residual = model, error, relative
+    fitted = _fit(data, best, seed)
+    return KindRegressor(
+        **{
+            **vars(fitted),
+            "error": float(np.quantile(residual, 0.9)),
+            "median_error": float(np.median(residual)),
+        }
     )

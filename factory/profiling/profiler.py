@@ -20,6 +20,7 @@ from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
 from factory.devices.base import Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
+from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.kernel_model import kernel_model
 from factory.profiling.reference import KEY, reference_model
 from factory.profiling.rows import Row
@@ -29,6 +30,7 @@ from factory.profiling.table import LatencyTable, check_fingerprint
 REFERENCES_REMEMBERED = 9
 FIRST_REFERENCES = 3
 ORDER_SEED = 0
+SPREAD = ("p10_ms", "p90_ms", "min_ms")
 Build = Callable[[], bytes]
 
 
@@ -127,6 +129,7 @@ class _Run:
         self.plan, self.block_size = plan, block_size
         self.reference = reference_model(table.dtype)
         self.summary = ProfileSummary()
+        self.overhead_ms: float | None = None  # what tracing adds to a node, when first needed
         rows = table.rows()
         self.next_block = max((row.block for row in rows), default=-1) + 1
         self.references_ms = [row.median_ms for row in table.rows("reference") if row.ok]
@@ -191,6 +194,8 @@ class _Run:
             self.summary.marked_blocks += 1
         reference_ms = reference.median_ms if reference.ok else 0.0
         for job, timing in zip(runnable, best.timings, strict=True):
+            if job.kind == "network" and timing.ok and timing.optimised:
+                self._in_place_rows(job, timing, reference_ms, mark)
             self._row(job, timing, reference_ms, mark)
         for job in jobs:
             if job.key in unbuilt:
@@ -229,6 +234,23 @@ class _Run:
         if not timing.ok:
             self.summary.failed += 1
             self.summary.reasons[job.key] = timing.reason
+
+    def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
+        """The network's kernels; before its own row, so that a killed profile loses none."""
+        cells = self._cells("in_place", job.key, timing, reference_ms, self.next_block)
+        cells.update(reorder_share=0.0, reason=mark)
+        if self.overhead_ms is None:
+            calibration = self.device.time_many([calibration_model()], self.plan)[0]
+            self.overhead_ms = trace_overhead_ms(calibration)
+        for found in in_place_times(job.build(), timing, self.overhead_ms):
+            spread = {name: cells[name] / timing.median_ms for name in SPREAD}
+            times = {name: found.ms * ratio for name, ratio in spread.items()}
+            kernels = f"{found.count}*{found.kernel}"
+            key = f"{found.kernel}@{job.key}"
+            self.table.append(
+                Row(**{**cells, **times, "key": key, "median_ms": found.ms}, kernels=kernels)
+            )
+            self.summary.in_place += 1
 
     @staticmethod
     def _cells(

@@ -10,7 +10,7 @@ import io
 import math
 from dataclasses import astuple, dataclass, fields
 
-KINDS = ("kernel", "network", "reference")
+KINDS = ("kernel", "network", "reference", "in_place")
 STATUSES = ("ok", "failed")
 
 
@@ -65,7 +65,8 @@ class Row:
                 return f"{name} is {value}"
             if value < 0:
                 return f"{name} is negative ({value:g})"
-        if self.ok and not (self.median_ms > 0 and self.runs > 0):
+        timed = self.median_ms > 0 or self.kind == "in_place"  # 0: folded into a neighbour
+        if self.ok and not (timed and self.runs > 0):
             return "the row says ok but has no time"
         return ""
 

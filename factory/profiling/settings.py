@@ -41,6 +41,11 @@ class ProfileSettings(pydantic.BaseModel):
     network_time_ms: float = pydantic.Field(
         default=600.0, ge=0, description="Time that a whole network is run for."
     )
+    network_trace_runs: int = pydantic.Field(
+        default=40,
+        ge=0,
+        description="Most traced runs of a network, for its kernels' times in place; 0: none.",
+    )
     drift_limit: float = pydantic.Field(
         default=0.15, gt=0, description="Slow-down of the reference model that repeats a block."
     )
@@ -77,6 +82,8 @@ class ProfileSettings(pydantic.BaseModel):
             max_time_ms=max(4000.0, self.network_time_ms),
             warmup_runs=self.warmup_runs,
             warmup_time_ms=2 * self.warmup_time_ms,
+            profile_runs=self.network_trace_runs,
+            optimised_graph=self.network_trace_runs > 0,
         )
 
 
@@ -93,6 +100,7 @@ class ProfileSummary:
         measured: rows written now, failures included.
         skipped: already in the table.
         failed: of the rows written now; ``reasons`` says why, by key.
+        in_place: rows of kernels timed within networks.
         repeated_blocks: blocks measured again because the machine was slower than before.
         marked_blocks: blocks kept although it stayed slow; their rows say so.
         reference_ms: median of the reference model in each kept block.
@@ -101,6 +109,7 @@ class ProfileSummary:
     measured: int = 0
     skipped: int = 0
     failed: int = 0
+    in_place: int = 0
     repeated_blocks: int = 0
     marked_blocks: int = 0
     seconds: float = 0.0

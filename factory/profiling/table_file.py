@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on this system: two writers are then not detected
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FIRST_LINE = f"# schema_version: {SCHEMA_VERSION}\n"
 COLUMN_LINE = ",".join(COLUMNS)
 HEADER_KEYS = ("device", "dtype", "fingerprint")

@@ -28,7 +28,7 @@ PLAN = TimingPlan(min_runs=30, max_runs=2000, min_time_ms=300.0)
 
 
 def verify_model(
-    path_or_bytes: Path | str | bytes,
+    path_or_bytes: Path | str | bytes | ModelFile,
     device: Device,
     *,
     max_latency_ms: float | None = None,
@@ -41,7 +41,8 @@ def verify_model(
     """Measure a model on the device and judge it against a budget.
 
     Args:
-        path_or_bytes: an ONNX file, or its content.
+        path_or_bytes: an ONNX file, or its content; a ModelFile without a graph is only measured
+            (16-bit floats, ORT format).
         device: the chip, open.
         max_latency_ms: the budget; without one the verdict is "measured".
         plan: how often each round runs the model.
@@ -63,7 +64,8 @@ def verify_model(
         )
     if rounds < 1:
         raise InputError(f"{rounds} rounds measure nothing", fix="ask for one round or more")
-    model = read_model(path_or_bytes)
+    given = path_or_bytes
+    model = given if isinstance(given, ModelFile) else read_model(given)
     measured = measure_rounds(
         model.content,
         device,
@@ -128,7 +130,7 @@ def _with_prediction(
     result: VerifyResult, model: ModelFile, predictor: LatencyPredictor | None
 ) -> VerifyResult:
     """The prediction beside the measurement; a predictor that cannot say is a note."""
-    if predictor is None:
+    if predictor is None or model.proto is None:
         return result
     try:
         counts = kernel_counts(canonicalise(from_onnx(model.proto)))

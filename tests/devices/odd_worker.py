@@ -16,7 +16,7 @@ from factory.devices import measure, worker
 honest = measure.make_session
 
 
-def make_session(model, config, trace_prefix=None):
+def make_session(model, config, *more):
     if b"CRASH" in model:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"HANG" in model:
@@ -27,7 +27,7 @@ def make_session(model, config, trace_prefix=None):
     if b"CHATTER" in model:
         os.write(1, b"hello from a native library\n")
         print("hello from python", flush=True)
-    return honest(model, config, trace_prefix)
+    return honest(model, config, *more)
 
 
 measure.make_session = make_session

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
+from factory.core.errors import InputError
 from factory.core.progress import SILENT
 from factory.devices.base import TimingPlan
 from factory.devices.local import LocalDevice
@@ -97,6 +102,26 @@ def test_the_same_numbers_as_the_native_runtime():
         np.testing.assert_allclose(page.run_batch(model, images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
+def test_no_browser_outlives_a_killed_factory():
+    chromium.device()  # skips where there is none
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import chromium\n"
+        "device = chromium.device(); device.start()\n"
+        "print(device.chromium.process.pid, flush=True); device.link.wait_for_page(1, print)\n"
+        "import time; time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        browser = int(parent.stdout.readline())
+        os.kill(browser, 0)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(browser) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(browser)
+
+
 def test_what_a_person_sees():
     with chromium.device() as device:
         device.start()
@@ -108,7 +133,7 @@ def test_what_a_person_sees():
             device.time_many([tiny_models.add()], PLAN)
             assert remote.text("title") == "Measuring"
             assert remote.text("percent") == "50"
-            assert remote.text("steps") == "20 of 40 building blocks"
+            assert remote.text("steps") == "20 of 40 blocks"
         seen = []
         thread = threading.Thread(target=lambda: seen.append(device.close()))
         device.link.farewell_seen = False
@@ -161,6 +186,24 @@ def test_over_plain_http_from_another_host_one_thread_in_batches(monkeypatch):
         small, large = device.time_many([tiny_models.add(), tiny_models.conv(32, 32)], PLAN)
         assert 0 < small.median_ms < large.median_ms
         assert small.median_ms < facts["clock_tick_ms"]  # only batches can tell
+
+
+def test_webgpu_in_software_says_so_and_who_ran_what(monkeypatch):
+    from factory.devices import browser_launch
+
+    software = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+    flags = [flag for flag in browser_launch.FLAGS if flag != "--disable-gpu"]
+    monkeypatch.setattr(browser_launch, "FLAGS", (*flags, *software))
+    with chromium.device(provider="webgpu") as device:
+        try:
+            device.start()
+        except InputError as error:
+            pytest.skip(str(error))
+        timing = device.time_many([tiny_models.conv(16, 16)], PLAN)[0]
+        assert timing.ok
+        assert timing.providers["webgpu"] >= 1
+        assert device.link.facts["webgpu"]["software"]
+        assert device.describe()["simulated"]
 
 
 def test_a_hidden_page_waits():

@@ -67,3 +67,22 @@ def test_weighted_is_the_same_cost() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="needs constant"):
         PresenceMatrix((RELU,), np.zeros(2), [], np.zeros((1, 0)))
+
+
+def test_scores_of_many_are_the_weighted_counts():
+    rng = np.random.default_rng(5)
+    masks = [("normal", rng.random((3, 4)) < 0.3) for _ in range(6)]
+    kernels = tuple(Kernel.parse(f"Relu(x=1x{channels}x8x8,dtype=f32)") for channels in (8, 16, 24))
+    presence = PresenceMatrix(kernels, rng.random(3), masks, rng.standard_normal((3, 6)))
+    hot = np.eye(4)[rng.integers(0, 4, (50, 3))]
+    hot[::7, 1] = 0.0  # an edge that carries nothing
+    weights = rng.random(3)
+    for q in (hot, 0.5 * hot, hot.astype(int)):
+        expected = presence.constant + np.stack(
+            [
+                np.prod(1.0 - np.einsum("eo,beo->be", mask, q), axis=1) for _, mask in masks
+            ], axis=1
+        ) @ presence.coefficients.T  # fmt: skip
+        assert presence.counts({"normal": q}) == pytest.approx(expected)
+        scores = presence.scores({"normal": q}, weights, 0.7)
+        assert scores == pytest.approx(0.7 + expected @ weights)

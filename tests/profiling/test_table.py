@@ -170,8 +170,8 @@ def test_damage_in_the_middle_is_told_by_its_line(path, old, new, said):
 def test_other_schema_columns_and_files(path):
     opened(path).close()
     good = path.read_text()
-    path.write_text(good.replace("# schema_version: 1", "# schema_version: 2"))
-    assert "schema version 2" in fault(opened, path)
+    path.write_text(good.replace("# schema_version: 2", "# schema_version: 3"))
+    assert "schema version 3" in fault(opened, path)
     path.write_text(good.replace("p10_ms", "p11_ms"))
     assert "column names differ" in fault(opened, path)
     path.write_text(good.replace('# dtype: "f32"\n', ""))

@@ -95,7 +95,7 @@ function heading(title, lead) {
 }
 
 function duration(seconds) {
-  if (seconds < 50) return "less than a minute";
+  if (seconds < 50) return "under 1 min";
   const minutes = Math.round(seconds / 60);
   return minutes < 60 ? `about ${minutes} min` : `about ${(seconds / 3600).toFixed(1)} h`;
 }
@@ -335,6 +335,8 @@ async function measure() {
   end(latest.interrupted ? "Stopped" : "Done, thank you",
     latest.interrupted ? "The computer has stopped the measurement. What was measured is kept."
       : "The computer has every result. You can close this page.", "done");
+  at("small").textContent = "These are times in this browser. An app made for the device may run "
+    + "the same networks faster.";
 }
 
 async function meet(path, body) {

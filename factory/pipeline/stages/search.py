@@ -27,7 +27,7 @@ from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import fit
 from factory.pipeline.stages import profile as stage_profile
 from factory.pipeline.targets import Targets
-from factory.spaces.cell_space import CellSpace
+from factory.spaces.base import SearchSpace
 from factory.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _is_done(ctx: BuildContext, name: str) -> bool:
 
 def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostTerm]:
     """The tier's costs under a latency target."""
-    from factory.search.costs import CostTerm, macs_term
+    from factory.search.costs import CostTerm, macs_term, parameters_term
 
     profile, budget = ctx.device(tier), fit.load_budgets(ctx)[tier.name]
     presence = ctx.space(tier).presence(profile.dtype)
@@ -143,6 +143,8 @@ def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostT
     terms = [CostTerm("latency_ms", presence, weights_ms, constant_ms, target_ms, "ms", profile.id)]
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
+    if budget.get("max_params") is not None:
+        terms.append(parameters_term(presence, float(budget["max_params"])))
     return terms
 
 
@@ -189,13 +191,13 @@ def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float)
 
 def _search(ctx: BuildContext, pending: list[str]) -> None:
     """Run the search of the pending tiers (those that are done come back as they are)."""
-    from factory.search.architectures import search_architectures
+    from factory.search.seeds import search_seeds
 
     folder = _work_folder(ctx)
     if all((folder / name / "search.json").exists() for name in pending):
         return
-    search_architectures(
-        CellSpace(ctx.search_spec()),
+    search_seeds(
+        ctx.search_space(),
         ctx.data,
         _tier_budgets(ctx),
         ctx.recipe.search,
@@ -262,10 +264,9 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
             _costs(ctx, tier, target_ms),
             ctx.recipe.search,
             extra_epochs=ctx.recipe.budget.extra_epochs,
-            space=CellSpace(ctx.search_spec()),
+            space=ctx.search_space(),
             data=ctx.data if ctx.recipe.budget.extra_epochs else None,
             progress=ctx.progress,
-            seed=ctx.seed,
         )
     except BudgetError as error:
         ctx.progress.message(f"{tier.name}: no lower target can be met: {error}")
@@ -318,7 +319,7 @@ def _finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     }
 
 
-def _sizes(space: CellSpace, genotype: Genotype) -> dict[str, int]:
+def _sizes(space: SearchSpace[Any], genotype: Genotype) -> dict[str, int]:
     counts = space.counts(genotype)
     return {
         "macs": counts.macs,
@@ -336,4 +337,9 @@ def _summary(found: SearchResult) -> dict[str, Any]:
         "expected": found.expected,
         "multipliers": found.multipliers,
         "steps": found.steps,
+        "method": found.method,
+        "seed": found.seed,
+        "skip_share_by_cell": found.skip_share_by_cell,
+        "gap": found.gap,
+        "stopped": found.stopped,
     }

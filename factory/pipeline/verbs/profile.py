@@ -12,6 +12,8 @@ from factory.devices.base import Device, open_device
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.browser_profile import BrowserRequest, any_browser, open_browser
+from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
+from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.tables import own_tables, predictor_path, run_table, table_for
@@ -32,12 +34,14 @@ def profile(
     classes: int = 10,
     networks: int = 16,
     effort: str = "quick",
+    quick: bool = False,
+    full: bool = False,
     out: str | Path | None = None,
     seed: int = 0,
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Measure the kernels of the cell space and some random networks on a chip.
+    """Measure a chip: for networks of one size of the cell space, or for any network.
 
     Rows that the table holds already are not measured again, so an interrupted profile goes on,
     and a table grows with every network size it is asked for.
@@ -52,6 +56,9 @@ def profile(
         classes: outputs of the classifier.
         networks: random networks to measure whole.
         effort: "quick" or "full".
+        quick: measure random networks of every space instead, for at most 3 minutes: any ONNX
+            file can then be predicted; the size options and ``effort`` do not matter.
+        full: the same for at most 20 minutes.
         out: folder of the table; latency_tables/ of the user's home by default.
         seed: chooses the random networks.
         dry_run: only say how much would be measured.
@@ -61,7 +68,12 @@ def profile(
         raise InputError(
             "it is not clear what to measure", fix="name one: --device ID, or --browser for a page"
         )
+    if quick and full:
+        raise InputError("quick and full exclude each other", fix="give one of them")
     device_profile = load_profile(device) if device is not None else any_browser(browser)
+    if quick or full:
+        name = "quick" if quick else "full"
+        return _any_network(device_profile, browser, name, out, seed, dry_run, progress)
     spec = network_spec(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
@@ -107,6 +119,52 @@ def profile(
 
 def _opened(device_profile: DeviceProfile, browser: BrowserRequest | None) -> Device:
     return open_device(device_profile) if browser is None else open_browser(browser)
+
+
+def _any_network(
+    device_profile: DeviceProfile,
+    browser: BrowserRequest | None,
+    name: str,
+    out: str | Path | None,
+    seed: int,
+    dry_run: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    effort = effort_of(name)
+    folder = Path(out) if out is not None else own_tables()
+    answer: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "device": device_profile.id,
+        "folder": str(folder),
+        "effort": name,
+    }
+    if dry_run:
+        efforts = {key: forecast(value) for key, value in ANY_EFFORTS.items()}
+        return {**answer, "dry_run": True, "efforts": efforts, **efforts[name]}
+    started = time.monotonic()
+    with _opened(device_profile, browser) as opened:
+        device_profile = opened.profile
+        describe = opened.describe()
+        path = folder / table_name(describe)
+        with LatencyTable.open(path, device_profile, describe) as table:
+            done = profile_chip(opened, table, effort, seed=seed, progress=progress)
+    summary = done.summary
+    return {
+        **answer,
+        "device": device_profile.id,
+        "table": str(path),
+        "networks": summary.measured,
+        "kernels_in_place": summary.in_place,
+        "failed": summary.failed,
+        "reasons": summary.reasons,
+        "repeated_blocks": summary.repeated_blocks,
+        "marked_blocks": summary.marked_blocks,
+        "rounds": done.rounds,
+        "error_percent": done.rounds[-1]["error_percent"] if done.rounds else None,
+        "stopped": done.stopped,
+        "seconds": round(time.monotonic() - started, 1),
+        "describe": describe,
+    }
 
 
 def fit(device: str | Path, *, run: str | Path | None = None, seed: int = 0) -> dict[str, Any]:

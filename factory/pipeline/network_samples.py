@@ -1,0 +1,48 @@
+"""Random networks of the supported spaces at random sizes: what a chip is profiled with and judged
+on. A sample is named by (space, seed), so that it can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from factory.core.errors import unknown_name
+from factory.graph.canonical import canonicalise
+from factory.graph.opgraph import OpGraph
+from factory.spaces.cell_space import CellSpace
+from factory.spaces.mobile import random_mobile_network
+from factory.spaces.network_spec import NetworkSpec
+
+CIFAR_SIDES = (24, 28, 32, 40, 48, 64)
+IMAGENET_SIDES = (96, 128, 160, 192, 224)
+
+
+def _cell(rng: np.random.Generator) -> OpGraph:
+    imagenet = rng.random() < 0.3
+    side = int(rng.choice(IMAGENET_SIDES if imagenet else CIFAR_SIDES))
+    spec = NetworkSpec(
+        channels=2 * int(rng.integers(3, 19)),
+        layers=int(rng.integers(4, 13)),
+        stem="imagenet" if imagenet else "cifar",
+        input_shape=(3, side, side),
+        num_classes=int(rng.choice((10, 100, 1000))),
+    )
+    space = CellSpace(spec)
+    return space.lower(space.random(rng))
+
+
+def _mobile(rng: np.random.Generator) -> OpGraph:
+    return random_mobile_network(rng)
+
+
+SAMPLERS: dict[str, Callable[[np.random.Generator], OpGraph]] = {"cell": _cell, "mobile": _mobile}
+
+
+def sample_network(space: str, *seed: int) -> OpGraph:
+    """Random network number ``seed`` of "cell" or "mobile", canonical."""
+    if space not in SAMPLERS:
+        raise unknown_name("space to sample", space, SAMPLERS)
+    number = list(SAMPLERS).index(space)
+    return canonicalise(SAMPLERS[space](np.random.default_rng([number, *seed])))

@@ -1,0 +1,116 @@
+"""Profiling a chip for any network, on the simulated device whose truth is known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from factory.core.errors import InputError
+from factory.core.progress import SILENT
+from factory.devices.simulated import SimulatedDevice
+from factory.graph.canonical import kernel_counts
+from factory.latency.facts import read_facts
+from factory.latency.fitting import quick_predictor
+from factory.pipeline import chip_plan
+from factory.pipeline.chip_plan import EFFORTS, Effort, effort_of, forecast, profile_chip
+from factory.pipeline.network_samples import sample_network
+from factory.profiling.settings import ProfileSettings
+from factory.profiling.table import LatencyTable
+
+TINY = Effort(100, 12, 10_000, 0.01, 6, ProfileSettings())
+
+
+@pytest.fixture(autouse=True)
+def _small_networks(monkeypatch):
+    monkeypatch.setattr(chip_plan, "sample_network", small)
+
+
+def small(space, *seed):
+    """Any of the space's networks, but small ones: building weights takes the time here."""
+    number = seed[-1]
+    while True:
+        graph = sample_network(space, number)
+        if sum(k.params * n for k, n in kernel_counts(graph).items()) < 4e5:
+            return graph
+        number += 1000
+
+
+def profiled(path, effort, device=None):
+    device = device or SimulatedDevice()
+    with LatencyTable.open(path, device.profile, device.describe()) as table:
+        return profile_chip(device, table, effort)
+
+
+def test_rounds_until_a_budget_then_goes_on(tmp_path):
+    path = tmp_path / "t.csv"
+    first = profiled(path, TINY)
+    assert first.stopped == "the budget of 12 networks is spent"
+    assert [row["networks"] for row in first.rounds] == [6, 12]
+    table = LatencyTable.read(path)
+    assert len(table.rows("network")) == 12
+    facts = read_facts(table)
+    device = SimulatedDevice()
+    predictor = quick_predictor(facts)
+    for kernel, ms in predictor.measured_ms.items():
+        assert ms == pytest.approx(device.roofline.kernel_ms(kernel), rel=1e-5)
+    unseen = kernel_counts(small("mobile", 77))
+    predicted = predictor.predict(unseen).latency_ms
+    assert predicted == pytest.approx(device.truth_ms(unseen), rel=0.25)
+    more = profiled(path, dataclasses.replace(TINY, max_networks=14))
+    assert more.summary.measured == 2
+    assert len(LatencyTable.read(path).rows("network")) == 14
+
+
+def test_stops_at_the_wanted_error_and_at_kernels(tmp_path):
+    easy = dataclasses.replace(TINY, wanted_percent=1e6)
+    assert "wanted error" in profiled(tmp_path / "a.csv", easy).stopped
+    few = dataclasses.replace(TINY, max_kernels=10)
+    assert profiled(tmp_path / "b.csv", few).stopped == "the budget of 10 kernels is spent"
+
+
+def test_a_drifting_clock_is_noticed_and_said(tmp_path):
+    said = []
+
+    class Says:
+        def message(self, text):
+            said.append(text)
+
+        def task(self, *_args, **_more):
+            return SILENT.task("", total=1)
+
+    device = SimulatedDevice(drift=lambda timed: 1.2 if timed > 12 else 1.0)
+    with LatencyTable.open(tmp_path / "t.csv", device.profile, device.describe()) as table:
+        result = profile_chip(device, table, TINY, progress=Says())
+    assert result.summary.repeated_blocks > 0
+    assert result.summary.marked_blocks > 0
+    assert any("the reference model takes +20%" in text for text in said)
+    reasons = [row.reason for row in LatencyTable.read(tmp_path / "t.csv").rows("network")]
+    assert any(reason.startswith("drift: the reference model took +20%") for reason in reasons)
+
+
+def test_doubt_is_larger_for_strange_networks(tmp_path):
+    profiled(tmp_path / "t.csv", TINY)
+    predictor = quick_predictor(read_facts(LatencyTable.read(tmp_path / "t.csv")), trees=False)
+    known = kernel_counts(small("mobile", 0))
+    fresh = [kernel_counts(small("mobile", number)) for number in range(300, 306)]
+    doubts = [chip_plan.doubt(predictor, counts) for counts in fresh]
+    assert chip_plan.doubt(predictor, known) < np.mean(doubts)
+
+
+def test_a_device_without_a_trace_is_refused(tmp_path):
+    class Mute(SimulatedDevice):
+        def time_many(self, models, plan, *, rounds=1):
+            plan = dataclasses.replace(plan, optimised_graph=False)
+            return super().time_many(models, plan, rounds=rounds)
+
+    with pytest.raises(InputError, match="shows no trace of its kernels"):
+        profiled(tmp_path / "t.csv", TINY, Mute())
+
+
+def test_forecasts_and_names():
+    for name, effort in EFFORTS.items():
+        assert effort_of(name) is effort
+        assert forecast(effort)["seconds"] <= effort.max_seconds
+    assert forecast(EFFORTS["quick"])["networks"] < forecast(EFFORTS["full"])["networks"]
+    with pytest.raises(InputError, match="effort"):
+        effort_of("quik")
