@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/demo
 
-.PHONY: demo test setup check types lint contracts unit heavy wheel clean
+.PHONY: demo test setup check types lint contracts unit heavy web agent wheel clean
 
 demo: setup
 	@$(BIN)/factory build recipes/demo.toml --out $(RUN)
@@ -41,7 +41,15 @@ unit: setup
 heavy: setup
 	$(BIN)/python -m pytest -m heavy
 
-wheel: setup
+# ONNX Runtime Web for `factory profile --browser`: one pinned release, its hash checked.
+web:
+	@$(PYTHON) tools/fetch_ort_web.py
+
+# tools/device_agent.py is made from the package's own modules; a test compares the two.
+agent: setup
+	$(BIN)/python -m factory.devices.agent_bundle
+
+wheel: setup web
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:

@@ -6,25 +6,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factory.pipeline.verbs.add_device import add_device
+    from factory.pipeline.verbs.agent import agent
     from factory.pipeline.verbs.build import build, search, train
     from factory.pipeline.verbs.devices import devices
     from factory.pipeline.verbs.doctor import doctor
+    from factory.pipeline.verbs.explain import explain
     from factory.pipeline.verbs.export import export
+    from factory.pipeline.verbs.farm import farm
     from factory.pipeline.verbs.inspect import inspect
     from factory.pipeline.verbs.new import new
+    from factory.pipeline.verbs.package import package
     from factory.pipeline.verbs.predict import predict
     from factory.pipeline.verbs.profile import fit, profile
     from factory.pipeline.verbs.report import report
     from factory.pipeline.verbs.verify import verify
 
 __all__ = [
+    "add_device",
+    "agent",
     "build",
     "devices",
     "doctor",
+    "explain",
     "export",
+    "farm",
     "fit",
     "inspect",
     "new",
+    "package",
     "predict",
     "profile",
     "report",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import typer
 
 from factory.cli import (
+    agent,
     build,
     devices,
     doctor,
     export,
+    farm,
     fit,
     inspect,
     new,
+    package,
     predict,
     profile,
     report,
@@ -31,9 +34,9 @@ app = typer.Typer(
 
 for _verb in (
     doctor.doctor,
-    devices.devices,
     new.new,
     profile.profile,
+    farm.farm,
     fit.fit,
     predict.predict,
     inspect.inspect,
@@ -41,10 +44,16 @@ for _verb in (
     train.train,
     export.export,
     verify.verify,
+    package.package,
     report.report,
     build.build,
 ):
     app.command()(_verb)
+    if _verb is doctor.doctor:
+        app.add_typer(devices.devices_app)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    agent.agent
+)
 
 
 @app.callback(invoke_without_command=True)

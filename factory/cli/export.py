@@ -1,38 +1,164 @@
-"""`factory export`: a trained tier of a run as an ONNX file."""
+"""`factory export`: any model as the files that its chips run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli import options
-from factory.cli.output import print_json, print_lines
+from factory.cli.output import print_json, print_lines, table
 from factory.cli.progress import shown_progress
+from factory.core.errors import EXIT_DOES_NOT_HOLD, InputError
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="Run folder with trained tiers.")],
-    tier: Annotated[str, typer.Option(help="The tier whose network is exported.")],
-    out: Annotated[str, typer.Option(help="The ONNX file to write.")] = "model.onnx",
-    precision: Annotated[
-        str | None, typer.Option(help="fp32 or int8 (default: that of the tier's chip).")
+    model: Annotated[
+        str,
+        typer.Argument(help="ONNX file, module:function of a torch network, or a run folder."),
+    ],
+    tier: Annotated[str | None, typer.Option(help="The tier of a run folder.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Form of the file (several times, or all); list shows them."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="The chip it is for: its form, passes measured on it.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="File to write, or a folder for several targets.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8 for a CPU (default: the tier's).")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", help="Shape of one picture, e.g. 3x224x224.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pictures, one sub-folder a class: calibrate and judge.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Text file, one class name a line.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean per channel of pixels in 0..1, 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation per channel.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="safetensors file for a module:function.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH: preprocessing inside, uint8 pixels in.")
+    ] = None,
+    max_drop_points: Annotated[
+        float, typer.Option(help="Accuracy that int8 may lose, points.", min=0, max=100)
+    ] = 1.0,
+    measure_passes: Annotated[
+        bool, typer.Option(help="Measure optional passes on --device.")
+    ] = True,
+    seed: options.Seed = None,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Export a trained tier to ONNX, in fp32 or quantised to int8."""
+    """Export a model for its chips: ONNX, int8, ORT format and more; exit code 1 when refused."""
+    if target == ["list"] or model == "list":
+        _list_targets(json)
+        return
     from factory.api import export as verb
 
     with shown_progress(quiet) as progress:
         answer = verb(
-            run, tier=tier, out=out, precision=precision, dry_run=dry_run, progress=progress
+            model,
+            tier=tier,
+            target=target or (),
+            device=device,
+            out=out,
+            precision=precision,
+            input=input_shape,
+            data=data,
+            labels=labels,
+            mean=_numbers(mean, "--mean"),
+            std=_numbers(std, "--std"),
+            weights=weights,
+            camera=camera,
+            max_drop_points=max_drop_points,
+            measure_passes=measure_passes,
+            seed=seed or 0,
+            dry_run=dry_run,
+            progress=progress,
         )
     if json:
         print_json(answer)
     elif dry_run:
-        print_lines([f"{answer['precision']} model of tier {tier} would go to {answer['path']}"])
+        names = ", ".join(entry["target"] for entry in answer["targets"])
+        print_lines([f"{names} would go to {answer['path']}"])
     else:
-        size = answer["manifest"]["size_bytes"] / 2**20
-        print_lines([f"wrote {answer['path']} ({answer['precision']}, {size:.2f} MiB)"])
+        print_lines(_lines(answer))
+    if not answer.get("ok", True):
+        raise typer.Exit(EXIT_DOES_NOT_HOLD)
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{option} {text!r} is no list of numbers", fix="write for example 0.485,0.456,0.406"
+        ) from None
+
+
+def _list_targets(as_json: bool) -> None:
+    from factory.deployment.targets import all_targets
+
+    listed = [target.to_dict() for target in all_targets()]
+    if as_json:
+        print_json({"schema_version": 1, "targets": listed})
+        return
+    rows = [[t["name"], t["precision"], t["missing"] or t["summary"]] for t in listed]
+    print_lines(table(["target", "precision", "what it is"], rows))
+
+
+def _lines(answer: Mapping[str, Any]) -> list[str]:
+    lines = []
+    passes = answer.get("passes")
+    if passes:
+        rows = [
+            [
+                trial["name"],
+                trial["status"],
+                "-" if trial["gain_percent"] is None else f"{trial['gain_percent']:+.1f} %",
+            ]
+            for trial in passes["trials"]
+        ]
+        lines += table(["pass", f"on {passes['device']}", "gain"], rows) if rows else []
+        lines += [passes["reason"]] if passes.get("reason") else []
+    lines += table(
+        ["target", "status", "MiB", "against fp32", "here"], map(_row, answer["targets"])
+    )
+    for entry in answer["targets"]:
+        if entry["reason"]:
+            lines.append(f"{entry['target']}: {entry['reason']}")
+        elif entry["gate"]:
+            lines.append(
+                f"{entry['target']}: {entry['gate']['verdict']}: {entry['gate']['reason']}"
+            )
+    lines += [f"note: {note}" for note in answer["notes"]]
+    return [*lines, f"trail: {answer['trail']}", f"wrote {answer['path']}"]
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    sizes = list(entry["sizes_bytes"].values())
+    found = entry["agreement"] or {}
+    if found.get("accuracy") is not None:
+        told = f"{found['accuracy']:.2%} ({-found['drop_points']:+.2f} points)"
+    elif found:
+        told = f"{found['signal_db']:.0f} dB"
+    else:
+        told = "-"
+    here = f"ran on {entry['loaded_on']}" if entry["loaded_on"] else "not run"
+    if entry["unmeasured"]:
+        here += "; latency unmeasured"
+    size = f"{sizes[0] / 2**20:.2f}" if sizes else "-"
+    return [entry["target"], entry["status"], size, told, here]

@@ -35,6 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     _terminate_like_interrupt()
+    _share_the_cores()
     from factory.cli.app import app
 
     try:
@@ -71,6 +72,17 @@ def _terminate_like_interrupt() -> None:
         signal.signal(signal.SIGINT, interrupt)
     except ValueError:  # not in the main thread (the command called from a program)
         return
+
+
+def _share_the_cores() -> None:
+    """Let idle OpenMP threads sleep soon, before a library that reads these variables is loaded.
+
+    A thread of torch that waits for its siblings spins, for milliseconds by default. While another
+    program uses the cores that makes a training step many times slower (docs/results.md); a short
+    spin costs an idle machine a few percent. What the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _unexpected(error: Exception, debug: bool) -> int:

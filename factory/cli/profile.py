@@ -12,7 +12,23 @@ from factory.cli.progress import shown_progress
 
 
 def profile(
-    device: options.Device,
+    device: Annotated[
+        str | None, typer.Option(help="Device id or the path of a device profile.")
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Measure whatever browser opens the page.")
+    ] = False,
+    lan: Annotated[
+        bool, typer.Option("--lan", help="--browser: let phones on the network in (HTTPS).")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="--browser: most threads.", min=1)] = 1,
+    provider: Annotated[str, typer.Option(help="--browser: wasm, webgpu or webnn.")] = "wasm",
+    precision: Annotated[str, typer.Option(help="--browser: fp32 or int8.")] = "fp32",
+    port: Annotated[int | None, typer.Option(help="--browser: port of the page.", min=0)] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="--browser: start a Chromium without a window.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="--browser: id of the new device.")] = "",
     channels: Annotated[int, typer.Option(help="Channels C of the networks.")] = 16,
     layers: Annotated[int, typer.Option(help="Number of cells of the networks.")] = 8,
     input_shape: options.Input = "3x32x32",
@@ -36,10 +52,13 @@ def profile(
 ) -> None:
     """Measure a chip for networks of one size, or with --quick or --full for any network."""
     from factory.api import profile as verb
+    from factory.pipeline.browser_profile import BrowserRequest
 
+    request = BrowserRequest(lan, threads, provider, precision, port, headless, name)
     with shown_progress(quiet) as progress:
         answer = verb(
             device,
+            browser=request if browser else None,
             channels=channels,
             layers=layers,
             input=input_shape,

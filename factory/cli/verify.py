@@ -1,39 +1,85 @@
-"""`factory verify`: measure an ONNX file on a chip and hold it against a budget."""
+"""`factory verify`: measure a model on a chip, certify it, check it against its certificate."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli import options
-from factory.cli.output import print_json, print_lines
+from factory.cli.output import print_json, print_lines, table
 from factory.core.errors import EXIT_DOES_NOT_HOLD
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="An ONNX file with fixed shapes.")],
-    device: options.Device,
+    model: Annotated[
+        str | None, typer.Argument(help="An ONNX file with fixed shapes, or an ORT file.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device id or the path of a device profile.")
+    ] = None,
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Latency budget (median) in milliseconds.")
     ] = None,
+    certificate: Annotated[
+        str | None, typer.Option(help="Check the model against this certificate (JSON).")
+    ] = None,
+    issue: Annotated[
+        str | None, typer.Option(help="Write a certificate of what was measured (JSON, page).")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled pictures, for the accuracy on the certificate.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="With --certificate: measure the latency again.")
+    ] = True,
     json: options.Json = False,
 ) -> None:
-    """Measure a model on the chip; exit code 1 when it is over its budget."""
+    """Measure a model on the chip; exit code 1 when a budget or certificate does not hold."""
     from factory.api import verify as verb
 
-    answer = verb(model, device, max_latency_ms=max_latency_ms)
+    answer = verb(
+        model,
+        device,
+        max_latency_ms=max_latency_ms,
+        certificate=certificate,
+        issue=issue,
+        data=data,
+        measure=measure,
+    )
     if json:
         print_json(answer)
+    elif certificate is not None:
+        print_lines(_check_lines(answer))
     else:
-        budget = f" against a budget of {max_latency_ms:g} ms" if max_latency_ms else ""
-        print_lines(
-            [
-                f"{answer['verdict']}: median {answer['median_ms']:.3f} ms{budget} "
-                f"(p10 {answer['p10_ms']:.3f}, p90 {answer['p90_ms']:.3f}) "
-                f"on {answer['device']}"
-            ]
-            + ([f"reason: {answer['reason']}"] if answer.get("reason") else [])
-        )
+        print_lines(_measured_lines(answer, max_latency_ms))
     if not answer["holds"]:
         raise typer.Exit(EXIT_DOES_NOT_HOLD)
+
+
+def _measured_lines(answer: Mapping[str, Any], max_latency_ms: float | None) -> list[str]:
+    lines = []
+    if answer["median_ms"] is None:
+        lines.append(f"{answer['verdict']} on {answer['device']}")
+    else:
+        budget = f" against a budget of {max_latency_ms:g} ms" if max_latency_ms else ""
+        lines.append(
+            f"{answer['verdict']}: median {answer['median_ms']:.3f} ms{budget} "
+            f"(p10 {answer['p10_ms']:.3f}, p90 {answer['p90_ms']:.3f}) on {answer['device']}"
+        )
+    if answer.get("reason"):
+        lines.append(f"reason: {answer['reason']}")
+    if answer.get("certificate"):
+        lines.append(f"certificate: {answer['certificate']}")
+    return lines
+
+
+def _check_lines(answer: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [check["name"], "holds" if check["ok"] else "CHANGED", check["detail"]]
+        for check in answer["checks"]
+    ]
+    failed = sum(not check["ok"] for check in answer["checks"])
+    verdict = "as certified" if not failed else f"{failed} of {len(rows)} checks do not hold"
+    return [*table(["check", "", "what"], rows), f"{answer['model']}: {verdict}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -51,6 +52,15 @@ def chip_fingerprint() -> str:
                 model = model or value.strip()
     cores = os.cpu_count() or 1
     return f"{platform.machine()}/{cpu_name()}/{family}.{model}/{cores}c"
+
+
+def machine_id() -> str | None:
+    """The same for all processes of one machine until it is started anew; tells no name."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
 
 
 def now_utc() -> str:

@@ -35,7 +35,7 @@ class ModelManifest(BaseModel):
     size_bytes: int = Field(ge=0)
     opset: int = Field(description="version of the standard ONNX operator set")
     ir_version: int
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     nodes: dict[str, int] = Field(description="operator -> how many of it")
@@ -78,4 +78,36 @@ def describe_model(path: Path | str) -> ModelManifest:
         outputs=tuple(_tensor(v) for v in model.graph.output),
         nodes=dict(sorted(nodes.items())),
         metadata=parse_props({p.key: p.value for p in model.metadata_props}),
+    )
+
+
+def describe_file(path: Path | str, precision: str = "fp32") -> ModelManifest:
+    """The manifest of an ONNX or ORT-format file; the latter is asked through the runtime."""
+    path = Path(path)
+    if path.suffix != ".ort":
+        found = describe_model(path)
+        return found.model_copy(update={"precision": precision})
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def spec(value: ort.NodeArg) -> TensorSpec:
+        kind = value.type.removeprefix("tensor(").removesuffix(")")
+        dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+        return TensorSpec(name=value.name, dtype=dtype, shape=tuple(value.shape))
+
+    content = path.read_bytes()
+    return ModelManifest(
+        file=path.name,
+        sha256=sha256_bytes(content),
+        size_bytes=len(content),
+        opset=0,  # the format is the runtime's own
+        ir_version=0,
+        precision=precision,  # type: ignore[arg-type]
+        inputs=tuple(spec(v) for v in session.get_inputs()),
+        outputs=tuple(spec(v) for v in session.get_outputs()),
+        nodes={},
+        metadata=parse_props(session.get_modelmeta().custom_metadata_map),
     )

@@ -7,7 +7,9 @@ Every value is text; structured values are JSON. The keys:
 ``genotype``       JSON object of the searched cells (absent for other networks)
 ``task``           "image_classification"
 ``tier``           the tier of the recipe that the file was made for (may be absent)
-``precision``      "fp32" or "int8"
+``precision``      "fp32", "fp16" or "int8"
+``target``         the form of the file, a name of factory.deployment.targets (may be absent)
+``preprocessing_inside``  JSON object where the graph takes camera pixels (may be absent)
 ``factory_version``  version of this package
 """
 
@@ -33,9 +35,15 @@ class Preprocessing(BaseModel):
     size: tuple[int, int] = Field(description="height and width the picture is resized to")
     scale: float = Field(default=1 / 255, gt=0, description="factor on 8-bit pixels")
     layout: Literal["NCHW"] = Field(default="NCHW", description="order of the tensor's axes")
-    colour: Literal["RGB", "grey"] = Field(default="RGB", description="order of the channels")
+    colour: Literal["RGB", "BGR", "grey"] = Field(
+        default="RGB", description="order of the channels"
+    )
     resize: Literal["bilinear", "none"] = Field(
         default="bilinear", description="interpolation used when sizes differ"
+    )
+    fit: Literal["stretch", "cover"] = Field(
+        default="stretch",
+        description="stretch: both sides to the size; cover: the shorter side, then the middle cut",
     )
 
 
@@ -76,7 +84,7 @@ def parse_props(props: Mapping[str, str]) -> dict[str, Any]:
     """The pairs of a file as Python values: JSON where a value is JSON, text otherwise."""
     values: dict[str, Any] = {}
     for key, text in props.items():
-        if key in ("class_names", "preprocessing", "genotype"):
+        if key in ("class_names", "preprocessing", "genotype", "preprocessing_inside"):
             try:
                 values[key] = json.loads(text)
                 continue

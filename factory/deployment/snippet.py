@@ -9,45 +9,81 @@ from typing import Any
 def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> str:
     """A program that classifies one picture with the file that ``manifest`` describes.
 
+    It needs onnxruntime, numpy and pillow, and has at most 20 lines.
+
     Args:
         manifest: a :class:`~factory.deployment.manifest.ModelManifest` as JSON values; only
             ``file``, ``inputs`` and ``metadata`` are used, and missing parts have neutral values.
         threads: threads of the chip the file was made for; the runtime's choice where None.
     """
     metadata = manifest.get("metadata") or {}
-    pre = metadata.get("preprocessing") or {}
     inputs = manifest.get("inputs") or [{"name": "image", "shape": [1, 3, 32, 32]}]
-    channels, height, width = list(inputs[0]["shape"])[1:4]
-    height, width = pre.get("size") or (height, width)
-    mean = list(pre.get("mean") or [0.0] * channels)
-    std = list(pre.get("std") or [1.0] * channels)
-    scale = pre.get("scale") or 1 / 255
-    scaling = "/ 255" if abs(scale * 255 - 1) < 1e-9 else f"* {scale!r}"
-    mode = "L" if channels == 1 else "RGB"
-    pixels = "np.asarray(picture, np.float32)" + ("[..., None]" if channels == 1 else "")
     lines = [
         "# pip install onnxruntime numpy pillow",
         "import json, sys",
         "import numpy as np, onnxruntime as ort",
-        "from PIL import Image",
+        "from PIL import Image, ImageOps",
         "",
         "options = ort.SessionOptions()",
     ]
     if threads:
         lines.append(f"options.intra_op_num_threads = {int(threads)}")
-    lines += [
+    lines.append(
         f"session = ort.InferenceSession({str(manifest.get('file', 'model.onnx'))!r}, options, "
-        'providers=["CPUExecutionProvider"])',
-        'names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])',
-        f'picture = Image.open(sys.argv[1]).convert("{mode}")'
-        f".resize(({int(width)}, {int(height)}), Image.Resampling.BILINEAR)",
-        f"pixels = {pixels} {scaling}",
-        f"pixels = (pixels - np.float32({_floats(mean)})) / np.float32({_floats(std)})",
-        f"(logits,) = session.run(None, {{{inputs[0]['name']!r}: "
-        "pixels.transpose(2, 0, 1)[None].astype(np.float32)})",
+        'providers=["CPUExecutionProvider"])'
+    )
+    lines.append('names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])')
+    inside = metadata.get("preprocessing_inside")
+    lines += _camera(inside) if isinstance(inside, Mapping) else _prepared(inputs, metadata)
+    lines += [
+        f"(logits,) = session.run(None, {{{inputs[0]['name']!r}: pixels}})",
         "print(names[int(logits.argmax())])",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _camera(inside: Mapping[str, Any]) -> list[str]:
+    """Pixels as a camera gives them; the graph does the rest."""
+    height, width = inside["camera"]
+    return [
+        'picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")',
+        f"picture = ImageOps.fit(picture, ({int(width)}, {int(height)}))  # as the camera sends it",
+        "pixels = np.asarray(picture, np.uint8)",
+    ]
+
+
+def _prepared(inputs: Any, metadata: Mapping[str, Any]) -> list[str]:
+    """The preprocessing written out."""
+    pre = metadata.get("preprocessing") or {}
+    channels, height, width = (int(side) for side in list(inputs[0]["shape"])[1:4])
+    height, width = (int(side) for side in pre.get("size") or (height, width))
+    mean = list(pre.get("mean") or [0.0] * channels)
+    std = list(pre.get("std") or [1.0] * channels)
+    scale = pre.get("scale") or 1 / 255
+    scaling = "/ 255" if abs(scale * 255 - 1) < 1e-9 else f"* {scale!r}"
+    mode = "L" if channels == 1 else "RGB"
+    order = "[..., None]" if channels == 1 else "[..., ::-1]" if pre.get("colour") == "BGR" else ""
+    return [
+        f'picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("{mode}")',
+        *_resized(pre.get("fit", "stretch"), height, width),
+        f"pixels = np.asarray(picture, np.float32){order} {scaling}",
+        f"pixels = (pixels - np.float32({_floats(mean)})) / np.float32({_floats(std)})",
+        "pixels = pixels.transpose(2, 0, 1)[None].astype(np.float32)",
+    ]
+
+
+def _resized(fit: str, height: int, width: int) -> list[str]:
+    """Stretched to the size, or scaled to cover it and cut in the middle."""
+    if fit != "cover":
+        return [f"picture = picture.resize(({width}, {height}), Image.Resampling.BILINEAR)"]
+    return [
+        f"scale = max({width} / picture.width, {height} / picture.height)",
+        f"size = max({width}, round(picture.width * scale)), "
+        f"max({height}, round(picture.height * scale))",
+        f"left, top = (size[0] - {width}) // 2, (size[1] - {height}) // 2",
+        "picture = picture.resize(size, Image.Resampling.BILINEAR)"
+        f".crop((left, top, left + {width}, top + {height}))",
+    ]
 
 
 def _floats(values: list[float]) -> str:

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from factory.core.registry import Registry
-from factory.devices.profile import DeviceProfile
+
+if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
+    from typing import Self
+
+    from factory.core.progress import Progress
+    from factory.devices.profile import DeviceProfile
+
+CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,18 @@ class Timing:
         """A failure with its reason, squeezed into one line."""
         return cls(status="failed", reason=" ".join(reason.split()) or "no reason given")
 
+    def placed_on(self, provider: str, cpu: str = CPU) -> Timing:
+        """This timing; a failure where no node ran on ``provider`` but all fell back to ``cpu``.
+
+        A missing backend or an unknown SoC only logs, and the session runs on the CPU while the
+        provider is still listed: so who ran the nodes is asked, never who was asked for.
+        """
+        ran = set(self.providers or {})
+        if not self.ok or provider == cpu or ran - {cpu}:
+            return self
+        who = "the CPU took the whole model" if ran else "the runtime does not say where it ran"
+        return Timing.failed(f"no node ran on {provider}: {who}")
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timing:
         """The timing that :meth:`to_dict` wrote."""
@@ -137,6 +156,13 @@ class Device(Protocol):
     ) -> None: ...
 
 
+def mirrored(device: Device, progress: Progress) -> Progress:
+    """``progress``, shown on the device too where that has a screen for it."""
+    mirror = getattr(device, "mirrored", None)
+    shown: Progress = mirror(progress) if mirror is not None else progress
+    return shown
+
+
 TRANSPORTS: Registry[Callable[[DeviceProfile], Device]] = Registry("transport")
 
 
@@ -153,11 +179,45 @@ def _open_local(profile: DeviceProfile) -> Device:
     return device
 
 
+@TRANSPORTS.register("agent")
+def _open_agent(profile: DeviceProfile) -> Device:
+    from factory.devices.agent import AgentDevice
+
+    return AgentDevice.connect(profile)
+
+
+@TRANSPORTS.register("adb")
+def _open_adb(profile: DeviceProfile) -> Device:
+    from factory.devices.adb import AdbDevice
+
+    return AdbDevice.connect(profile)
+
+
+@TRANSPORTS.register("ray")
+def _open_ray(profile: DeviceProfile) -> Device:
+    from factory.devices.ray_device import RayDevice
+
+    return RayDevice(profile)
+
+
 @TRANSPORTS.register("simulated")
 def _open_simulated(profile: DeviceProfile) -> Device:
     from factory.devices.simulated import SimulatedDevice
 
     return SimulatedDevice(profile)
+
+
+@TRANSPORTS.register("browser")
+def _open_browser(profile: DeviceProfile) -> Device:
+    from factory.devices.browser import BrowserDevice
+
+    device = BrowserDevice(profile)
+    try:
+        device.start()
+    except BaseException:
+        device.close()
+        raise
+    return device
 
 
 def open_device(profile: DeviceProfile) -> Device:

@@ -31,7 +31,9 @@ def write_frame(stream: BinaryIO, header: Mapping[str, Any], blobs: Sequence[byt
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], list[bytes]] | None:
+def read_frame(
+    stream: BinaryIO, longest_header: int = _LONGEST_HEADER
+) -> tuple[dict[str, Any], list[bytes]] | None:
     """The next frame; None at the end of the stream; BrokenFrame when it is cut or foreign."""
     start = stream.read(len(MAGIC) + 4)
     if not start:
@@ -39,13 +41,16 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], list[bytes]] | None:
     if len(start) < len(MAGIC) + 4 or not start.startswith(MAGIC):
         raise BrokenFrame(f"not a frame: {start!r}")
     (length,) = struct.unpack(">I", start[len(MAGIC) :])
-    if length > _LONGEST_HEADER:
+    if length > longest_header:
         raise BrokenFrame(f"a header of {length} bytes")
     try:
         header: dict[str, Any] = json.loads(_exactly(stream, length))
     except ValueError as error:
         raise BrokenFrame(str(error)) from None
-    return header, [_exactly(stream, size) for size in header.pop("blobs")]
+    sizes = header.pop("blobs", None) if isinstance(header, dict) else None
+    if not isinstance(sizes, list) or not all(type(n) is int and n >= 0 for n in sizes):
+        raise BrokenFrame("no lengths of the blobs")
+    return header, [_exactly(stream, size) for size in sizes]
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

@@ -13,19 +13,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.provenance import chip_fingerprint
+from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.environment import copy_worker, emulator, own_command
 from factory.devices.frames import pack_arrays, unpack_arrays
-from factory.devices.process import COMMAND, WorkerLost, WorkerProcess
-from factory.devices.profile import DeviceProfile
+from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
+
+if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
+    from typing import Self
+
+    from factory.devices.profile import DeviceProfile
 
 CHUNK_BYTES = 32 << 20
 EMPTY_RUN_PLAN = TimingPlan(min_runs=200, max_runs=200, min_time_ms=0.0, warmup_time_ms=5.0)
+# A graph that does nothing with one number: what a run costs by itself (Identity, opset 18).
+EMPTY_MODEL = bytes.fromhex(
+    "08093a3b0a100a017812017922084964656e746974791205656d7074795a0f0a0178120a0a08080112040a02"
+    "0801620f0a0179120a0a08080112040a02080142040a001012"
+)
 HOW_TO_GET = {
     "OpenVINOExecutionProvider": "install onnxruntime-openvino in an environment of its own",
     "QNNExecutionProvider": "install onnxruntime-qnn",
@@ -51,11 +61,22 @@ class LocalDevice:
     Args:
         profile: threads, execution provider and the rest.
         command: how the worker is started; tests put a misbehaving one here.
+        memory_limit_mb: memory that the worker may take beyond what it starts with; None: any.
+
+    Attributes:
+        watch: called while a request is waited for; what it raises ends the worker.
     """
 
-    def __init__(self, profile: DeviceProfile, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        command: Sequence[str] = COMMAND,
+        memory_limit_mb: int | None = None,
+    ) -> None:
         self.profile = profile
+        self.watch: Watch | None = None
         self._command = tuple(command)
+        self._memory_limit_mb = memory_limit_mb
         self._cores = allowed_cores()
         if profile.threads != "all":
             if profile.threads > len(self._cores):
@@ -75,10 +96,13 @@ class LocalDevice:
         """The worker, started and configured if it is not there; InputError if it cannot be."""
         if self._worker is not None and self._worker.alive:
             return self._worker
-        worker = WorkerProcess(self._command)
+        own = own_command(self.profile)
+        worker = WorkerProcess(own, copy_worker) if own else WorkerProcess(self._command)
+        options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,
             "provider_options": {k: str(v) for k, v in self.profile.provider_options.items()},
+            "provider_library": options.provider_library if options is not None else "",
             "threads": len(self._cores),
         }
         request = {
@@ -86,9 +110,11 @@ class LocalDevice:
             "config": config,
             "folder": worker.folder,
             "cores": self._cores if self.profile.pin else None,
+            "memory_limit_mb": self._memory_limit_mb,
         }
+        timeout_s = max(30.0, self.profile.timeout_s)
         try:
-            hello, _ = worker.request(request, timeout_s=max(30.0, self.profile.timeout_s))
+            hello, _ = worker.request(request, timeout_s=timeout_s, watch=self.watch)
         except WorkerLost as lost:
             raise InputError(
                 f"the runtime of device {self.profile.id!r} does not start",
@@ -96,6 +122,13 @@ class LocalDevice:
                 fix="run `factory doctor`",
             ) from None
         provider = self.profile.execution_provider
+        if hello["reply"] == "error":
+            worker.close()
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=hello["reason"],
+                fix="check [local] and provider_options of its profile",
+            )
         if provider not in hello["providers"]:
             worker.close()
             raise InputError(
@@ -116,9 +149,10 @@ class LocalDevice:
         """Facts about this chip, its runtime and its load now."""
         self.start()
         if self._empty_run_ms is None:
-            timing = self.time_many([_empty_model()], EMPTY_RUN_PLAN)[0]
+            timing = self.time_many([EMPTY_MODEL], EMPTY_RUN_PLAN)[0]
             self._empty_run_ms = round(timing.median_ms, 5) if timing.ok else 0.0
-        profile, notes = self.profile, []
+        profile, emulated = self.profile, emulator(self.profile)
+        notes = [emulated] if emulated else []
         if self._hello["pin_note"]:
             notes.append(self._hello["pin_note"])
         governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
@@ -133,7 +167,7 @@ class LocalDevice:
         return {
             "device": profile.id,
             "transport": profile.transport,
-            "simulated": False,
+            "simulated": bool(emulated),
             "fingerprint": {
                 "chip": chip_fingerprint() if local else profile.chip,
                 "runtime": profile.runtime,
@@ -143,6 +177,7 @@ class LocalDevice:
                 "threads": len(self._cores),
                 "precision": profile.precision,
             },
+            "machine": machine_id(),
             "pinned": profile.pin and not self._hello["pin_note"],
             "cores": self._cores,
             "providers_available": self._hello["providers"],
@@ -156,6 +191,8 @@ class LocalDevice:
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved; a crash or hang costs only the culprit its numbers."""
+        if emulated := emulator(self.profile):
+            return [Timing.failed(emulated) for _ in models]
         results: dict[int, Timing] = {}
         self._time_block(models, list(range(len(models))), plan, rounds, results)
         return [results[index] for index in range(len(models))]
@@ -189,7 +226,8 @@ class LocalDevice:
             return
         for index, timing in zip(indices, reply["timings"], strict=True):
             ok = timing["status"] == "ok"
-            results[index] = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
+            results[index] = made.placed_on(self.profile.execution_provider)
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""
@@ -231,13 +269,21 @@ class LocalDevice:
             fix="check the model with `factory inspect` and the inputs' names, types and shapes",
         )
 
+    def ask(self, command: str, model: bytes) -> tuple[dict[str, Any], list[bytes]]:
+        """What the worker answers to another command about one model ("place", "compile")."""
+        try:
+            return self._request({"command": command}, [model])
+        except WorkerLost as lost:
+            return {"reply": "error", "reason": lost.reason}, []
+
     def _request(
         self, header: Mapping[str, Any], blobs: Sequence[bytes]
     ) -> tuple[dict[str, Any], list[bytes]]:
         worker = self.start()
         if header["command"] == "time":
             self._loaded = ""  # the worker drops its session while the clock runs
-        reply = worker.request(header, blobs, timeout_s=self.profile.timeout_s)
+        timeout_s = self.profile.timeout_s
+        reply = worker.request(header, blobs, timeout_s=timeout_s, watch=self.watch)
         if reply[0]["reply"] == "error" and header["command"] == "time":
             raise RuntimeError(f"the worker failed: {reply[0]['reason']}")
         return reply
@@ -270,17 +316,3 @@ def _read(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text().strip()
     return ""
-
-
-def _empty_model() -> bytes:
-    """A graph that does nothing with one number: what a run costs by itself."""
-    from onnx import TensorProto, helper
-
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])], "empty", value[:1], value[1:]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    model.ir_version = 9
-    content: bytes = model.SerializeToString()
-    return content

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import importlib
 import json
 import math
 import os
@@ -60,10 +61,12 @@ def make_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = config["threads"]
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = config.get("log_severity", 4)
     if config["threads"] > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in config.get("session_entries", {}).items():
+        options.add_session_config_entry(key, value)
     if trace_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = trace_prefix
@@ -72,8 +75,26 @@ def make_session(
         prefix = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(f"{prefix}file_name", "weights.bin")
         options.add_session_config_entry(f"{prefix}min_size_in_bytes", "64")
+    if config.get("provider_library"):  # a plug-in is chosen by its devices, not by its name
+        name = config["execution_provider"]
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+        options.add_provider_for_devices(devices, config["provider_options"])
+        return ort.InferenceSession(model, options, enable_fallback=0)
     provider = (config["execution_provider"], config["provider_options"])
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+def register_plugin(name: str, library: str) -> list[str]:
+    """Load a plug-in execution provider; the providers that are there then.
+
+    ``library`` is the path of its library, or a Python package that has get_library_path().
+    """
+    path = library
+    if not library.endswith((".so", ".dll", ".dylib")):
+        path = importlib.import_module(library).get_library_path()
+    ort.register_execution_provider_library(name, path)
+    found = [*ort.get_available_providers(), *(device.ep_name for device in ort.get_ep_devices())]
+    return list(dict.fromkeys(found))
 
 
 class Candidate:
@@ -139,18 +160,25 @@ class Candidate:
 
     def result(self) -> dict[str, Any]:
         """Statistics over all samples, as fields of a Timing."""
-        samples_ms = np.asarray(self.samples_ns) / 1e6
-        p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
         return {
             "status": "ok",
-            "median_ms": float(median),
-            "p10_ms": float(p10),
-            "p90_ms": float(p90),
-            "min_ms": float(samples_ms.min()),
-            "runs": len(samples_ms),
+            **sample_statistics(self.samples_ns),
             "session_ms": self.session_ms,
             "providers": assigned_providers(self.session),
         }
+
+
+def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
+    """Median, tails, minimum and number of the samples, as fields of a Timing."""
+    samples_ms = np.asarray(samples_ns) / 1e6
+    p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
+    return {
+        "median_ms": float(median),
+        "p10_ms": float(p10),
+        "p90_ms": float(p90),
+        "min_ms": float(samples_ms.min()),
+        "runs": len(samples_ms),
+    }
 
 
 def random_input(
@@ -195,10 +223,6 @@ def trace_nodes(
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
     With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
-
-    The trace counts whole microseconds, cut off: half of one is added to each event, so that a
-    node of less than one is not free. The means are over the faster half of the runs, so that a
-    run which something else interrupted does not count, whichever node it hit.
     """
     with tempfile.TemporaryDirectory(dir=folder) as here:
         optimised = os.path.join(here, "optimised.onnx") if graph else None
@@ -210,6 +234,19 @@ def trace_nodes(
         candidate.run(TRACE_WARMUP_RUNS + runs)
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
+    return (*nodes_of_events(events, runs), content)
+
+
+def nodes_of_events(
+    events: Sequence[Mapping[str, Any]], runs: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Nodes with their share of the traced time, and that time in ms.
+
+    ``events`` is the runtime's trace of TRACE_WARMUP_RUNS + ``runs`` runs. It counts whole
+    microseconds, cut off: half of one is added to each event, so that a node of less than one is
+    not free. The means are over the faster half of the runs, so that a run which something else
+    interrupted does not count, whichever node it hit.
+    """
     taken_us: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -223,7 +260,7 @@ def trace_nodes(
         {"name": name, "op": op, "provider": provider, "share": mean_ms / total_ms}
         for (name, op, provider), mean_ms in means_ms.items()
     ]
-    return nodes, total_ms, content
+    return nodes, total_ms
 
 
 def _mean_ms(

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -25,6 +25,8 @@ from factory.devices.frames import BrokenFrame, read_frame, write_frame
 
 COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
 Frame = tuple[dict[str, Any], list[bytes]]
+Watch = Callable[[int | None, str], None]
+WATCH_EVERY_S = 0.5
 
 
 class WorkerLost(Exception):
@@ -38,7 +40,10 @@ class WorkerLost(Exception):
 class WorkerProcess:
     """One child process. A request that fails leaves it dead; make a new one then."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
+    ) -> None:
+        """``code`` copies the worker's source into the folder it is given (another Python)."""
         self.folder = tempfile.mkdtemp(prefix="factory-worker-")
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
@@ -49,7 +54,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env=_environment(),
+            env=_environment(None if code is None else code(Path(self.folder))),
             **options,
         )
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -63,21 +68,31 @@ class WorkerProcess:
         return self._finalizer.alive and self.process.poll() is None
 
     def request(
-        self, header: Mapping[str, Any], blobs: Sequence[bytes] = (), *, timeout_s: float
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes] = (),
+        *,
+        timeout_s: float,
+        watch: Watch | None = None,
     ) -> Frame:
         """Send a request and wait for its reply; ticks of life restart the clock.
 
+        ``watch(model, phase)`` is called at every tick, and while there is none.
         Raises WorkerLost when the child dies or is silent for ``timeout_s``. Whatever interrupts
         this ends the child: a late answer must not be taken for the next one.
         """
         try:
-            return self._exchange(header, blobs, timeout_s)
+            return self._exchange(header, blobs, timeout_s, watch)
         except BaseException:
             self.kill()
             raise
 
     def _exchange(
-        self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes],
+        timeout_s: float,
+        watch: Watch | None,
     ) -> Frame:
         silence = f"timed out after {timeout_s:g} s"
         if not self._send(header, blobs, timeout_s):
@@ -86,7 +101,7 @@ class WorkerProcess:
         phase = ""
         while True:
             try:
-                frame = self._frames.get(timeout=timeout_s)
+                frame = self._next(timeout_s, watch, suspect, phase)
             except queue.Empty:
                 while_ = f" while {phase}" if phase else ""
                 raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
@@ -97,6 +112,23 @@ class WorkerProcess:
             index = frame[0]["index"]
             if frame[0]["phase"] or index < 0:
                 suspect, phase = (index if index >= 0 else None), frame[0]["phase"]
+
+    def _next(
+        self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
+    ) -> Frame | None:
+        """The next frame; queue.Empty after ``timeout_s`` of silence."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if watch is not None:
+                watch(suspect, phase)
+            left_s = max(deadline - time.monotonic(), 0.0)
+            try:
+                return self._frames.get(
+                    timeout=left_s if watch is None else min(left_s, WATCH_EVERY_S)
+                )
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    raise
 
     def _send(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> bool:
         """Write the request; False when the child did not read it in time."""
@@ -154,9 +186,13 @@ class WorkerProcess:
         self._finalizer()
 
 
-def _environment() -> dict[str, str]:
-    """The parent's environment, in which the child finds this same package."""
+def _environment(code: Path | None) -> dict[str, str]:
+    """The parent's environment, in which the child finds this same package, or only ``code``."""
     environment = dict(os.environ)
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
+        environment.pop("PYTHONHOME", None)
+        return environment
     root = str(Path(__file__).resolve().parents[2])
     known = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")

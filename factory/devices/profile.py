@@ -15,6 +15,13 @@ import pydantic
 from factory.core.errors import InputError, nearest
 from factory.core.resources import find_resources
 from factory.core.validation import validate
+from factory.devices.adb_options import AdbOptions
+from factory.devices.agent_options import AgentOptions
+from factory.devices.browser_options import PROVIDERS as BROWSER_PROVIDERS
+from factory.devices.browser_options import RUNTIME as BROWSER_RUNTIME
+from factory.devices.browser_options import BrowserOptions
+from factory.devices.local_options import LocalOptions
+from factory.devices.ray_options import RayOptions
 
 OptionValue = str | int | float | bool
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
@@ -36,7 +43,7 @@ class DeviceProfile(pydantic.BaseModel):
         description='"local" for this machine, else the name of the chip.',
     )
     transport: str = pydantic.Field(default="local", description="How the chip is reached.")
-    runtime: Literal["onnxruntime"] = pydantic.Field(
+    runtime: Literal["onnxruntime", "ort-web"] = pydantic.Field(
         default="onnxruntime", description="What runs there."
     )
     execution_provider: str = pydantic.Field(
@@ -61,6 +68,40 @@ class DeviceProfile(pydantic.BaseModel):
         default=60.0, gt=0, le=3600, description="Silence after which a measurement counts as hung."
     )
     notes: str = pydantic.Field(default="", description="Anything a person should know.")
+    local: LocalOptions | None = pydantic.Field(
+        default=None, description="Where the local transport's runtime comes from."
+    )
+    agent: AgentOptions | None = pydantic.Field(
+        default=None, description='Where the device agent listens (transport "agent").'
+    )
+    adb: AdbOptions | None = pydantic.Field(
+        default=None, description='Which Android phone, and its runner (transport "adb").'
+    )
+    ray: RayOptions | None = pydantic.Field(
+        default=None, description='Which node of a Ray cluster (transport "ray").'
+    )
+    browser: BrowserOptions | None = pydantic.Field(
+        default=None, description="Options of the browser transport."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> DeviceProfile:
+        in_browser = self.transport == "browser"
+        if in_browser != (self.runtime == BROWSER_RUNTIME):
+            raise ValueError(
+                f'runtime "{BROWSER_RUNTIME}" and transport "browser" belong together: '
+                "times in a browser are not those of a native runtime"
+            )
+        if self.browser is not None and not in_browser:
+            raise ValueError('[browser] needs transport = "browser"')
+        if self.local is not None and self.transport != "local":
+            raise ValueError('[local] needs transport = "local"')
+        if in_browser and self.execution_provider not in BROWSER_PROVIDERS:
+            known = ", ".join(BROWSER_PROVIDERS)
+            raise ValueError(f"in a browser execution_provider is one of {known}")
+        if in_browser and self.chip == "local":
+            raise ValueError('in a browser chip is "any" or what the page calls its device')
+        return self
 
     @property
     def dtype(self) -> str:
@@ -93,6 +134,19 @@ def load_profile(id_or_path: str | Path) -> DeviceProfile:
             fix=f"rename the file to {profile.id}.toml or set id = {path.stem!r}",
         )
     return profile
+
+
+def with_patience(profile: DeviceProfile, most_s: float) -> DeviceProfile:
+    """The same device, waited for ``most_s`` at most where it is away, hot or busy."""
+    changes = {}
+    for name, options in (("agent", profile.agent), ("adb", profile.adb)):
+        if options is not None:
+            waits = [
+                key for key in type(options).model_fields if key.endswith(("patience_s", "wait_s"))
+            ]
+            shorter = {key: min(getattr(options, key), most_s) for key in waits}
+            changes[name] = options.model_copy(update=shorter)
+    return profile.model_copy(update=changes)
 
 
 def _find(id_or_path: str | Path) -> Path:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
-from factory.devices import measure
+from factory.devices import measure, placing
 from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
 
 TICK_EVERY_S = 0.5
@@ -62,11 +62,16 @@ class Worker:
         self.config = header["config"]
         self.folder = header["folder"]
         note = pin(header["cores"])
+        limit_memory(header.get("memory_limit_mb"))
         ort.set_default_logger_severity(4)
+        providers = ort.get_available_providers()
+        if self.config.get("provider_library"):
+            name = self.config["execution_provider"]
+            providers = measure.register_plugin(name, self.config["provider_library"])
         facts = {
             "runtime_version": ort.__version__,
             "python": sys.version.split()[0],
-            "providers": ort.get_available_providers(),
+            "providers": providers,
             "pin_note": note,
             "pid": os.getpid(),
         }
@@ -79,6 +84,17 @@ class Worker:
             blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
         )
         return {"reply": "timings", "timings": results}, []
+
+    def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Which node of a model runs where."""
+        self.tick(0, "making the session")
+        return {"reply": "placed", **placing.place(blobs[0], self.config, self.folder)}, []
+
+    def do_compile(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """A model compiled ahead for the SoC that the provider's options name."""
+        self.tick(0, "compiling")
+        content = placing.compile_context(blobs[0], self.config, self.folder)
+        return {"reply": "compiled"}, [content]
 
     def do_run(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Outputs of a model for named inputs."""
@@ -130,6 +146,22 @@ def pin(cores: list[int] | None) -> str:
     except OSError as error:
         return f"pinning to cores {cores} failed: {error.strerror}"
     return ""
+
+
+def limit_memory(limit_mb: int | None) -> None:
+    """Let this process grow by ``limit_mb`` at most, where the system can hold it to that."""
+    if limit_mb is None:
+        return
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            in_use = int(stream.read().split()[0]) * resource.getpagesize()
+        limit = in_use + (limit_mb << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError):
+        return
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """OpGraph: a network as a list of operators with static shapes, and the builder of such graphs.
 
-BatchNorm is never a node of a built graph: it is folded into its convolution, which keeps count
-of its parameters and elements. Activations are separate nodes until the graph is canonicalised.
+A BatchNorm after a convolution is never a node of a built graph: it is folded into the convolution,
+which keeps count of its parameters and elements. Activations are separate nodes until the graph is
+canonicalised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from factory.core.errors import InputError
 from factory.graph.kernel import COMMUTATIVE, Kernel
@@ -128,6 +129,19 @@ class GraphBuilder:
         )
         params = elements(weight) + bias * out_channels + bn * 2 * out_channels
         return self._add("Conv", (x,), attrs, weight, weight_id, params, bn=bn)
+
+    def batch_norm(self, x: str) -> str:
+        """A BatchNorm of its own; folded where ``x`` is a convolution that nobody else reads."""
+        shape = self._shapes[x]
+        params = 2 * shape[1]
+        read = any(x in node.inputs for node in self._nodes)
+        for index, node in enumerate(self._nodes):
+            if node.output == x and node.op == "Conv" and not read:
+                self._nodes[index] = replace(
+                    node, params=node.params + params, bn_elements=elements(shape)
+                )
+                return x
+        return self._add("BatchNormalization", (x,), (), (shape[1],), None, params, bn=True)
 
     def relu(self, x: str) -> str:
         """max(x, 0)."""

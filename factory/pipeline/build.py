@@ -47,6 +47,8 @@ def run_build(
         BudgetError: a budget that no network of the space can meet.
     """
     ctx = BuildContext(recipe, RunFolder(out), progress)
+    if until not in ("profile", "fit"):
+        ctx.search_space()  # a space that cannot be searched is told before anything is measured
     with locked(out):
         going_on = ctx.folder.claim(recipe.as_dict(), seed=recipe.seed)
         progress.message(f"{'going on in' if going_on else 'building into'} {out}")

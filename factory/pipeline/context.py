@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from factory.devices.profile import DeviceProfile, load_profile
 from factory.pipeline.recipe import NO_LATENCY, Recipe, TierSection
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import RunFolder
+from factory.spaces.base import SearchSpace
 from factory.spaces.cell_space import CellSpace
-from factory.spaces.config import SpaceConfig
+from factory.spaces.config import SpaceConfig, Spec, space_of
 from factory.spaces.network_spec import NetworkSpec
 
 if TYPE_CHECKING:
@@ -75,12 +77,12 @@ class BuildContext:
         """The device profile of a tier."""
         return self.devices[self._device_of[tier.name]]
 
-    def spec(self, tier: TierSection | None) -> NetworkSpec:
+    def spec(self, tier: TierSection | None) -> Spec:
         """The size of a tier's network; of the recipe's own `[space]` for None."""
         space = self.recipe.space if tier is None else self.recipe.tier_space(tier)
         return self._spec(space)
 
-    def search_spec(self) -> NetworkSpec:
+    def search_spec(self) -> Spec:
         """The size of the network in which the search runs."""
         search = self.recipe.search
         return self._spec(
@@ -89,14 +91,26 @@ class BuildContext:
             )
         )
 
-    def _spec(self, space: SpaceConfig) -> NetworkSpec:
-        return space.network_spec(self.recipe.data.image_shape, self.num_classes)
+    def search_space(self) -> CellSpace:
+        """The space of the differentiable search; InputError where it cannot run on it."""
+        spec = self.search_spec()
+        if not isinstance(spec, NetworkSpec):
+            raise InputError(
+                "the differentiable search runs on the cell space, not on "
+                f"{self.recipe.space.kind!r}",
+                where="[space] kind of the recipe",
+                fix="factory search RECIPE --strategy evolution",
+            )
+        return CellSpace(spec)
 
-    def space(self, tier: TierSection | None) -> CellSpace:
+    def _spec(self, space: SpaceConfig) -> Spec:
+        return space.spec(self.recipe.data.image_shape, self.num_classes)
+
+    def space(self, tier: TierSection | None) -> SearchSpace[Any]:
         """The space at a tier's size."""
-        return CellSpace(self.spec(tier))
+        return space_of(self.spec(tier))
 
-    def specs_on(self, device_id: str) -> list[NetworkSpec]:
+    def specs_on(self, device_id: str) -> list[Spec]:
         """The distinct network sizes that are deployed or compared on a device."""
         tiers = [tier for tier in self.recipe.tiers if self._device_of[tier.name] == device_id]
         specs = [self.spec(tier) for tier in tiers]
@@ -114,7 +128,7 @@ class BuildContext:
         resolved = self.recipe.as_dict()
         return fingerprint({name: resolved[name] for name in sections})
 
-    def spec_hash(self, spec: NetworkSpec) -> str:
+    def spec_hash(self, spec: Spec) -> str:
         """Hash of a network size."""
         return fingerprint(spec_dict(spec))
 
@@ -124,16 +138,9 @@ class BuildContext:
         return [*names, NO_LATENCY] if self.recipe.budget.baseline else names
 
 
-def spec_dict(spec: NetworkSpec) -> dict[str, Any]:
+def spec_dict(spec: Spec) -> dict[str, Any]:
     """A network size as plain values."""
-    return {
-        "channels": spec.channels,
-        "layers": spec.layers,
-        "stem": spec.stem,
-        "stem_multiplier": spec.stem_multiplier,
-        "input_shape": list(spec.input_shape),
-        "num_classes": spec.num_classes,
-    }
+    return dataclasses.asdict(spec)
 
 
 def default_out(recipe: Recipe) -> Path:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from factory.core.errors import unknown_name
 from factory.core.progress import SILENT, Progress
-from factory.devices.base import Device
+from factory.devices.base import Device, mirrored
 from factory.graph.canonical import canonicalise
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.profiling.profiler import profile_kernels, profile_networks
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
-from factory.spaces.cell_space import CellSpace
-from factory.spaces.genotype import Genotype
-from factory.spaces.network_spec import NetworkSpec
+from factory.spaces.base import SearchSpace
+from factory.spaces.config import Spec, space_of
+
+A = TypeVar("A")  # architecture of a space
 
 EFFORTS = {
     # The networks are traced too: what that takes is saved on each kernel alone.
@@ -41,13 +43,13 @@ def effort_settings(effort: str) -> ProfileSettings:
     return EFFORTS[effort]
 
 
-def kernels_of(specs: Sequence[NetworkSpec], dtype: str) -> list[Kernel]:
+def kernels_of(specs: Sequence[Spec], dtype: str) -> list[Kernel]:
     """Every kernel that some network of these sizes runs, each once, sorted."""
-    found = {kernel for spec in specs for kernel in CellSpace(spec).all_kernels(dtype)}
+    found = {kernel for spec in specs for kernel in space_of(spec).all_kernels(dtype)}
     return sorted(found)
 
 
-def spread_genotypes(space: CellSpace, count: int, pool: int, seed: int) -> list[Genotype]:
+def spread_genotypes(space: SearchSpace[A], count: int, pool: int, seed: int) -> list[A]:
     """``count`` random genotypes, spread evenly over the MACs of a random ``pool``.
 
     MACs stand for the latency here: nothing is measured yet, and the choice must be the same when
@@ -64,7 +66,7 @@ def spread_genotypes(space: CellSpace, count: int, pool: int, seed: int) -> list
 
 
 def random_networks(
-    specs: Sequence[NetworkSpec], dtype: str, count: int, pool: int, seed: int
+    specs: Sequence[Spec], dtype: str, count: int, pool: int, seed: int
 ) -> list[tuple[Counter[Kernel], bytes]]:
     """Random networks of each size, ``count`` in all, as kernel counts and ONNX bytes."""
     networks = []
@@ -72,14 +74,14 @@ def random_networks(
         share = count // len(specs) + (number < count % len(specs))
         if not share:
             continue
-        space = CellSpace(spec)
+        space = space_of(spec)
         for index, genotype in enumerate(spread_genotypes(space, share, pool, seed + number)):
             networks.append(network_bytes(space, genotype, dtype, seed + index))
     return networks
 
 
 def network_bytes(
-    space: CellSpace, genotype: Genotype, dtype: str, seed: int = 0
+    space: SearchSpace[A], genotype: A, dtype: str, seed: int = 0
 ) -> tuple[Counter[Kernel], bytes]:
     """Kernel counts of a network and its ONNX file with random weights."""
     model = to_onnx(canonicalise(space.lower(genotype)), dtype, seed)
@@ -108,7 +110,7 @@ class Measured:
 def measure_chip(
     device: Device,
     table: LatencyTable,
-    specs: Sequence[NetworkSpec],
+    specs: Sequence[Spec],
     *,
     networks: int,
     pool: int,
@@ -118,6 +120,7 @@ def measure_chip(
 ) -> Measured:
     """Measure what the table does not hold yet; a killed call goes on when called again."""
     settings = effort_settings(effort)
+    progress = mirrored(device, progress)
     dtype = device.profile.dtype
     kernels = profile_kernels(device, kernels_of(specs, dtype), table, settings, progress)
     samples = random_networks(specs, dtype, networks, pool, seed)

@@ -83,6 +83,9 @@ class BudgetSection(Section):
     max_parity_difference: float = Field(
         1e-3, gt=0, le=0.1, description="Largest relative difference between PyTorch and ONNX."
     )
+    max_int8_drop_points: float = Field(
+        1.0, ge=0, le=100, description="Accuracy that int8 may lose against fp32, in points."
+    )
     baseline: bool = Field(
         True, description=f"Also search {NO_LATENCY!r}: the same search without a latency term."
     )
@@ -104,6 +107,9 @@ class TierSection(Section):
     )
     max_macs: float | None = Field(
         None, ge=1, le=MAX_MACS_LIMIT, description="Budget of multiply-adds (MACs)."
+    )
+    max_params: float | None = Field(
+        None, ge=1, le=1e12, description="Budget of trainable parameters."
     )
     min_accuracy: float | None = Field(
         None, gt=0, le=1, description="The verdict fails below this test accuracy (0 to 1)."

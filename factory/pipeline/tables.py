@@ -8,6 +8,7 @@ from factory.core.errors import InputError
 from factory.core.files import sha256_file
 from factory.core.provenance import chip_fingerprint, package_version
 from factory.core.resources import user_home
+from factory.devices.browser_options import ANY_CHIP
 from factory.devices.profile import DeviceProfile
 from factory.latency.predictor import LatencyPredictor
 from factory.profiling.table import LatencyTable, find_tables
@@ -53,8 +54,9 @@ def mismatch(table: LatencyTable, profile: DeviceProfile) -> str:
     }
     if profile.chip == "local":
         expected["chip"] = chip_fingerprint()
-        expected["runtime_version"] = package_version("onnxruntime")
-    else:
+        if profile.local is None or not profile.local.interpreter:  # else: of another environment
+            expected["runtime_version"] = package_version("onnxruntime")
+    elif profile.chip != ANY_CHIP:
         expected["chip"] = profile.chip
     if profile.threads != "all":
         expected["threads"] = profile.threads

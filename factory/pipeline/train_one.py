@@ -26,15 +26,15 @@ def train_one(
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Train ``genotype`` into ``out`` (default runs/<recipe>-<genotype>); resumable."""
-    chosen = find_genotype(genotype)
-    spec = recipe.space.network_spec(recipe.data.image_shape, count_classes(recipe.data))
-    counts = CellSpace(spec).counts(chosen)
+    space = recipe.space.space(recipe.data.image_shape, count_classes(recipe.data))
+    chosen = find_genotype(genotype) if isinstance(space, CellSpace) else space.load(genotype)
+    counts = space.counts(chosen)
     folder = Path(out) if out else Path("runs") / f"{recipe.name}-{Path(genotype).stem}"
     answer: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run": str(folder),
         "passed": True,
-        "genotype": chosen.to_dict(),
+        "genotype": space.to_dict(chosen),
         "params": counts.params,
         "macs": counts.macs,
         "tiers": [],
@@ -48,11 +48,11 @@ def train_one(
 
     with locked(folder):
         data = load_data(recipe.data, recipe.seed, progress)
-        network = make_network(chosen, spec, recipe.training, recipe.seed)
+        network = make_network(chosen, space.spec, recipe.training, recipe.seed)
         result = train_network(
             network, data, recipe.training, folder, progress, recipe.seed, label=f"train {genotype}"
         )
-        chosen.save(folder / "genotype.json")
+        write_json(folder / "genotype.json", space.to_dict(chosen))
         record = {"recipe": recipe.as_dict(), "provenance": provenance()}
         write_json(folder / "trained.json", {"schema_version": SCHEMA_VERSION, **record})
     tier = {

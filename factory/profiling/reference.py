@@ -7,9 +7,14 @@ reference rows of two tables of one chip can be compared.
 from __future__ import annotations
 
 import functools
+import statistics
+from typing import TYPE_CHECKING
 
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder, OpGraph
+
+if TYPE_CHECKING:
+    from factory.profiling.table import LatencyTable
 
 KEY = "reference"
 
@@ -33,3 +38,9 @@ def reference_model(dtype: str) -> bytes:
     """The reference network as an ONNX model in "f32" or "i8"."""
     content: bytes = to_onnx(reference_graph(), dtype, seed=0).SerializeToString()
     return content
+
+
+def usual_reference_ms(table: LatencyTable) -> float | None:
+    """What the reference model took while the table was measured, in ms: the median of its rows."""
+    found = [row.median_ms for row in table.rows("reference") if row.ok]
+    return statistics.median(found) if found else None

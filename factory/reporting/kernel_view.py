@@ -38,7 +38,7 @@ def kernel_rows(kernels: Any) -> Json:
         if share is None:
             continue
         text = str(entry.get("kernel", ""))
-        label, detail, kind = _readable(text)
+        label, detail, kind = readable(text)
         rows.append(
             {
                 "text": text,
@@ -81,7 +81,7 @@ def node_rows(nodes: Any) -> list[Json]:
     return [{"op": op, "share": share, "count": int(count)} for op, (share, count) in ordered]
 
 
-def _readable(text: str) -> tuple[str, str, str]:
+def readable(text: str) -> tuple[str, str, str]:
     """Label, detail and kind of a kernel's text; the text itself where it is no kernel."""
     try:
         kernel = Kernel.parse(text)

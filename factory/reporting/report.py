@@ -57,6 +57,9 @@ def render_report(run: RunArtefacts, summary: Json) -> str:
         accuracy_plot=_markup(figures.accuracy_latency(summary["tiers"])),
         training_plots=[Markup(plot) for plot in figures.training_curves(run)],
         devices=_devices(run),
+        comparison="comparison.html"
+        if (run.root / "07-report" / "comparison.html").is_file()
+        else None,
         recipe=mapping(run.record.get("recipe")),
         folder=run.root.resolve().name,
     )
@@ -82,7 +85,14 @@ def _tier_view(run: RunArtefacts, tier: TierArtefacts, row: Json, index: int) ->
         if tier.manifest
         else None,
         "manifest": tier.manifest,
+        "certificate": _certificate(run, tier.name),
     }
+
+
+def _certificate(run: RunArtefacts, tier: str) -> str | None:
+    """Link to the tier's certificate page, where there is one."""
+    name = f"certificates/{tier}.html"
+    return name if (run.root / "07-report" / name).is_file() else None
 
 
 def _baseline_view(run: RunArtefacts) -> Json | None:

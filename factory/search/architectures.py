@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from factory.core.errors import InputError
@@ -24,16 +25,23 @@ from factory.core.files import read_json, write_json
 from factory.core.progress import SILENT, Progress
 from factory.data.image_data import ImageData
 from factory.search import checkpoint, diagnostics
+from factory.search.axes import AXES
 from factory.search.bilevel import Bilevel
+from factory.search.budget import Budgets
 from factory.search.config import SearchConfig
 from factory.search.costs import CostModel, CostTerm
 from factory.search.derive import discretise, log_scores, repair
 from factory.search.feasibility import check_feasible
+from factory.search.front import derive_front
+from factory.search.relaxation import marginals
+from factory.search.result import SearchResult
 from factory.spaces.cell_space import CellSpace
-from factory.spaces.genotype import CELL_TYPES, Genotype
+from factory.spaces.genotype import CELL_TYPES
 
-SCHEMA_VERSION = 1
+__all__ = ["SearchResult", "TierBudget", "continue_with_tighter", "search_architectures"]
+
 WARM_UP = "_warm-up"
+NOT_IN_RESULT = {"checkpoint_seconds", "checkpoint_steps", "tensorboard", "seeds", "preset"}
 
 
 @dataclass(frozen=True)
@@ -42,56 +50,6 @@ class TierBudget:
 
     name: str
     costs: list[CostTerm] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The architecture of one tier and how it came about.
-
-    Attributes:
-        discretised: what alpha and beta gave before any repair.
-        repaired: it was over a limit and has been exchanged for ``genotype``.
-        expected: expected costs at the end; predicted: exact costs of ``genotype``.
-        smallest: the smallest cost that the space reaches, for every limited term.
-        alphas: {"alpha": {cell type: [14][8]}, "beta": {cell type: [14]}}.
-        history: path of history.jsonl.
-    """
-
-    tier: str
-    genotype: Genotype
-    discretised: Genotype
-    repaired: bool
-    expected: dict[str, float]
-    predicted: dict[str, float]
-    limits: dict[str, float]
-    multipliers: dict[str, float]
-    smallest: dict[str, float]
-    skip_share: float
-    entropy: float
-    steps: int
-    alphas: dict[str, Any]
-    history: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["genotype"] = self.genotype.to_dict()
-        values["discretised"] = self.discretised.to_dict()
-        values["history"] = self.history.name
-        return {"schema_version": SCHEMA_VERSION, **values}
-
-    @classmethod
-    def load(cls, folder: Path) -> SearchResult:
-        """Read search.json of a tier's folder."""
-        path = folder / "search.json"
-        values = read_json(path, "search result")
-        if values.pop("schema_version", None) != SCHEMA_VERSION:
-            raise InputError(f"{path} is of another schema version", fix="search again")
-        values.pop("fingerprint", None)
-        values["genotype"] = Genotype.from_dict(values["genotype"], str(path))
-        values["discretised"] = Genotype.from_dict(values["discretised"], str(path))
-        values["history"] = folder / values["history"]
-        return cls(**values)
 
 
 def search_architectures(
@@ -139,22 +97,27 @@ def search_architectures(
         for tier in tiers:
             if tier.name not in results:
                 folder, mark = out_dir / tier.name, marks[tier.name]
-                budgets = bilevel.run(
+                outcome = bilevel.run(
                     bilevel.schedule.total_steps,
                     folder,
                     f"search {tier.name}",
                     mark,
                     tier.costs,
                     progress,
-                    weights_only=False,
                     start=start,
                 )
-                multipliers = budgets.multipliers
-                result = _result(
-                    tier, bilevel.arch.values(), cfg, folder, smallest[tier.name], multipliers,
-                    budgets.expected(bilevel.arch.marginals()), bilevel.step,
-                )  # fmt: skip
-                results[tier.name] = _write(result, folder, mark)
+                ended = Ended(
+                    outcome.values, outcome.budgets.multipliers, outcome.stopped, bilevel.step
+                )
+                result = _result(tier, ended, cfg, folder, smallest[tier.name], seed)
+                if bilevel.world.is_main:
+                    _write(result, folder, mark)
+                if result.activations is not None:
+                    progress.message(
+                        f"{tier.name}: the network that ships has ReLUs; the activations that the "
+                        "search found are in search.json"
+                    )
+                results[tier.name] = result
     finally:
         bilevel.close()
     return {tier.name: results[tier.name] for tier in tiers}
@@ -169,7 +132,6 @@ def continue_with_tighter(
     space: CellSpace | None = None,
     data: ImageData | None = None,
     progress: Progress = SILENT,
-    seed: int = 0,
 ) -> SearchResult:
     """Derive a finished tier again under other limits, without training it anew.
 
@@ -182,8 +144,8 @@ def continue_with_tighter(
     before = SearchResult.load(tier_dir)
     smallest = check_feasible(costs, cfg.max_skips, where=f"tier {before.tier!r}")
     tier = TierBudget(before.tier, list(costs))
-    values, multipliers, expected = before.alphas, before.multipliers, before.expected
-    steps, folder = before.steps, tier_dir
+    outcome = Ended(before.alphas, before.multipliers, before.stopped, before.steps)
+    folder = tier_dir
     own_mark = read_json(tier_dir / "search.json").get("fingerprint", "")
     if extra_epochs:
         if space is None or data is None:
@@ -194,25 +156,22 @@ def continue_with_tighter(
         tensors, state = found
         mark = _tier_fingerprint(own_mark + str(extra_epochs), costs)
         folder = tier_dir / f"round-{mark[:8]}"
-        bilevel = Bilevel(space.spec, data, cfg, seed)
+        bilevel = Bilevel(space.spec, data, cfg, before.seed)
         try:
-            budgets = bilevel.run(
+            ran = bilevel.run(
                 state["step"] + extra_epochs * bilevel.schedule.steps_per_epoch,
                 folder,
                 f"search on {tier.name}",
                 mark,
                 costs,
                 progress,
-                weights_only=False,
                 start=(state["step"], tensors, before.history.read_bytes()),
                 lr_floor=0.05 * cfg.weight_lr,
             )
-            values, multipliers = bilevel.arch.values(), budgets.multipliers
-            expected = budgets.expected(bilevel.arch.marginals())
-            steps = bilevel.step
+            outcome = Ended(ran.values, ran.budgets.multipliers, ran.stopped, bilevel.step)
         finally:
             bilevel.close()
-    result = _result(tier, values, cfg, folder, smallest, multipliers, expected, steps)
+    result = _result(tier, outcome, cfg, folder, smallest, before.seed)
     if folder != tier_dir:
         result.genotype.save(folder / "genotype.json")
         # the tier's own search stays what later rounds start from
@@ -229,42 +188,78 @@ def _warm_up(
     folder = out_dir / WARM_UP
     if not end:
         return 0, {k: v.detach().clone() for k, v in bilevel.tensors().items()}, b""
-    bilevel.run(
-        end, folder, "warm-up", fingerprint, [], progress, weights_only=True, start=(0, {}, b"")
-    )
+    bilevel.run(end, folder, "warm-up", fingerprint, [], progress, start=(0, {}, b""))
     tensors = {k: v.detach().clone() for k, v in bilevel.tensors().items()}
     return end, tensors, (folder / "history.jsonl").read_bytes()
 
 
+@dataclass(frozen=True)
+class Ended:
+    """Where a search ended: its parameters, its multipliers, why early, and after which step."""
+
+    values: dict[str, Any]
+    multipliers: dict[str, float]
+    stopped: str | None
+    steps: int
+
+
 def _result(
     tier: TierBudget,
-    values: dict[str, Any],
+    ended: Ended,
     cfg: SearchConfig,
     folder: Path,
     smallest: dict[str, float],
-    multipliers: dict[str, float],
-    expected: dict[str, float],
-    steps: int,
+    seed: int,
 ) -> SearchResult:
+    values = ended.values
     scores = log_scores(values["alpha"], values["beta"])
     genotype, repaired = repair(scores, tier.costs, cfg.max_skips)
     model = CostModel(tier.costs)
+    history = folder / "history.jsonl"
+    last = _last_epoch(history)
+    gamma = values.get("gamma")
     return SearchResult(
         tier=tier.name,
         genotype=genotype,
         discretised=discretise(scores, cfg.max_skips),
         repaired=repaired,
-        expected=expected,
+        expected=_expected(tier.costs, values),
         predicted=diagnostics.derived_costs(model, genotype),
         limits={t.name: float(t.limit) for t in tier.costs if t.limit is not None},
-        multipliers=dict(multipliers),
+        multipliers=dict(ended.multipliers),
         smallest=smallest,
         skip_share=diagnostics.skip_share(genotype),
         entropy=diagnostics.entropy(values["alpha"]),
-        steps=steps,
+        steps=ended.steps,
         alphas=values,
-        history=folder / "history.jsonl",
+        history=history,
+        seed=seed,
+        method={"preset": cfg.preset, **{axis: getattr(cfg, axis) for axis in AXES}},
+        skip_share_by_cell=diagnostics.skip_share_by_cell(discretise(scores)),
+        derived_loss=last.get("derived_loss"),
+        gap=last.get("gap"),
+        activations=None
+        if gamma is None
+        else {name: [cfg.activations[int(np.argmax(g))] for g in gamma[name]] for name in gamma},
+        stopped=ended.stopped,
+        front=derive_front(scores, tier.costs, cfg.front, cfg.max_skips),
     )
+
+
+def _expected(costs: Sequence[CostTerm], values: dict[str, Any]) -> dict[str, float]:
+    q = {
+        name: marginals(torch.tensor(values["alpha"][name]), torch.tensor(values["beta"][name]))
+        for name in CELL_TYPES
+    }
+    return Budgets(costs, 1.0, 1.0).expected(q)
+
+
+def _last_epoch(history: Path) -> dict[str, Any]:
+    """The last line that an epoch's end wrote; empty without one."""
+    if not history.exists():
+        return {}
+    rows = checkpoint.History(history).rows()
+    return next((row for row in reversed(rows) if "gap" in row), {})
 
 
 def _write(result: SearchResult, folder: Path, fingerprint: str) -> SearchResult:
@@ -293,7 +288,7 @@ def _hash(value: Any, *arrays: np.ndarray) -> str:
 
 
 def _fingerprint(space: CellSpace, data: ImageData, cfg: SearchConfig, seed: int) -> str:
-    settings = cfg.model_dump(mode="json", exclude={"checkpoint_seconds", "checkpoint_steps"})
+    settings = cfg.model_dump(mode="json", exclude=NOT_IN_RESULT)
     about_data = [data.name, len(data.train), list(data.class_names), list(data.mean)]
     return _hash([settings, dataclasses.astuple(space.spec), about_data, seed])
 

@@ -14,7 +14,6 @@ misses the target.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,10 @@ import torch
 from torch import Tensor
 
 from factory.latency.differentiable import ExpectedCost
-from factory.search.costs import CostTerm
+from factory.search.axes import LATENCY_COSTS
+from factory.search.config import SearchConfig
+from factory.search.costs import Cost, CostTerm
+from factory.search.gradient import norm as _norm
 
 MAX_EXCESS = 0.5  # of one update
 DECAY = 0.9  # of the running gradient norms
@@ -31,14 +33,52 @@ DECAY = 0.9  # of the running gradient norms
 class Budgets:
     """The cost terms of one tier: their gradient, their multipliers."""
 
-    def __init__(self, terms: Sequence[CostTerm], rate: float, largest: float) -> None:
+    def __init__(
+        self,
+        terms: Sequence[CostTerm],
+        rate: float,
+        largest: float,
+        costs: Sequence[Cost] | None = None,
+    ) -> None:
         self.terms = list(terms)
         self.rate, self.largest = rate, largest
-        self.costs = [ExpectedCost(t.weights, t.constant, t.presence) for t in terms]
+        self.costs: list[Cost] = (
+            [ExpectedCost(t.weights, t.constant, t.presence) for t in terms]
+            if costs is None
+            else list(costs)
+        )
         self.limited = [t.name for t in terms if t.limit is not None]
         self.multipliers = dict.fromkeys(self.limited, 0.0)
         self.task_norm: float | None = None
         self.cost_norms: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, terms: Sequence[CostTerm], cfg: SearchConfig, seed: int) -> Budgets:
+        """As the settings say: latency by ``latency_cost``, everything else exactly.
+
+        With latency_cost = "none" latency is only observed; its limit is kept when the network is
+        derived.
+        """
+        used: list[CostTerm] = []
+        costs: list[Cost] = []
+        for term in terms:
+            how = cfg.latency_cost if term.unit == "ms" else "additive"
+            cost = LATENCY_COSTS.get(how).load()(term, cfg, seed)
+            if cost is None:
+                term, cost = (
+                    term.with_limit(None),
+                    ExpectedCost(term.weights, term.constant, term.presence),
+                )
+            used.append(term)
+            costs.append(cost)
+        return cls(used, cfg.multiplier_lr, cfg.multiplier_max, costs)
+
+    def at(self, step: int) -> None:
+        """Tell the costs that sample which step it is."""
+        for cost in self.costs:
+            tell = getattr(cost, "at", None)
+            if tell is not None:
+                tell(step)
 
     def expected(self, q: Mapping[str, Tensor]) -> dict[str, float]:
         """Expected cost of every term."""
@@ -114,10 +154,6 @@ class Budgets:
         self.multipliers = {name: float(state["multipliers"][name]) for name in self.limited}
         self.task_norm = state["task_norm"]
         self.cost_norms = dict(state["cost_norms"])
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
 def _running(old: float | None, new: float) -> float:

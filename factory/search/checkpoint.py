@@ -50,6 +50,15 @@ def load(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, values
 
 
+def step_of(path: Path) -> int | None:
+    """The step that the checkpoint at ``path`` was taken after; None where there is none."""
+    try:
+        with safe_open(str(path), "pt") as stream:
+            return int(json.loads((stream.metadata() or {})["state"])["step"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+
+
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], prefix: str
 ) -> dict[str, Tensor]:
@@ -79,14 +88,16 @@ def load_optimizer(
 
 
 class History:
-    """A JSONL file that knows its length in bytes."""
+    """A JSONL file that knows its length in bytes; with ``write`` false nothing is written."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, write: bool = True) -> None:
+        self.path, self.write = path, write
         self._stream: IO[bytes] | None = None
 
     def open(self, size: int, prefix: bytes = b"") -> None:
         """Start with ``prefix``, or keep the first ``size`` bytes of what is there."""
+        if not self.write:
+            return
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if size and self.path.exists() and self.path.stat().st_size >= size:
@@ -99,6 +110,8 @@ class History:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one line; it survives the end of this process."""
+        if not self.write:
+            return
         assert self._stream is not None
         with disk_errors(self.path):
             self._stream.write(json.dumps(row).encode() + b"\n")

@@ -9,16 +9,25 @@ Legend: T terms, M monomials, S slots of a node (edge of the node x selectable o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from factory.core.units import format_macs, format_ms
+from factory.graph.kernel import Kernel
 from factory.latency.presence import PresenceMatrix
 from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import CELL_TYPES, NODES, SELECTABLE_OPS, Genotype, Pair
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from factory.search.config import SearchConfig
+
+Cost = Callable[[Mapping[str, Any]], "Tensor"]  # q per cell type -> expected cost, differentiable
 N_OPS = len(SELECTABLE_OPS)
 OP_COLUMNS = [OPS.index(op) for op in SELECTABLE_OPS]
 SKIP_SLOT = SELECTABLE_OPS.index("skip_connect")
@@ -63,7 +72,42 @@ class CostTerm:
         """A value with its unit."""
         if self.unit == "ms":
             return format_ms(value)
+        if self.unit == "params":
+            return f"{value:,.0f} parameters"
         return format_macs(value) if self.unit == "macs" else f"{value:.4g} {self.unit}"
+
+
+def additive(term: CostTerm, cfg: SearchConfig, seed: int) -> Cost:
+    """The expected cost as it is, exact at a one-hot choice."""
+    from factory.latency.differentiable import ExpectedCost
+
+    return ExpectedCost(term.weights, term.constant, term.presence)
+
+
+def no_cost(term: CostTerm, cfg: SearchConfig, seed: int) -> None:
+    """The cost stays out of the gradient."""
+
+
+def parameters_term(
+    presence: PresenceMatrix, limit: float | None = None, name: str = "params"
+) -> CostTerm:
+    """Trainable parameters of the target network as a cost.
+
+    Weights of every convolution and linear layer, two for every channel that is normalised (all
+    convolutions but the depthwise ones), the classifier's bias.
+    """
+    weights = np.array([_parameters(kernel) for kernel in presence.kernels], dtype=np.float64)
+    return CostTerm(name, presence, weights, 0.0, limit, "params")
+
+
+def _parameters(kernel: Kernel) -> int:
+    if kernel.weight is None:
+        return 0
+    count, outputs = math.prod(kernel.weight), kernel.weight[0]
+    if kernel.op == "Conv":
+        depthwise = kernel.weight[1] == 1 and kernel.attr("g") == str(outputs)
+        return count + (0 if depthwise else 2 * outputs)
+    return count + outputs
 
 
 def macs_term(presence: PresenceMatrix, limit: float | None = None, name: str = "macs") -> CostTerm:

@@ -17,6 +17,25 @@ def skip_share(genotype: Genotype) -> float:
     return skips / (PAIRS * len(CELL_TYPES))
 
 
+def skip_share_by_cell(genotype: Genotype) -> dict[str, float]:
+    """Share of skip connections among the 8 operators of either cell."""
+    return {
+        name: sum(op == "skip_connect" for op, _ in genotype.cell(name)) / PAIRS
+        for name in CELL_TYPES
+    }
+
+
+def probabilities(alpha: Mapping[str, np.ndarray]) -> dict[str, list[list[float]]]:
+    """softmax(alpha) of every edge, rounded for the history."""
+    found = {}
+    for name in CELL_TYPES:
+        a = np.asarray(alpha[name], dtype=np.float64)
+        weights = np.exp(a - a.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        found[name] = [[round(float(p), 5) for p in row] for row in weights]
+    return found
+
+
 def entropy(alpha: Mapping[str, np.ndarray]) -> float:
     """Mean entropy of the operators of an edge, 1 when uniform and 0 when decided."""
     total, count = 0.0, 0

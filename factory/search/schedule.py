@@ -1,4 +1,4 @@
-"""Schedules of a search: which steps move the architecture, and the weights' learning rate.
+"""Schedules of a search: which steps move the architecture, the stages, what changes with time.
 
 Single stage (DARTS arXiv 1806.09055, PC-DARTS arXiv 1907.05737): a weights-only warm-up, then
 architecture and weights in turn; the weights' learning rate falls with a cosine. A schedule is a
@@ -11,24 +11,60 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from factory.core.registry import Registry
-from factory.search.config import SearchConfig
+from factory.search.config import CANDIDATES, SearchConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps [start, end) in one supernet; [start, warm_until) move the weights only.
+
+    Attributes:
+        layers: cells of the supernet.
+        candidates: operators kept an edge.
+        skip_dropout: probability at its start.
+    """
+
+    start: int
+    warm_until: int
+    end: int
+    layers: int
+    candidates: int = CANDIDATES
+    skip_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a search: [0, warmup_steps) weights only, [warmup_steps, total_steps) both."""
+    """The stages of a search and what depends on the step."""
 
     steps_per_epoch: int
-    warmup_steps: int
-    total_steps: int
+    stages: tuple[Stage, ...]
     weight_lr: Callable[[int], float]
+    skip_dropout: Callable[[int], float] = lambda step: 0.0
+
+    @property
+    def warmup_steps(self) -> int:
+        """First steps of the first stage, weights only: shared by all tiers."""
+        return self.stages[0].warm_until
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole search."""
+        return self.stages[-1].end
+
+    def stage_of(self, step: int) -> int:
+        """Index of the stage that ``step`` belongs to; the last one beyond the end."""
+        found = (i for i, stage in enumerate(self.stages) if step < stage.end)
+        return next(found, len(self.stages) - 1)
+
+    def weights_only(self, step: int) -> bool:
+        """Whether ``step`` leaves the architecture alone."""
+        return step < self.stages[self.stage_of(step)].warm_until
+
+    def share(self, step: int) -> float:
+        """How much of the search is over, 0 to 1."""
+        return min(1.0, step / max(1, self.total_steps - 1))
 
 
-SCHEDULES: Registry[Callable[[SearchConfig, int], Schedule]] = Registry("schedule")
-
-
-@SCHEDULES.register("single_stage")
 def single_stage(cfg: SearchConfig, pass_steps: int) -> Schedule:
     """``pass_steps``: steps of one pass over the half that trains the weights."""
     per_epoch = cfg.steps_per_epoch or pass_steps
@@ -38,9 +74,14 @@ def single_stage(cfg: SearchConfig, pass_steps: int) -> Schedule:
     def weight_lr(step: int) -> float:
         if step < rise:
             return cfg.weight_lr * (step + 1) / rise
-        share = min(1.0, step / total)
-        return cfg.weight_lr_min + 0.5 * (cfg.weight_lr - cfg.weight_lr_min) * (
-            1 + math.cos(math.pi * share)
-        )
+        return cosine(cfg, min(1.0, step / total))
 
-    return Schedule(per_epoch, cfg.warmup_epochs * per_epoch, total, weight_lr)
+    stage = Stage(0, cfg.warmup_epochs * per_epoch, total, cfg.layers)
+    return Schedule(per_epoch, (stage,), weight_lr)
+
+
+def cosine(cfg: SearchConfig, share: float) -> float:
+    """The weights' learning rate after ``share`` of its time."""
+    return cfg.weight_lr_min + 0.5 * (cfg.weight_lr - cfg.weight_lr_min) * (
+        1 + math.cos(math.pi * share)
+    )

@@ -1,11 +1,24 @@
-"""spaces: what may be built. Torch is imported only by operators.py and cell_network.py."""
+"""spaces: what may be built. Torch is imported only by the modules of the networks."""
 
-from factory.core.registry import Registry
+from factory.spaces.base import SearchSpace
 from factory.spaces.cell_space import CellSpace
+from factory.spaces.config import SPACES, SpaceConfig, space_of
 from factory.spaces.genotype import PUBLISHED, Genotype, find_genotype
+from factory.spaces.nas_bench_201 import Cell201
+from factory.spaces.nas_bench_201_space import NasBench201Space, Spec201
 from factory.spaces.network_spec import NetworkSpec
 
-SPACES: Registry[type[CellSpace]] = Registry("search space")
-SPACES.add("cell", CellSpace)
-
-__all__ = ["PUBLISHED", "SPACES", "CellSpace", "Genotype", "NetworkSpec", "find_genotype"]
+__all__ = [
+    "PUBLISHED",
+    "SPACES",
+    "Cell201",
+    "CellSpace",
+    "Genotype",
+    "NasBench201Space",
+    "NetworkSpec",
+    "SearchSpace",
+    "SpaceConfig",
+    "Spec201",
+    "find_genotype",
+    "space_of",
+]

@@ -9,8 +9,6 @@ other. Works in either memory format.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from factory.core.errors import InputError
 from factory.spaces.genotype import NODES, Genotype
 from factory.spaces.network_spec import CellPlan, NetworkSpec, Size
 from factory.spaces.operators import FactorizedReduce, ReluConvBn, build_op
+from factory.spaces.torch_initialise import initialise
 
 Output = Tensor | tuple[Tensor, Tensor]
 
@@ -169,22 +168,6 @@ class CellNetwork(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> CellNetwork:
-        """Set every parameter and buffer from ``seed`` alone; returns the network.
-
-        Weights and biases of convolutions and linear layers are uniform in +-1/sqrt(fan in),
-        which is torch's default and that of the published recipes. The numbers are drawn on the
-        CPU, so that they do not depend on where the network is.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                bound = 1.0 / math.sqrt(module.weight[0].numel())
-                for parameter in (module.weight, module.bias):
-                    if parameter is not None:
-                        values = torch.empty(parameter.shape).uniform_(
-                            -bound, bound, generator=generator
-                        )
-                        parameter.copy_(values)
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
+        """Set every parameter and buffer from ``seed`` alone; returns the network."""
+        initialise(self, seed)
         return self

@@ -7,8 +7,11 @@ the network and carries operator o).
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from factory.spaces.cell_presence import EDGES, cell_presence
 from factory.spaces.genotype import CELL_TYPES, NODES, OPS, SELECTABLE_OPS, Genotype, Pair
 from factory.spaces.network_spec import NetworkSpec
 
+if TYPE_CHECKING:
+    from factory.spaces.cell_network import CellNetwork
+
 __all__ = ["EDGES", "OPS", "CellSpace", "NetworkSpec"]
 
 
@@ -32,12 +38,19 @@ class CellSpace:
     pairs in the order of its rows.
     """
 
+    KIND: ClassVar[str] = "cell"
     OPS: tuple[str, ...] = OPS
     EDGES: tuple[tuple[int, int], ...] = EDGES
     CELL_TYPES: tuple[str, ...] = CELL_TYPES
 
     def __init__(self, spec: NetworkSpec) -> None:
         self.spec = spec
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Per cell type and node: the pair of sources, then the two operators."""
+        node = [(len(_SOURCES[n]), len(SELECTABLE_OPS), len(SELECTABLE_OPS)) for n in NODES]
+        return tuple(size for _ in CELL_TYPES for sizes in node for size in sizes)
 
     def lower(self, genotype: Genotype) -> OpGraph:
         """The raw operator graph of the derived network in inference mode."""
@@ -97,7 +110,57 @@ class CellSpace:
                 found += [_with_pair(genotype, name, i, pair) for pair in changed]
         return found
 
+    def choices(self, genotype: Genotype) -> tuple[int, ...]:
+        """Per cell type and node: number of the pair of sources, operators by rising source."""
+        found: list[int] = []
+        for name in CELL_TYPES:
+            pairs = genotype.cell(name)
+            for i, node in enumerate(NODES):
+                (op_a, a), (op_b, b) = sorted(pairs[2 * i : 2 * i + 2], key=lambda pair: pair[1])
+                found.append(_SOURCES[node].index((a, b)))
+                found += [SELECTABLE_OPS.index(op_a), SELECTABLE_OPS.index(op_b)]
+        return tuple(found)
 
+    def from_choices(self, choices: Sequence[int]) -> Genotype:
+        """The genotype of one whole number per variable."""
+        rest = iter(choices)
+        cells: dict[str, tuple[Pair, ...]] = {}
+        for name in CELL_TYPES:
+            pairs: list[Pair] = []
+            for node in NODES:
+                sources = _SOURCES[node][next(rest)]
+                pairs += [(SELECTABLE_OPS[next(rest)], source) for source in sources]
+            cells[name] = tuple(pairs)
+        return Genotype(cells["normal"], NODES, cells["reduce"], NODES)
+
+    def buildable(self, genotype: Genotype) -> bool:
+        """Always: a genotype that can be written can be built."""
+        return True
+
+    def features(self, genotypes: Sequence[Genotype]) -> np.ndarray:
+        """The choice q and how often each operator occurs in either cell, [B, 2 * (112 + 8)]."""
+        q = self.one_hot_many(genotypes)
+        parts = [part for name in CELL_TYPES for part in (q[name], q[name].sum(1, keepdims=True))]
+        return np.concatenate([part.reshape(len(genotypes), -1) for part in parts], axis=1)
+
+    def to_dict(self, genotype: Genotype) -> dict[str, Any]:
+        """JSON form of a genotype."""
+        return genotype.to_dict()
+
+    def load(self, path: Path | str) -> Genotype:
+        """Read a genotype's JSON file."""
+        return Genotype.load(path)
+
+    def network(self, genotype: Genotype, *, auxiliary: bool = False) -> CellNetwork:
+        """The torch network."""
+        from factory.spaces.cell_network import CellNetwork
+
+        return CellNetwork(genotype, self.spec, auxiliary=auxiliary)
+
+
+_SOURCES: dict[int, list[tuple[int, int]]] = {
+    node: list(itertools.combinations(range(node), 2)) for node in NODES
+}
 _EDGE_INDEX = {edge: i for i, edge in enumerate(EDGES)}
 _OP_INDEX = {op: i for i, op in enumerate(OPS)}
 

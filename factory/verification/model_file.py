@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Content that is sent to the device, and the same parsed."""
+    """Content that is sent to the device, and the same parsed (None: not to be understood)."""
 
     content: bytes
-    proto: onnx.ModelProto
+    proto: onnx.ModelProto | None
 
     @property
     def sha256(self) -> str:

@@ -20,7 +20,9 @@ class VerifyResult:
         median_ms: median over rounds of the median over runs; p10_ms and p90_ms likewise; None
             when the model could not be run.
         min_ms: the fastest run of all rounds.
-        spread_percent: how far the medians of the rounds lie apart.
+        spread_percent: how far the medians of the rounds that count lie apart.
+        usual_reference_ms: what the reference model was compared with to find disturbed rounds.
+        rounds: every round with its times, the reference model's, and whether it counts.
         verdict: "holds", "over budget", "measured" (no budget given) or "failed".
         margin_percent: share of the budget that is left; negative when over; None without one.
         providers: execution provider -> number of nodes that ran on it.
@@ -44,6 +46,7 @@ class VerifyResult:
     min_ms: float | None = None
     session_ms: float | None = None
     spread_percent: float = 0.0
+    usual_reference_ms: float | None = None
     margin_percent: float | None = None
     rounds: tuple[Mapping[str, Any], ...] = ()
     providers: Mapping[str, int] = field(default_factory=dict)

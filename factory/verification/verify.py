@@ -1,56 +1,55 @@
 """The judge: how long an ONNX model takes on a chip, and whether that holds a budget.
 
-A verdict rests on several rounds spread over seconds, each in a session of its own, so that a
-burst of other load or a throttled clock shows as a difference between rounds; when rounds
-disagree, more are made. The reported median, p10 and p90 are medians over rounds, min is the
-least of all. Every node must have run on the execution provider that the profile asks for.
+A verdict rests on several rounds (factory/verification/rounds.py) in which the machine was as fast
+as it usually is. The reported median, p10 and p90 are medians over these rounds, min is the least
+of them. Every node must have run on the execution provider that the profile asks for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.devices.base import Device, Timing, TimingPlan
+from factory.devices.base import Device, TimingPlan
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx
 from factory.latency.predictor import LatencyPredictor
 from factory.verification.model_file import ModelFile, read_model
 from factory.verification.result import VerifyResult
+from factory.verification.rounds import DISTURBED, STEADY_SPREAD, Measured, Round, measure_rounds
 
 ROUNDS = 5
-EXTRA_ROUNDS = 5
 PAUSE_S = 0.3
-STEADY_SPREAD = 0.08  # rounds whose medians lie further apart ask for more rounds
-PROFILE_RUNS = 10
 PLAN = TimingPlan(min_runs=30, max_runs=2000, min_time_ms=300.0)
 
 
 def verify_model(
-    path_or_bytes: Path | str | bytes,
+    path_or_bytes: Path | str | bytes | ModelFile,
     device: Device,
     *,
     max_latency_ms: float | None = None,
     plan: TimingPlan = PLAN,
     rounds: int = ROUNDS,
     predictor: LatencyPredictor | None = None,
+    usual_reference_ms: float | None = None,
     pause_s: float = PAUSE_S,
 ) -> VerifyResult:
     """Measure a model on the device and judge it against a budget.
 
     Args:
-        path_or_bytes: an ONNX file, or its content.
+        path_or_bytes: an ONNX file, or its content; a ModelFile without a graph is only measured
+            (16-bit floats, ORT format).
         device: the chip, open.
         max_latency_ms: the budget; without one the verdict is "measured".
         plan: how often each round runs the model.
-        rounds: how many rounds; up to EXTRA_ROUNDS more when they disagree.
+        rounds: how many rounds; more are made when they disagree or were disturbed.
         predictor: also predicts the latency, to show beside the measured one.
+        usual_reference_ms: what the reference model takes in the chip's latency table; a round in
+            which it is slower was disturbed. Without it the fastest round says what is usual.
         pause_s: seconds between rounds.
 
     Raises:
@@ -65,8 +64,16 @@ def verify_model(
         )
     if rounds < 1:
         raise InputError(f"{rounds} rounds measure nothing", fix="ask for one round or more")
-    model = read_model(path_or_bytes)
-    timings = _measure(model, device, plan, rounds, pause_s)
+    given = path_or_bytes
+    model = given if isinstance(given, ModelFile) else read_model(given)
+    measured = measure_rounds(
+        model.content,
+        device,
+        plan,
+        rounds,
+        pause_s=pause_s,
+        usual_reference_ms=usual_reference_ms,
+    )
     result = VerifyResult(
         device_id=device.profile.id,
         precision=device.profile.precision,
@@ -77,53 +84,17 @@ def verify_model(
         max_latency_ms=max_latency_ms,
     )
     result = _with_prediction(result, model, predictor)
-    failures = [t for t in timings if not t.ok]
-    if failures:
-        return dataclasses.replace(result, verdict="failed", reasons=(failures[0].reason,))
-    result = _with_timings(result, timings)
-    return judge(result)
+    failure = measured.failure
+    if failure is not None:
+        return dataclasses.replace(result, verdict="failed", reasons=(failure.reason,))
+    return judge(_with_timings(result, measured))
 
 
-def _measure(
-    model: ModelFile, device: Device, plan: TimingPlan, rounds: int, pause_s: float
-) -> list[Timing]:
-    """One Timing a round; the first failure ends it. Only the last round is traced as well."""
-    quiet = dataclasses.replace(plan, profile_runs=0)
-    timings: list[Timing] = []
-    wanted = rounds
-    while len(timings) < wanted:
-        if timings:
-            time.sleep(pause_s)
-        timing = device.time_many([model.content], quiet)[0]
-        timings.append(timing)
-        if not timing.ok:
-            return timings
-        if len(timings) == rounds and _spread(timings) > STEADY_SPREAD:
-            wanted = rounds + min(EXTRA_ROUNDS, rounds)
-    traced_plan = dataclasses.replace(
-        plan,
-        min_runs=3,
-        max_runs=3,
-        min_time_ms=0.0,
-        profile_runs=plan.profile_runs or PROFILE_RUNS,
-    )
-    traced = device.time_many([model.content], traced_plan)[0]
-    if not traced.ok:
-        return [*timings, traced]
-    last = timings[-1]
-    timings[-1] = dataclasses.replace(last, nodes=traced.nodes, providers=traced.providers)
-    return timings
-
-
-def _spread(timings: Sequence[Timing]) -> float:
-    medians = np.array([t.median_ms for t in timings])
-    return float((medians.max() - medians.min()) / np.median(medians))
-
-
-def _with_timings(result: VerifyResult, timings: Sequence[Timing]) -> VerifyResult:
-    last = timings[-1]
+def _with_timings(result: VerifyResult, measured: Measured) -> VerifyResult:
+    timings = [r.timing for r in measured.kept]
     median_ms = float(np.median([t.median_ms for t in timings]))
     predicted = result.predicted_ms
+    kept = set(map(id, measured.kept))
     return dataclasses.replace(
         result,
         median_ms=median_ms,
@@ -131,28 +102,35 @@ def _with_timings(result: VerifyResult, timings: Sequence[Timing]) -> VerifyResu
         p90_ms=float(np.median([t.p90_ms for t in timings])),
         min_ms=min(t.min_ms for t in timings),
         session_ms=float(np.median([t.session_ms for t in timings])),
-        spread_percent=100 * _spread(timings),
-        rounds=tuple(
-            {
-                "median_ms": t.median_ms,
-                "p10_ms": t.p10_ms,
-                "p90_ms": t.p90_ms,
-                "min_ms": t.min_ms,
-                "runs": t.runs,
-            }
-            for t in timings
-        ),
-        providers=dict(last.providers or {}),
-        nodes=tuple(dict(node) for node in last.nodes),
+        spread_percent=100 * measured.spread,
+        usual_reference_ms=measured.usual_reference_ms,
+        rounds=tuple(_round_values(r, id(r) in kept) for r in measured.rounds),
+        providers=dict(measured.traced.providers or {}),
+        nodes=tuple(dict(node) for node in measured.traced.nodes),
         relative_error=None if predicted is None else predicted / median_ms - 1.0,
     )
+
+
+def _round_values(a_round: Round, kept: bool) -> dict[str, object]:
+    """A round as plain values."""
+    timing = a_round.timing
+    return {
+        "median_ms": timing.median_ms,
+        "p10_ms": timing.p10_ms,
+        "p90_ms": timing.p90_ms,
+        "min_ms": timing.min_ms,
+        "runs": timing.runs,
+        "reference_ms": a_round.reference_ms,
+        "disturbed": a_round.disturbed,
+        "kept": kept,
+    }
 
 
 def _with_prediction(
     result: VerifyResult, model: ModelFile, predictor: LatencyPredictor | None
 ) -> VerifyResult:
     """The prediction beside the measurement; a predictor that cannot say is a note."""
-    if predictor is None:
+    if predictor is None or model.proto is None:
         return result
     try:
         counts = kernel_counts(canonicalise(from_onnx(model.proto)))
@@ -181,6 +159,14 @@ def judge(result: VerifyResult) -> VerifyResult:
         notes.append(
             f"unsteady: medians of the rounds lie {result.spread_percent:.0f} % apart; "
             "measure again on an idle machine"
+        )
+    disturbed = [r for r in result.rounds if r["disturbed"]]
+    if disturbed and any(r["kept"] for r in disturbed):
+        notes.append(
+            f"the machine was slower than usual: in {len(disturbed)} of {len(result.rounds)} "
+            f"rounds the reference model took over {DISTURBED:.0%} more than its "
+            f"{result.usual_reference_ms:.4g} ms, and too few others are left; measure again on "
+            "an idle machine"
         )
     verdict, reasons, margin = "measured", [], None
     if result.max_latency_ms is not None:

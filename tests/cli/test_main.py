@@ -59,15 +59,18 @@ def test_every_verb_is_a_function_with_the_same_options():
     from factory import api
     from factory.cli.app import app
 
-    shown_only = {"json", "quiet", "top"}
+    shown_only = {"json", "quiet", "top", "context"}
     renamed = {"input_shape": "input"}
-    names = [entry.callback.__name__ for entry in app.registered_commands]
-    assert sorted(names) == sorted(api.__all__)
-    for entry in app.registered_commands:
-        options = set(python_inspect.signature(entry.callback).parameters) - shown_only
-        function = getattr(api, entry.callback.__name__)
+    callbacks = [entry.callback for entry in app.registered_commands]
+    for group in app.registered_groups:
+        callbacks.append(group.typer_instance.registered_callback.callback)
+        callbacks += [entry.callback for entry in group.typer_instance.registered_commands]
+    assert sorted(callback.__name__ for callback in callbacks) == sorted(api.__all__)
+    for callback in callbacks:
+        options = set(python_inspect.signature(callback).parameters) - shown_only
+        function = getattr(api, callback.__name__)
         parameters = set(python_inspect.signature(function).parameters) - {"progress"}
-        assert {renamed.get(o, o) for o in options} == parameters, entry.callback.__name__
+        assert {renamed.get(o, o) for o in options} == parameters, callback.__name__
 
 
 def test_unknown_names_are_told_in_one_sentence(capsys):
@@ -171,3 +174,18 @@ def test_an_interrupt_prints_the_command_that_goes_on(number):
     _, error = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "factory report 'some run'" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
+    monkeypatch, capsys, given, expected
+):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert run(["--version"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,12 +13,18 @@ import numpy as np
 import pytest
 
 from factory.core.errors import InputError
+from factory.devices.adb import AdbDevice
+from factory.devices.adb_link import elf_abi
+from factory.devices.agent import AgentDevice
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
 from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import SimulatedDevice
 
 sys.path.insert(0, str(Path(__file__).parent))
+import chromium
+import phone_rack
+import running_agent
 import tiny_models
 
 PLAN = TimingPlan(min_runs=6, max_runs=20, min_time_ms=2.0, warmup_time_ms=5.0, profile_runs=4)
@@ -30,14 +39,40 @@ FINGERPRINT = {
 }
 
 
-@pytest.fixture(params=["local", "simulated"], scope="module")
-def device(request):
-    if request.param == "local":
-        made = LocalDevice(DeviceProfile(id="t1", threads=1))
-    else:
-        made = SimulatedDevice()
-    with made:
-        yield made
+@pytest.fixture(
+    params=[
+        "local",
+        "agent",
+        pytest.param("adb", marks=pytest.mark.heavy),
+        pytest.param("adb-c", marks=pytest.mark.heavy),
+        "simulated",
+        pytest.param("browser", marks=pytest.mark.heavy),
+    ],
+    scope="module",
+)
+def device(request, tmp_path_factory):
+    with contextlib.ExitStack() as stack:
+        if request.param == "local":
+            made = LocalDevice(DeviceProfile(id="t1", threads=1))
+        elif request.param == "agent":
+            agent = stack.enter_context(running_agent.RunningAgent())
+            made = AgentDevice(agent.profile("t1"), token="")
+        elif request.param.startswith("adb"):
+            if shutil.which("adb") is None:
+                pytest.skip(phone_rack.ADB_MISSING)
+            runner = os.environ.get("FACTORY_TEST_ANDROID_RUNNER", "")
+            if request.param == "adb-c" and not runner:
+                pytest.skip("needs tools/android_runner built for this machine (its README.md)")
+            rack = phone_rack.PhoneRack(tmp_path_factory.mktemp("rack"))
+            rack = stack.enter_context(rack)
+            adb = {"runner": runner} if request.param == "adb-c" else {}
+            rack.phones[0].become(elf_abi(Path(runner)) if runner else "arm64-v8a")
+            made = AdbDevice.connect(rack.profile("t1", adb=adb))
+        elif request.param == "browser":
+            made = chromium.device()
+        else:
+            made = SimulatedDevice()
+        yield stack.enter_context(made)
 
 
 def test_it_is_a_device(device):

@@ -45,3 +45,68 @@ def add(size: int = 8) -> bytes:
 def unknown_op() -> bytes:
     """A node that no runtime knows."""
     return model_bytes([helper.make_node("Frobnicate", ["x"], ["y"])], {"x": [1]}, {"y": [1]})
+
+
+def external() -> bytes:
+    """A model whose weight lies in another file."""
+    from onnx import load_from_string
+
+    proto = load_from_string(conv())
+    weight = proto.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../etc/passwd")
+    return proto.SerializeToString()
+
+
+def endless() -> bytes:
+    """A loop that does not come back."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Sin", ["state"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [4096]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [4096]),
+        ],
+    )
+    trips = ("trips", np.array(1 << 60, dtype=np.int64))
+    start = ("start", np.array(True))
+    node = helper.make_node("Loop", ["trips", "start", "x"], ["y"], body=body)
+    return model_bytes([node], {"x": [4096]}, {"y": [4096]}, [trips, start])
+
+
+def greedy(gigabytes: int = 16) -> bytes:
+    """A model that wants more memory than anybody should have."""
+    size = ("size", np.array([gigabytes << 28], dtype=np.int64))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["large"]),
+        helper.make_node("ReduceSum", ["large"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    return model_bytes(nodes, {"x": [1]}, {"y": [1]}, [size])
+
+
+def context_file() -> bytes:
+    """A node that names a precompiled file."""
+    node = helper.make_node(
+        "EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context="/tmp/blob"
+    )
+    return model_bytes([node], {"x": [1]}, {"y": [1]})
+
+
+def inside_if(branch: bytes) -> bytes:
+    """`branch` (without inputs of its own weights) as the branch of an If."""
+    from onnx import load_from_string
+
+    graph = load_from_string(branch).graph
+    del graph.input[:]
+    node = helper.make_node("If", ["c"], ["z"], then_branch=graph, else_branch=graph)
+    return model_bytes([node], {"x": [1]}, {"z": [1]}, [("c", np.array(True))])

@@ -1,4 +1,7 @@
-"""A build that kills itself (SIGKILL) at the N-th call of a function: MODULE:NAME:N RECIPE OUT."""
+"""A build that sends itself a signal at the N-th call of a function.
+
+Arguments: MODULE:NAME:N[:SIGNAL] RECIPE OUT, the signal being SIGKILL unless named.
+"""
 
 import importlib
 import os
@@ -12,7 +15,8 @@ def main() -> int:
     torch.set_num_threads(1)
     where, recipe, out = sys.argv[1:4]
     if where != "never":
-        module_name, path, number = where.split(":")
+        module_name, path, number, *named = where.split(":")
+        number_of_signal = signal.Signals[named[0]] if named else signal.SIGKILL
         owner = importlib.import_module(module_name)
         *parents, name = path.split(".")
         for parent in parents:
@@ -23,7 +27,7 @@ def main() -> int:
         def counted(*args, **kwargs):
             calls[0] += 1
             if calls[0] == int(number):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number_of_signal)
             return original(*args, **kwargs)
 
         setattr(owner, name, counted)

@@ -27,6 +27,11 @@ KILLS = [
     "factory.pipeline.stages.verify:_images_part:1",
     "factory.reporting.report:write_atomic_text:1",
 ]
+INTERRUPTS = [
+    "factory.profiling.table:LatencyTable.append:9:SIGINT",
+    "factory.search.bilevel:Bilevel._one_step:4:SIGTERM",
+    "factory.training.loop:_Run._one_step:5:SIGINT",
+]
 SAME = [
     "02-fit/budgets.json",
     "02-fit/simulated-a.predictor.json",
@@ -100,6 +105,58 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
         r for r in rows(reference) if r[0] != "reference"
     }
     assert not (out / ".replaced").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_interrupted_it_says_how_to_go_on_and_does(finished, tmp_path):
+    recipe, reference, _ = finished
+    out = tmp_path / "out"
+    for where in INTERRUPTS:
+        stopped = build(recipe, out, where)
+        assert stopped.returncode == 130, (where, stopped.stderr)
+        assert stopped.stdout == ""
+        assert f"to go on: factory build {recipe} --out {out}" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
+    done = build(recipe, out)
+    assert done.returncode == 0, done.stderr
+    for name in SAME:
+        assert (out / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+def test_a_model_over_budget_as_measured_is_searched_again(tiny, tmp_path, monkeypatch):
+    """The chip is 30 % slower once the model is trained: a lower target, and it passes."""
+    answer = _build_with_slow_verification(tiny, tmp_path / "out", monkeypatch, 1.3)
+    assert answer["passed"] is True
+    (tier,) = answer["tiers"]
+    assert tier["median_ms"] <= tier["max_latency_ms"]
+    entries = read_json(tmp_path / "out/03-search/targets.json")["tiers"]["sim"]
+    assert [entry["kind"] for entry in entries] == ["budget", "verify"]
+    assert entries[1]["measured_ms"] > entries[1]["limit_ms"]
+    share = entries[1]["limit_ms"] / entries[1]["measured_ms"]
+    assert entries[1]["target_ms"] <= share * entries[0]["target_ms"]
+    assert read_json(tmp_path / "out/06-verify/sim.json")["rounds"] == 1
+
+
+def test_a_model_that_stays_over_budget_fails_and_says_by_how_much(tiny, tmp_path, monkeypatch):
+    answer = _build_with_slow_verification(tiny, tmp_path / "out", monkeypatch, 20.0)
+    assert answer["passed"] is False
+    (tier,) = answer["tiers"]
+    assert tier["verdict"] == "failed"
+    over = 100 * (tier["median_ms"] / tier["max_latency_ms"] - 1)
+    assert f"is {over:.1f} % over the budget" in tier["reasons"][0]
+    assert Path(answer["report"]).is_file()
+
+
+def _build_with_slow_verification(recipe, out, monkeypatch, factor):
+    """A build in this process on a chip that is ``factor`` times slower in the verify stage."""
+    from factory.api import build as verb
+    from factory.devices.simulated import SimulatedDevice
+
+    monkeypatch.setattr(
+        "factory.pipeline.stages.verify.open_device",
+        lambda profile: SimulatedDevice(profile, drift=lambda timed: factor),
+    )
+    return verb(str(recipe), out=out)
 
 
 def test_a_finished_build_does_nothing_again(finished):

@@ -36,6 +36,8 @@ def test_a_seed_replaces_the_recipes_own(tiny):
         ("max_macs = 2e6", "max_macs = 0.5", ["max_macs"]),
         ("max_macs = 2e6", "max_macs = 1e13", ["max_macs"]),
         ("max_macs = 2e6", "max_macs = nan", ["max_macs"]),
+        ("max_macs = 2e6", "max_params = 0", ["max_params"]),
+        ('preset = "short"', 'preset = "shart"', ["search.preset", "did you mean 'short'"]),
         ("latency_percentile = 40", "max_latency_ms = 0", ["max_latency_ms"]),
         ("latency_percentile = 40", "max_latency_ms = 1e6", ["max_latency_ms"]),
         ("latency_percentile = 40", "max_latency_ms = inf", ["max_latency_ms"]),

@@ -133,13 +133,11 @@ def test_tighter_limits_without_and_with_more_search(tmp_path):
     tighter = continue_with_tighter(tmp_path / "a", [tiny.latency_term(0.7)], cfg)
     assert tighter.predicted["latency_ms"] <= 0.7
     again = continue_with_tighter(
-        tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, space=space, data=data,
-        seed=1,
+        tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, space=space, data=data
     )  # fmt: skip
     assert again.predicted["latency_ms"] <= 0.65
     repeated = continue_with_tighter(
-        tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, space=space, data=data,
-        seed=1,
+        tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, space=space, data=data
     )  # fmt: skip
     assert repeated.genotype == again.genotype
     with pytest.raises(BudgetError, match="smallest network"):

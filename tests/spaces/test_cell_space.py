@@ -114,7 +114,7 @@ def test_stem_convolutions_take_their_relus_in(name: str, convolutions: int) -> 
 
 
 def test_random_is_reproducible_and_spreads() -> None:
-    space = SPACES.get("cell")(SPECS["cifar"])
+    space = CellSpace(SPECS["cifar"])
     first = [space.random(np.random.default_rng(5)) for _ in range(2)]
     assert first[0] == first[1]
     rng = np.random.default_rng(5)

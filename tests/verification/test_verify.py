@@ -33,10 +33,11 @@ def model():
 class FakeDevice:
     """Tells one median after the other; providers and failures as asked."""
 
-    def __init__(self, medians, providers=None, failure=""):
+    def __init__(self, medians, providers=None, failure="", references=(0.1,)):
         self.profile = SimpleNamespace(
-            id="fake", precision="fp32", execution_provider="CPUExecutionProvider"
+            id="fake", precision="fp32", execution_provider="CPUExecutionProvider", dtype="f32"
         )
+        self.references = list(references)
         self.medians, self.calls = list(medians), 0
         self.providers = {"CPUExecutionProvider": 4} if providers is None else providers
         self.failure = failure
@@ -46,7 +47,8 @@ class FakeDevice:
 
     def time_many(self, models, plan, *, rounds=1):
         if self.failure:
-            return [Timing.failed(self.failure)]
+            return [Timing.failed(self.failure)] * len(models)
+        reference_ms = self.references[min(self.calls, len(self.references) - 1)]
         ms = self.medians[min(self.calls, len(self.medians) - 1)]
         nodes = ()
         if plan.profile_runs:
@@ -55,8 +57,9 @@ class FakeDevice:
         else:
             self.calls += 1
         return [
-            Timing("ok", "", ms, 0.9 * ms, 1.2 * ms, 0.8 * ms, 30, nodes=nodes,
+            Timing("ok", "", t, 0.9 * t, 1.2 * t, 0.8 * t, 30, nodes=nodes,
                    providers=self.providers, session_ms=1.0)
+            for t in (ms, reference_ms)[: len(models)]
         ]  # fmt: skip
 
 
@@ -85,6 +88,33 @@ def test_one_burst_of_load_does_not_decide(model):
     assert result.median_ms == 2.0
     assert len(result.rounds) == 10, "rounds that disagree ask for more"
     assert any("unsteady" in note for note in result.notes)
+
+
+def test_rounds_on_a_disturbed_machine_are_repeated_and_left_out(model):
+    device = FakeDevice([3.0, 3.1, 2.0], references=[0.15, 0.14, 0.1])
+    result = fake(model, device, max_latency_ms=2.5, rounds=4, usual_reference_ms=0.1)
+    assert (result.verdict, result.median_ms) == ("holds", 2.0)
+    assert [r["disturbed"] for r in result.rounds] == [True, True, False, False, False, False]
+    assert [r["kept"] for r in result.rounds] == [False, False, True, True, True, True]
+    assert result.spread_percent == 0.0
+    assert not any("slower than usual" in note for note in result.notes)
+
+
+def test_a_machine_that_stays_slow_is_measured_and_said(model):
+    device = FakeDevice([3.0], references=[0.15])
+    result = fake(model, device, max_latency_ms=2.5, rounds=3, usual_reference_ms=0.1)
+    assert (result.verdict, result.median_ms) == ("over budget", 3.0)
+    assert len(result.rounds) == 6
+    assert all(r["kept"] and r["disturbed"] for r in result.rounds)
+    assert any("6 of 6 rounds" in note and "0.1 ms" in note for note in result.notes)
+
+
+def test_without_a_table_the_fastest_round_says_what_is_usual(model):
+    device = FakeDevice([2.0, 4.0, 2.0], references=[0.1, 0.2, 0.1])
+    result = fake(model, device, rounds=3)
+    assert result.median_ms == 2.0
+    assert result.usual_reference_ms == 0.1
+    assert [r["disturbed"] for r in result.rounds] == [False, True, False, False]
 
 
 def test_nodes_on_another_provider_fail(model):

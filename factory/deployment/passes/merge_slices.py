@@ -24,13 +24,13 @@ def merge_slices(model: ir.Model) -> bool:
     for node in list(model.graph):
         if node.op_type != "Slice":
             continue
-        cuts = _cuts(node)
+        cuts = slice_cuts(node)
         if cuts is None:
             continue
         source = node.inputs[0]
         inner = source.producer() if source is not None else None
         if source is not None and inner is not None and inner.op_type == "Slice":
-            earlier = _cuts(inner)
+            earlier = slice_cuts(inner)
             if earlier is not None and not earlier.keys() & cuts.keys():
                 if only_consumer(source) is not node:
                     continue
@@ -50,7 +50,7 @@ def merge_slices(model: ir.Model) -> bool:
     return changed
 
 
-def _cuts(node: ir.Node) -> dict[int, tuple[int, int, int]] | None:
+def slice_cuts(node: ir.Node) -> dict[int, tuple[int, int, int]] | None:
     """Axis -> (start, end, step), or None where one of them is not constant."""
     arrays = [constant(value) for value in node.inputs[1:]]
     if len(arrays) < 3 or any(a is None for a in arrays):

@@ -14,13 +14,15 @@ from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import search, train
 
 if TYPE_CHECKING:
+    from factory.data.image_data import ImageSplit
+    from factory.deployment.gate import GateData
     from factory.deployment.manifest import ModelManifest
     from factory.deployment.metadata import ModelMetadata
 
-CALIBRATION_IMAGES = 256
 MODEL = "model.onnx"
 MODEL_FP32 = "model-fp32.onnx"
 MANIFEST = "manifest.json"
+GATE = "int8-gate.json"
 
 
 def units(ctx: BuildContext) -> list[Unit]:
@@ -35,6 +37,7 @@ def tier_unit(ctx: BuildContext, tier: TierSection) -> Unit:
         "precision": ctx.device(tier).precision,
         "recipe": ctx.part("data"),
         "tier": tier.name,
+        "int8_limit": str(ctx.recipe.budget.max_int8_drop_points),
     }
     return ctx.folder.unit("deploy", tier.name, inputs)
 
@@ -50,32 +53,57 @@ def run(ctx: BuildContext) -> None:
             started = time.monotonic()
             unit.begin()
             int8 = ctx.device(tier).precision == "int8"
-            manifest = export_tier(
-                ctx,
-                tier,
-                unit.folder / MODEL,
-                fp32_path=unit.folder / (MODEL_FP32 if int8 else MODEL),
-                int8=int8,
-            )
+            manifest = export_tier(ctx, tier, unit.folder, int8=int8)
             manifest.save(unit.folder / MANIFEST)
-            names = [MODEL, MANIFEST, *([MODEL_FP32] if int8 else [])]
+            names = [MODEL, MANIFEST, *([MODEL_FP32, GATE] if int8 else [])]
             unit.finish([unit.folder / name for name in names], time.monotonic() - started)
             task.advance(note=tier.name)
 
 
-def export_tier(
-    ctx: BuildContext, tier: TierSection, path: Path, *, fp32_path: Path, int8: bool
-) -> ModelManifest:
-    """Write a trained tier as ONNX to ``path``; in int8 by way of ``fp32_path``."""
+def export_tier(ctx: BuildContext, tier: TierSection, folder: Path, *, int8: bool) -> ModelManifest:
+    """Write a trained tier as ONNX into ``folder``; in int8 through the accuracy gate.
+
+    An int8 file that the gate refuses is written all the same, as its best attempt: the verdict of
+    the next stage is then a failure with the gate's reason, and the rest of the run is kept.
+    """
     from factory.deployment.export import export_onnx
 
     network = train.load_network(ctx, tier)
-    manifest = export_onnx(network, ctx.data.image_shape, fp32_path, model_metadata(ctx, tier))
+    full = folder / (MODEL_FP32 if int8 else MODEL)
+    manifest = export_onnx(network, ctx.data.image_shape, full, model_metadata(ctx, tier))
     if int8:
-        from factory.deployment.quantise import quantise_onnx
-
-        manifest = quantise_onnx(fp32_path, path, calibration_images(ctx))
+        manifest = _gated(ctx, tier, full, folder)
     return manifest
+
+
+def _gated(ctx: BuildContext, tier: TierSection, full: Path, folder: Path) -> ModelManifest:
+    """The int8 file of a tier and the trail of how it was made."""
+    import onnx
+
+    from factory.core.files import write_atomic_bytes, write_json
+    from factory.deployment.chip_flags import wants_reduced_range
+    from factory.deployment.gate import GateConfig, gate_int8
+    from factory.deployment.manifest import describe_model
+    from factory.deployment.quantise import QuantiseConfig, quantise_onnx
+
+    config = GateConfig(
+        max_drop_points=ctx.recipe.budget.max_int8_drop_points,
+        reduce_range=wants_reduced_range(ctx.device(tier).chip == "local"),
+    )
+    data = gate_data(ctx)
+    result = gate_int8(onnx.load(full), data, config, progress=ctx.progress)
+    write_json(folder / GATE, result.to_dict())
+    ctx.progress.message(f"{tier.name}: int8 {result.verdict}: {result.reason}")
+    if result.model is None:
+        return quantise_onnx(
+            full,
+            folder / MODEL,
+            data.calibration,
+            QuantiseConfig.model_validate({"method": result.method}),
+        )
+    content = result.model.SerializeToString(deterministic=True)
+    write_atomic_bytes(folder / MODEL, content)
+    return describe_model(folder / MODEL)
 
 
 def model_metadata(ctx: BuildContext, tier: TierSection) -> ModelMetadata:
@@ -86,7 +114,10 @@ def model_metadata(ctx: BuildContext, tier: TierSection) -> ModelMetadata:
     return ModelMetadata(
         class_names=data.class_names,
         preprocessing=Preprocessing(
-            mean=data.mean, std=data.std, size=(data.image_shape[1], data.image_shape[2])
+            mean=data.mean,
+            std=data.std,
+            size=(data.image_shape[1], data.image_shape[2]),
+            fit="cover",
         ),
         genotype=search.load_genotype(ctx, tier.name).to_dict(),
         tier=tier.name,
@@ -94,14 +125,29 @@ def model_metadata(ctx: BuildContext, tier: TierSection) -> ModelMetadata:
     )
 
 
-def calibration_images(ctx: BuildContext) -> np.ndarray:
-    """Normalised training images for the ranges of int8, a fixed random choice."""
+def gate_data(ctx: BuildContext) -> GateData:
+    """Pictures for the int8 gate: to calibrate, to choose a method, and to judge."""
     import torch
 
+    from factory.deployment.gate import GateData
+    from factory.pipeline.export_source import split_for_gate
+
     data = ctx.data
-    rng = np.random.default_rng([ctx.seed, 13])
-    count = min(CALIBRATION_IMAGES, len(data.train))
-    index = np.sort(rng.choice(len(data.train), size=count, replace=False))
-    images, _ = data.train[torch.from_numpy(index)]
-    normalised: np.ndarray = data.normalise(images).numpy()
-    return normalised
+    calibration, selection = split_for_gate(
+        len(data.train), 4 * int(np.prod(data.image_shape)), ctx.seed
+    )
+
+    def prepared(split: ImageSplit, index: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = split[slice(None) if index is None else torch.from_numpy(index)]
+        return data.normalise(images).numpy(), labels.numpy()
+
+    chosen, chosen_labels = prepared(data.train, selection)
+    test, test_labels = prepared(data.test, None)
+    return GateData(
+        calibration=prepared(data.train, calibration)[0],
+        selection_images=chosen,
+        selection_labels=chosen_labels,
+        test_images=test,
+        test_labels=test_labels,
+        name=f"{data.name}, {len(test)} test pictures",
+    )

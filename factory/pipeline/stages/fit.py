@@ -18,7 +18,7 @@ from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.context import BuildContext
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import profile
-from factory.spaces.cell_space import CellSpace
+from factory.spaces.base import SearchSpace
 
 SCHEMA_VERSION = 1
 POOL = 400  # random networks that a percentile budget is taken over
@@ -93,6 +93,7 @@ def resolve_budgets(ctx: BuildContext) -> dict[str, Any]:
             "device_id": ctx.device(tier).id,
             "max_latency_ms": tier.max_latency_ms,
             "max_macs": tier.max_macs,
+            "max_params": tier.max_params,
             "latency_percentile": tier.latency_percentile,
         }
         if tier.latency_percentile is not None:
@@ -106,7 +107,7 @@ def resolve_budgets(ctx: BuildContext) -> dict[str, Any]:
 
 
 def random_latencies_ms(
-    space: CellSpace, predictor: LatencyPredictor, seed: int, count: int = POOL
+    space: SearchSpace[Any], predictor: LatencyPredictor, seed: int, count: int = POOL
 ) -> np.ndarray:
     """Predicted latency of random networks of the space."""
     rng = np.random.default_rng([seed, 11])

@@ -13,6 +13,7 @@ from factory.pipeline.context import BuildContext
 from factory.pipeline.profiling_plan import measure_chip
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import Unit
+from factory.profiling import reference
 from factory.profiling.table import LatencyTable, table_name
 
 
@@ -67,6 +68,11 @@ def open_table(ctx: BuildContext, device_id: str) -> LatencyTable:
             fix="run the build again, it measures what is missing",
         )
     return LatencyTable.read(paths[0])
+
+
+def usual_reference_ms(ctx: BuildContext, device_id: str) -> float | None:
+    """What the reference model took on a chip while it was profiled, in ms."""
+    return reference.usual_reference_ms(open_table(ctx, device_id))
 
 
 def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:

@@ -25,6 +25,10 @@ def run(ctx: BuildContext) -> None:
         return
     started = time.monotonic()
     unit.begin([report_path(ctx), report_path(ctx).with_suffix(".json")])
+    from factory.reporting.comparison import write_comparison
+
+    write_certificate_pages(ctx)
+    write_comparison(ctx.folder.root)
     path = write_report(ctx.folder.root)
     unit.finish([path, path.with_suffix(".json")], time.monotonic() - started)
 
@@ -32,3 +36,14 @@ def run(ctx: BuildContext) -> None:
 def report_path(ctx: BuildContext) -> Path:
     """Where the report is."""
     return ctx.folder.stage("report") / "report.html"
+
+
+def write_certificate_pages(ctx: BuildContext) -> None:
+    """A page for every certificate: 07-report/certificates/<tier>.html."""
+    from factory.reporting.certificate_page import write_certificate_page
+
+    for tier in ctx.recipe.tiers:
+        certificate = verify.certificate_path(ctx, tier)
+        if certificate.is_file():
+            page = ctx.folder.stage("report") / "certificates" / f"{tier.name}.html"
+            write_certificate_page(certificate, page)

@@ -25,8 +25,9 @@ from factory.pipeline.recipe import NO_LATENCY, TierSection
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import fit
+from factory.pipeline.stages import profile as stage_profile
 from factory.pipeline.targets import Targets
-from factory.spaces.cell_space import CellSpace
+from factory.spaces.base import SearchSpace
 from factory.spaces.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _is_done(ctx: BuildContext, name: str) -> bool:
 
 def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostTerm]:
     """The tier's costs under a latency target."""
-    from factory.search.costs import CostTerm, macs_term
+    from factory.search.costs import CostTerm, macs_term, parameters_term
 
     profile, budget = ctx.device(tier), fit.load_budgets(ctx)[tier.name]
     presence = ctx.space(tier).presence(profile.dtype)
@@ -142,6 +143,8 @@ def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostT
     terms = [CostTerm("latency_ms", presence, weights_ms, constant_ms, target_ms, "ms", profile.id)]
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
+    if budget.get("max_params") is not None:
+        terms.append(parameters_term(presence, float(budget["max_params"])))
     return terms
 
 
@@ -188,13 +191,13 @@ def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float)
 
 def _search(ctx: BuildContext, pending: list[str]) -> None:
     """Run the search of the pending tiers (those that are done come back as they are)."""
-    from factory.search.architectures import search_architectures
+    from factory.search.seeds import search_seeds
 
     folder = _work_folder(ctx)
     if all((folder / name / "search.json").exists() for name in pending):
         return
-    search_architectures(
-        CellSpace(ctx.search_spec()),
+    search_seeds(
+        ctx.search_space(),
         ctx.data,
         _tier_budgets(ctx),
         ctx.recipe.search,
@@ -261,10 +264,9 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
             _costs(ctx, tier, target_ms),
             ctx.recipe.search,
             extra_epochs=ctx.recipe.budget.extra_epochs,
-            space=CellSpace(ctx.search_spec()),
+            space=ctx.search_space(),
             data=ctx.data if ctx.recipe.budget.extra_epochs else None,
             progress=ctx.progress,
-            seed=ctx.seed,
         )
     except BudgetError as error:
         ctx.progress.message(f"{tier.name}: no lower target can be met: {error}")
@@ -281,8 +283,10 @@ def _check(ctx: BuildContext, tier: TierSection, genotype: Genotype) -> float | 
     if key not in checks:
         profile = ctx.device(tier)
         _, content = network_bytes(ctx.space(tier), genotype, profile.dtype, ctx.seed)
+        usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
         with open_device(profile) as device:
-            checks[key] = verify_model(content, device).median_ms
+            result = verify_model(content, device, usual_reference_ms=usual_ms)
+        checks[key] = result.median_ms
         write_json(path, checks)
     return checks[key]
 
@@ -300,8 +304,10 @@ def _finish_baseline(ctx: BuildContext) -> dict[str, Any]:
         predictor: LatencyPredictor = fit.load_predictor(ctx, device_id)
         counts, content = network_bytes(space, found.genotype, profile.dtype, ctx.seed)
         predicted_ms[device_id] = predictor.predict(counts).latency_ms
+        usual_ms = stage_profile.usual_reference_ms(ctx, device_id)
         with open_device(profile) as device:
-            measured_ms[device_id] = verify_model(content, device).median_ms
+            result = verify_model(content, device, usual_reference_ms=usual_ms)
+        measured_ms[device_id] = result.median_ms
     return {
         "schema_version": SCHEMA_VERSION,
         "tier": NO_LATENCY,
@@ -313,7 +319,7 @@ def _finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     }
 
 
-def _sizes(space: CellSpace, genotype: Genotype) -> dict[str, int]:
+def _sizes(space: SearchSpace[Any], genotype: Genotype) -> dict[str, int]:
     counts = space.counts(genotype)
     return {
         "macs": counts.macs,
@@ -331,4 +337,9 @@ def _summary(found: SearchResult) -> dict[str, Any]:
         "expected": found.expected,
         "multipliers": found.multipliers,
         "steps": found.steps,
+        "method": found.method,
+        "seed": found.seed,
+        "skip_share_by_cell": found.skip_share_by_cell,
+        "gap": found.gap,
+        "stopped": found.stopped,
     }

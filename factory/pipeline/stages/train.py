@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
@@ -11,9 +11,9 @@ from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import search
 
 if TYPE_CHECKING:
-    from factory.spaces.cell_network import CellNetwork
-    from factory.spaces.genotype import Genotype
-    from factory.spaces.network_spec import NetworkSpec
+    from torch import nn
+
+    from factory.spaces.config import Spec
     from factory.training.config import TrainConfig
 
 
@@ -59,15 +59,16 @@ def run(ctx: BuildContext) -> None:
         unit.finish(outputs, time.monotonic() - started)
 
 
-def make_network(genotype: Genotype, spec: NetworkSpec, cfg: TrainConfig, seed: int) -> CellNetwork:
+def make_network(architecture: Any, spec: Spec, cfg: TrainConfig, seed: int) -> nn.Module:
     """The network to train, initialised from the seed."""
-    from factory.spaces.cell_network import CellNetwork
+    from factory.spaces.config import space_of
 
-    network = CellNetwork(genotype, spec, auxiliary=cfg.auxiliary_weight > 0)
-    return network.initialise(seed)
+    network: Any = space_of(spec).network(architecture, auxiliary=cfg.auxiliary_weight > 0)
+    initialised: nn.Module = network.initialise(seed)
+    return initialised
 
 
-def load_network(ctx: BuildContext, tier: TierSection) -> CellNetwork:
+def load_network(ctx: BuildContext, tier: TierSection) -> nn.Module:
     """The trained network of a tier, in evaluation mode."""
     import safetensors.torch
 

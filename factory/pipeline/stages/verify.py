@@ -18,7 +18,7 @@ from factory.devices.base import Device, open_device
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
-from factory.pipeline.stages import deploy, fit, search, train
+from factory.pipeline.stages import deploy, fit, profile, search, train
 
 SCHEMA_VERSION = 1
 PARITY_IMAGES = 128
@@ -45,6 +45,11 @@ def result_path(ctx: BuildContext, tier: TierSection) -> Path:
     return ctx.folder.stage("verify") / f"{tier.name}.json"
 
 
+def certificate_path(ctx: BuildContext, tier: TierSection) -> Path:
+    """Where the certificate of a tier is."""
+    return ctx.folder.stage("verify") / "certificates" / f"{tier.name}.certificate.json"
+
+
 def load_result(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
     """The verdict of a tier."""
     value: dict[str, Any] = read_json(result_path(ctx, tier), "verification")
@@ -62,11 +67,13 @@ def run(ctx: BuildContext) -> None:
             unit = tier_unit(ctx, tier)
             started = time.monotonic()
             path = result_path(ctx, tier)
-            unit.begin([path])
+            certificate = certificate_path(ctx, tier)
+            unit.begin([path, certificate])
             with open_device(ctx.device(tier)) as device:
                 result = verify_tier(ctx, tier, device, budgets[tier.name])
+                certify_tier(ctx, tier, device, result)
             write_json(path, result)
-            unit.finish([path], time.monotonic() - started)
+            unit.finish([path, certificate], time.monotonic() - started)
             ctx.progress.message(verdict_line(result))
             task.advance(note=tier.name)
 
@@ -92,7 +99,11 @@ def verify_tier(
     path = folder / deploy.MODEL
     predictor = fit.load_predictor(ctx, device.profile.id)
     measured = verify_model(
-        path, device, max_latency_ms=budget["max_latency_ms"], predictor=predictor
+        path,
+        device,
+        max_latency_ms=budget["max_latency_ms"],
+        predictor=predictor,
+        usual_reference_ms=profile.usual_reference_ms(ctx, device.profile.id),
     )
     counts = ctx.space(tier).counts(search.load_genotype(ctx, tier.name))
     result = {
@@ -131,7 +142,10 @@ def _images_part(
         lambda x: torch_outputs(ctx, tier, x),
         threshold=ctx.recipe.budget.max_parity_difference,
     )
-    part: dict[str, Any] = {"parity": {**parity.to_dict(), "of": "the fp32 file"}}
+    part: dict[str, Any] = {
+        "parity": {**parity.to_dict(), "of": "the fp32 file"},
+        "accuracy_images": len(images),
+    }
     if int8:
         drop = measure_int8_drop(shipped, full, device, images, labels)
         part.update(
@@ -143,6 +157,36 @@ def _images_part(
         accuracy = float(np.mean(classify(shipped, device, images) == labels))
         part.update(accuracy=accuracy, accuracy_fp32=accuracy, accuracy_drop_points=0.0)
     return part
+
+
+def certify_tier(
+    ctx: BuildContext, tier: TierSection, device: Device, result: dict[str, Any]
+) -> None:
+    """Write the certificate of a verified tier."""
+    from factory.verification.certificate import AccuracyPart
+    from factory.verification.certify import certify
+    from factory.verification.intervals import wilson
+
+    images = result["accuracy_images"]
+    correct = round(result["accuracy"] * images)
+    certify(
+        ctx.folder.stage("deploy") / tier.name / deploy.MODEL,
+        device,
+        result,
+        accuracy=AccuracyPart(
+            value=result["accuracy"],
+            interval=wilson(correct, images),
+            correct=correct,
+            images=images,
+            data=f"{ctx.data.name}, {images} test pictures",
+            fp32=result["accuracy_fp32"],
+            drop_points=result["accuracy_drop_points"],
+        ),
+        max_macs=result["budget"]["max_macs"],
+        min_accuracy=tier.min_accuracy,
+        macs=result["macs"],
+        params=result["params"],
+    ).save(certificate_path(ctx, tier))
 
 
 def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> list[str]:
@@ -158,6 +202,13 @@ def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> lis
     if max_macs is not None and result["macs"] > max_macs:
         reasons.append(
             f"{result['macs'] / 1e6:.2f} M MACs are over the budget of {max_macs / 1e6:.2f} M"
+        )
+    limit = ctx.recipe.budget.max_int8_drop_points
+    if result["accuracy_drop_points"] > limit + 1e-9:
+        reasons.append(f"int8 loses {result['accuracy_drop_points']:.2f} points (limit {limit:g})")
+    if tier.max_params is not None and result["params"] > tier.max_params:
+        reasons.append(
+            f"{result['params']:,} parameters are over the budget of {tier.max_params:,.0f}"
         )
     if tier.min_accuracy is not None and result["accuracy"] < tier.min_accuracy:
         reasons.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.pipeline.recipe_loading import load_recipe
 
@@ -37,16 +38,54 @@ def build(
 
 
 def search(
-    recipe: str | Path,
+    recipe: str | Path | None = None,
     *,
+    list_methods: bool = False,
     out: str | Path | None = None,
     scale: str | None = None,
     seed: int | None = None,
+    seeds: int | None = None,
     dry_run: bool = False,
+    strategy: str | None = None,
+    queries: int = 30,
+    epochs: int = 3,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Profile, fit and search only; the arguments are those of :func:`build`."""
-    return _line(recipe, out, scale, seed, dry_run, progress, "search")
+    """Profile, fit and search only; the other arguments are those of :func:`build`.
+
+    Args:
+        list_methods: search nothing; what comes back are the axes of a search method, their
+            choices and the presets.
+        seeds: replaces the recipe's search.seeds.
+        strategy: a discrete strategy in place of the differentiable search.
+        queries: architectures it evaluates per tier.
+        epochs: epochs of the short training that is one evaluation.
+    """
+    if list_methods:
+        from factory.pipeline.verbs.methods import methods
+
+        return methods()
+    if recipe is None:
+        raise InputError(
+            "no recipe was named", fix="name one, or list the methods with factory search --list"
+        )
+    if strategy is None:
+        return _line(recipe, out, scale, seed, dry_run, progress, "search", seeds)
+    from factory.search.strategies import STRATEGIES
+
+    STRATEGIES.get(strategy)  # an unknown name is told before anything is measured
+    if queries < 1 or epochs < 1:
+        raise InputError(
+            f"queries = {queries}, epochs = {epochs} is not accepted", fix="give at least 1 of both"
+        )
+    answer = _line(recipe, out, scale, seed, dry_run, progress, "fit")
+    if dry_run:
+        state = f"{strategy}, {queries} queries a tier of {epochs} epochs each"
+        return {**answer, "stages": [*answer["stages"], {"stage": "search", "state": state}]}
+    from factory.pipeline.context import open_run
+    from factory.pipeline.discrete_search import search_tiers
+
+    return search_tiers(open_run(answer["run"], progress), strategy, queries, epochs)
 
 
 def train(
@@ -76,8 +115,13 @@ def _line(
     dry_run: bool,
     progress: Progress,
     until: str,
+    seeds: int | None = None,
 ) -> dict[str, Any]:
     checked, _ = load_recipe(recipe, scale=scale, seed=seed)
+    if seeds is not None:
+        checked = checked.model_copy(
+            update={"search": checked.search.model_copy(update={"seeds": seeds})}
+        )
     from factory.pipeline.build import plan, run_build, summary
     from factory.pipeline.context import BuildContext, default_out
     from factory.pipeline.run_folder import STAGES, RunFolder

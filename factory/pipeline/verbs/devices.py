@@ -6,7 +6,7 @@ from typing import Any
 
 from factory.core.errors import FactoryError
 from factory.devices.base import open_device
-from factory.devices.profile import list_profiles, load_profile
+from factory.devices.profile import list_profiles, load_profile, with_patience
 
 SCHEMA_VERSION = 1
 
@@ -23,8 +23,10 @@ def devices(*, check: bool = False) -> dict[str, Any]:
         try:
             profile = load_profile(path)
             entry.update(profile.model_dump(mode="json"))
-            if check:
-                with open_device(profile) as device:
+            if check and profile.transport == "browser":
+                entry["reached"] = "when its page is open"
+            elif check:
+                with open_device(with_patience(profile, 0.0)) as device:
                     entry["describe"] = device.describe()
                 entry["reached"] = "yes"
         except FactoryError as error:

@@ -31,6 +31,9 @@ NEEDED = {
     "pandas": "pandas",
     "pillow": "PIL",
     "psutil": "psutil",
+    "aiohttp": "aiohttp",
+    "cryptography": "cryptography",
+    "segno": "segno",
 }
 MINIMUM_DISK_GB = 2.0
 

@@ -1,67 +1,271 @@
-"""export: a trained tier of a run folder as an ONNX file of either precision."""
+"""export: any model as the files that its chips run, quantised, checked and compared with fp32."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, unknown_name
+from factory.core.files import write_atomic_bytes, write_json
 from factory.core.progress import SILENT, Progress
 
+if TYPE_CHECKING:
+    from factory.deployment.gate import GateConfig
+    from factory.deployment.targets import Target
+    from factory.devices.profile import DeviceProfile
+    from factory.pipeline.export_source import ExportSource
+
 SCHEMA_VERSION = 1
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
+TRAIL_SUFFIX = ".export.json"
 
 
 def export(
-    run: str | Path,
+    model: str | Path,
     *,
-    tier: str,
-    out: str | Path = "model.onnx",
+    tier: str | None = None,
+    target: Sequence[str] = (),
+    device: str | Path | None = None,
+    out: str | Path | None = None,
     precision: str | None = None,
+    input: str | None = None,
+    data: str | Path | None = None,
+    labels: str | Path | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
+    camera: str | None = None,
+    max_drop_points: float = 1.0,
+    measure_passes: bool = True,
+    seed: int = 0,
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Export the trained network of ``tier`` to ``out``.
+    """Export ``model`` in every form asked for.
 
     Args:
-        run: a run folder whose tier is trained.
-        tier: name of the tier.
-        out: the ONNX file to write.
-        precision: "fp32" or "int8"; by default that of the tier's device.
+        model: an ONNX file, ``module:function`` of a torch network, or a run folder with ``tier``.
+        tier: name of the tier of a run.
+        target: names of targets, or "all"; by default the one that suits the device.
+        device: the chip it is for; passes are then measured on it where it can be reached.
+        out: the file to write, or for several targets the folder.
+        precision: shorthand for the CPU's target of that precision.
+        input: shape of one picture where the model does not fix it, "3x224x224".
+        data: folder of pictures, one sub-folder a class, to calibrate and judge with.
+        labels: text file with one class name a line.
+        mean, std: per channel, of pixels scaled to 0..1.
+        weights: safetensors file for a network given as module:function.
+        camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
+        max_drop_points: accuracy that int8 may lose.
+        measure_passes: measure optional passes on the device.
+        seed: of random weights and of the choice of pictures.
         dry_run: only check and say what would be written.
         progress: where progress is reported.
+
+    Returns:
+        ``ok`` is False when a target was refused or failed; ``targets`` tells each one.
     """
+    from factory.deployment.gate import GateConfig
+    from factory.deployment.make import Maker, make_targets
+
+    profile = _profile(model, tier, device)
+    wanted = _targets(target, precision, profile)
+    path, folder, stem = _places(out, wanted, tier or _name(model))
+    size = _camera(camera)
+    answer: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "path": str(path or folder),
+        "model": str(model),
+        "tier": tier,
+        "device": None if profile is None else profile.id,
+        "precision": wanted[0].precision,
+    }
+    if dry_run:
+        _check_tier(model, tier)
+        return {**answer, "targets": [{"target": t.name} for t in wanted], "dry_run": True}
+    config = GateConfig(max_drop_points=max_drop_points, reduce_range=_reduced(profile))
+    with tempfile.TemporaryDirectory(prefix="factory-export-") as scratch:
+        from factory.pipeline.export_source import open_source
+
+        source = open_source(
+            model,
+            Path(scratch),
+            tier=tier,
+            input=input,
+            data=data,
+            labels=labels,
+            mean=mean,
+            std=std,
+            weights=weights,
+            seed=seed,
+            progress=progress,
+        )
+        passes = None
+        if profile is not None and device is not None and measure_passes:
+            passes = _measured_passes(source, profile, config, progress)
+        with Maker(
+            source.fp32,
+            source.data,
+            config,
+            preprocessing=source.preprocessing,
+            camera=size,
+            progress=progress,
+        ) as maker:
+            if path is not None:
+                made = [maker.make(wanted[0], path)]
+            else:
+                made = make_targets(maker, wanted, folder, stem)
+    named = {name for name in target if name != "all"}
+    lacking = [m for m in made if m.status == "missing" and m.target.name in named]
+    if lacking:
+        raise InputError(
+            f"target {lacking[0].target.name!r} cannot be made here", why=lacking[0].reason
+        )
+    answer |= {
+        "kind": source.kind,
+        "class_names": list(source.class_names),
+        "data": source.data.name,
+        "judged": source.judged,
+        "notes": source.notes,
+        "passes": passes,
+        "targets": [m.to_dict() for m in made],
+        "ok": all(m.status in ("ok", "missing") for m in made),
+    }
+    if path is not None and made[0].ok:
+        from factory.deployment.manifest import describe_file
+
+        manifest = describe_file(path, made[0].target.precision)
+        answer["manifest"] = manifest.model_dump(mode="json")
+    trail = path.with_name(path.name + TRAIL_SUFFIX) if path else folder / f"{stem}{TRAIL_SUFFIX}"
+    write_json(trail, answer)
+    return {**answer, "trail": str(trail)}
+
+
+def _profile(
+    model: str | Path, tier: str | None, device: str | Path | None
+) -> DeviceProfile | None:
+    """The device asked for, else that of the tier."""
+    from factory.devices.profile import load_profile
+
+    if device is not None:
+        return load_profile(device)
+    if tier is not None and Path(model).is_dir():
+        from factory.pipeline.context import open_run
+
+        ctx = open_run(model)
+        if tier in [entry.name for entry in ctx.recipe.tiers]:
+            return ctx.device(ctx.recipe.tier(tier))
+    return None
+
+
+def _check_tier(model: str | Path, tier: str | None) -> None:
+    """For a dry run: the faults of a run folder, without loading anything."""
+    if tier is None and not Path(model).is_dir():
+        return
     from factory.pipeline.context import open_run
+
+    ctx = open_run(model)
+    names = [entry.name for entry in ctx.recipe.tiers]
+    if tier not in names:
+        raise unknown_name("tier", str(tier), names, where=str(model))
+
+
+def _targets(
+    names: Sequence[str], precision: str | None, profile: DeviceProfile | None
+) -> list[Target]:
+    from factory.deployment.targets import all_targets, default_target, find_target
 
     if precision is not None and precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    ctx = open_run(run, progress)
-    names = [entry.name for entry in ctx.recipe.tiers]
-    if tier not in names:
-        raise unknown_name("tier", tier, names, where=str(run))
-    section = ctx.recipe.tier(tier)
-    weights = ctx.folder.stage("train") / tier / "weights.safetensors"
-    if not weights.is_file():
-        raise InputError(
-            f"tier {tier!r} is not trained yet",
-            where=str(run),
-            fix="run `factory build` with its recipe until it is",
-        )
-    precision = precision or ctx.device(section).precision
-    path = Path(out)
-    answer: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "path": str(path),
-        "tier": tier,
-        "precision": precision,
-    }
-    if dry_run:
-        return {**answer, "dry_run": True}
-    from factory.pipeline.stages.deploy import export_tier
+    if "all" in names:
+        return all_targets()
+    if names:
+        return [find_target(name) for name in dict.fromkeys(names)]
+    if precision is not None:
+        return [default_target("CPUExecutionProvider", precision)]
+    if profile is not None:
+        return [default_target(profile.execution_provider, profile.precision)]
+    return [find_target("onnx-fp32")]
 
-    with tempfile.TemporaryDirectory(prefix="factory-export-") as folder:
-        int8 = precision == "int8"
-        fp32_path = Path(folder) / "model-fp32.onnx" if int8 else path
-        manifest = export_tier(ctx, section, path, fp32_path=fp32_path, int8=int8)
-    return {**answer, "manifest": manifest.model_dump(mode="json")}
+
+def _places(
+    out: str | Path | None, wanted: Sequence[Target], stem: str
+) -> tuple[Path | None, Path, str]:
+    """(the one file, or None), the folder, and the stem of the files' names."""
+    if out is None:
+        if len(wanted) == 1:
+            return Path(f"model{wanted[0].suffix}"), Path(), stem
+        return None, Path("exported"), stem
+    path = Path(out)
+    if path.suffix in (".onnx", ".ort"):
+        if len(wanted) > 1:
+            raise InputError(
+                f"{len(wanted)} targets do not fit into the one file {path}",
+                fix="name a folder with --out",
+            )
+        return path, path.parent, stem
+    return None, path, stem
+
+
+def _name(model: str | Path) -> str:
+    text = str(model)
+    return text.partition(":")[2] if ":" in text and not Path(text).exists() else Path(text).stem
+
+
+def _camera(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.isdigit() and 0 < int(p) <= 10_000 for p in parts):
+        raise InputError(
+            f"camera {text!r} is not HEIGHTxWIDTH", fix="write for example --camera 480x640"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _reduced(profile: DeviceProfile | None) -> bool:
+    from factory.deployment.chip_flags import wants_reduced_range
+
+    return wants_reduced_range(profile is None or profile.chip == "local")
+
+
+def _measured_passes(
+    source: ExportSource, profile: DeviceProfile, config: GateConfig, progress: Progress
+) -> dict[str, Any]:
+    """Try the optional passes on the chip and keep in the fp32 file what helps there."""
+    import onnx
+
+    from factory.deployment.calibration import calibrate
+    from factory.deployment.quantise import QuantiseConfig, quantise_model
+    from factory.deployment.selection import Prepare, select_passes
+    from factory.deployment.targets import default_target
+    from factory.devices.base import open_device
+
+    told: dict[str, Any] = {"device": profile.id, "trials": []}
+    model = onnx.load(source.fp32)
+    prepare: Prepare = onnx.ModelProto.SerializeToString
+    if profile.precision == "int8":
+        flavour = default_target(profile.execution_provider, "int8").flavour
+        assert flavour is not None
+        quantise = QuantiseConfig(reduce_range=config.reduce_range)
+
+        def quantised(proto: onnx.ModelProto) -> bytes:
+            ranges = calibrate(proto, source.data.calibration[:16], "minmax")
+            return quantise_model(proto, ranges, quantise, flavour).SerializeToString()
+
+        prepare = quantised
+    try:
+        with open_device(profile) as device:
+            model, trials = select_passes(model, device, prepare=prepare, progress=progress)
+            told["simulated"] = bool(device.describe().get("simulated"))
+    except InputError as error:
+        return {**told, "reason": f"no pass was measured: {error}"}
+    told["trials"] = [trial.to_dict() for trial in trials]
+    kept = [trial.name for trial in trials if trial.status == "kept"]
+    if kept:
+        props = {p.key: p.value for p in model.metadata_props}
+        onnx.helper.set_model_props(model, props | {"passes": " ".join(kept)})
+        write_atomic_bytes(source.fp32, model.SerializeToString(deterministic=True))
+    return told

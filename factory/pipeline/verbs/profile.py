@@ -8,9 +8,10 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
-from factory.devices.base import open_device
+from factory.devices.base import Device, open_device
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.browser_profile import BrowserRequest, any_browser, open_browser
 from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
 from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
@@ -23,8 +24,9 @@ POOL = 256
 
 
 def profile(
-    device: str | Path,
+    device: str | Path | None = None,
     *,
+    browser: BrowserRequest | None = None,
     channels: int = 16,
     layers: int = 8,
     input: str = "3x32x32",
@@ -46,6 +48,7 @@ def profile(
 
     Args:
         device: a device's id or the path of its profile.
+        browser: in place of ``device``, whatever browser opens the page; its profile is written.
         channels: channels C of the networks.
         layers: number of cells.
         input: shape of one image, "3x32x32".
@@ -61,12 +64,16 @@ def profile(
         dry_run: only say how much would be measured.
         progress: where progress is reported.
     """
-    device_profile = load_profile(device)
+    if (device is None) == (browser is None):
+        raise InputError(
+            "it is not clear what to measure", fix="name one: --device ID, or --browser for a page"
+        )
     if quick and full:
         raise InputError("quick and full exclude each other", fix="give one of them")
+    device_profile = load_profile(device) if device is not None else any_browser(browser)
     if quick or full:
         name = "quick" if quick else "full"
-        return _any_network(device_profile, name, out, seed, dry_run, progress)
+        return _any_network(device_profile, browser, name, out, seed, dry_run, progress)
     spec = network_spec(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
@@ -81,7 +88,8 @@ def profile(
         kernels = len(kernels_of([spec], device_profile.dtype))
         return {**answer, "dry_run": True, "kernels": kernels, "networks": networks}
     started = time.monotonic()
-    with open_device(device_profile) as opened:
+    with _opened(device_profile, browser) as opened:
+        device_profile = opened.profile
         describe = opened.describe()
         path = folder / table_name(describe)
         with LatencyTable.open(path, device_profile, describe) as table:
@@ -97,6 +105,7 @@ def profile(
             )
     return {
         **answer,
+        "device": device_profile.id,
         "table": str(path),
         "kernels": measured.kernels.measured,
         "networks": measured.networks.measured,
@@ -108,8 +117,13 @@ def profile(
     }
 
 
+def _opened(device_profile: DeviceProfile, browser: BrowserRequest | None) -> Device:
+    return open_device(device_profile) if browser is None else open_browser(browser)
+
+
 def _any_network(
     device_profile: DeviceProfile,
+    browser: BrowserRequest | None,
     name: str,
     out: str | Path | None,
     seed: int,
@@ -128,7 +142,8 @@ def _any_network(
         efforts = {key: forecast(value) for key, value in ANY_EFFORTS.items()}
         return {**answer, "dry_run": True, "efforts": efforts, **efforts[name]}
     started = time.monotonic()
-    with open_device(device_profile) as opened:
+    with _opened(device_profile, browser) as opened:
+        device_profile = opened.profile
         describe = opened.describe()
         path = folder / table_name(describe)
         with LatencyTable.open(path, device_profile, describe) as table:
@@ -136,6 +151,7 @@ def _any_network(
     summary = done.summary
     return {
         **answer,
+        "device": device_profile.id,
         "table": str(path),
         "networks": summary.measured,
         "kernels_in_place": summary.in_place,

@@ -1,37 +1,192 @@
-"""verify: any ONNX file, measured on a chip and held against a latency budget."""
+"""verify: any model file measured on a chip, certified, and checked against its certificate."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from factory.core.errors import InputError
+from factory.core.provenance import now_utc
 from factory.devices.base import open_device
-from factory.devices.profile import load_profile
-from factory.verification.model_file import read_model
+from factory.devices.profile import DeviceProfile, load_profile
+from factory.verification.model_file import ModelFile, read_model
 from factory.verification.verify import verify_model
+
+if TYPE_CHECKING:
+    from factory.devices.base import Device
+    from factory.verification.certificate import AccuracyPart
 
 SCHEMA_VERSION = 1
 
 
 def verify(
-    model: str | Path, device: str | Path, *, max_latency_ms: float | None = None
+    model: str | Path | None = None,
+    device: str | Path | None = None,
+    *,
+    max_latency_ms: float | None = None,
+    certificate: str | Path | None = None,
+    issue: str | Path | None = None,
+    data: str | Path | None = None,
+    measure: bool = True,
 ) -> dict[str, Any]:
     """Measure ``model`` on ``device``; ``holds`` says whether the verdict is a pass.
 
+    Args:
+        model: an ONNX or ORT file; with ``certificate`` the one it names, beside it.
+        device: the chip; with ``certificate`` the one it names.
+        max_latency_ms: the budget.
+        certificate: check the file against this certificate instead.
+        issue: write a certificate (JSON, and its page beside it) of what was measured.
+        data: folder of labelled pictures, for the accuracy on the certificate.
+        measure: with ``certificate``: also measure placement and latency again.
+
     Raises:
-        InputError: no such file or device, not an ONNX file, dynamic shapes, an absurd budget.
+        InputError: no such file or device, not a model, dynamic shapes, an absurd budget.
     """
     from factory.pipeline.recipe_limits import check_latency_budget
 
+    if certificate is not None:
+        return _recheck(certificate, model, device, measure)
+    if model is None or device is None:
+        raise InputError(
+            "verify needs a model and --device, or --certificate",
+            fix="for example: factory verify model.onnx --device local-cpu-t1-fp32",
+        )
     check_latency_budget(max_latency_ms)
     profile = load_profile(device)
-    read_model(model)  # a wrong file is told before the device is started
+    path = Path(model)
+    content = _content(path)  # a wrong file is told before the device is started
+    usual_ms = _usual_reference_ms(profile)
     with open_device(profile) as opened:
-        result = verify_model(model, opened, max_latency_ms=max_latency_ms)
-    answer = result.to_dict()
+        result = verify_model(
+            content, opened, max_latency_ms=max_latency_ms, usual_reference_ms=usual_ms
+        )
+        answer = result.to_dict()
+        if issue is not None:
+            answer["certificate"] = str(_issue(path, opened, answer, Path(issue), data))
     answer["schema_version"] = SCHEMA_VERSION
     answer["device"] = profile.id
     answer["model"] = str(model)
     answer["holds"] = result.ok
     answer["reason"] = "; ".join(result.reasons)
     return answer
+
+
+def _content(path: Path) -> ModelFile:
+    """ONNX with the checks of its graph; ORT format as it is."""
+    if path.suffix != ".ort":
+        return read_model(path)
+    if not path.is_file():
+        raise InputError(f"model {path} does not exist", fix="check the path")
+    content = path.read_bytes()
+    if content[4:8] != b"ORTM":
+        raise InputError(f"{path} is no file in ORT format")
+    return ModelFile(content, None)
+
+
+def _issue(
+    path: Path, device: Device, result: dict[str, Any], out: Path, data: str | Path | None
+) -> Path:
+    """Write the certificate and its page."""
+    from factory.reporting.certificate_page import write_certificate_page
+    from factory.verification.certify import certify
+
+    macs, params = _counts(path)
+    accuracy = None if data is None else _accuracy(path, device, Path(data))
+    certify(
+        path,
+        device,
+        result,
+        accuracy=accuracy,
+        accuracy_note="no labelled pictures were given (--data FOLDER)",
+        macs=macs,
+        params=params,
+    ).save(out)
+    write_certificate_page(out, out.with_suffix(".html"))
+    return out
+
+
+def _counts(path: Path) -> tuple[int | None, int | None]:
+    """MACs and parameters where the graph can be read."""
+    if path.suffix != ".onnx":
+        return None, None
+    from factory.graph.counts import count
+    from factory.graph.onnx_import import from_onnx, load_onnx
+
+    try:
+        counts = count(from_onnx(load_onnx(path)))
+    except InputError:
+        return None, None
+    return counts.macs, counts.params
+
+
+def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
+    """Top-1 over the folder's test pictures, run on the device."""
+    from factory.deployment.manifest import describe_file
+    from factory.deployment.metadata import Preprocessing
+    from factory.pipeline.export_source import folder_test_pictures
+    from factory.verification.certify import accuracy_part
+    from factory.verification.parity import classify
+
+    manifest = describe_file(path)
+    said = manifest.metadata.get("preprocessing")
+    shape = manifest.inputs[0].shape
+    if not isinstance(said, dict) or len(shape) != 4:
+        raise InputError(
+            f"{path} does not say how a picture becomes its input",
+            fix="export it with `factory export`, which writes the preprocessing into the file",
+        )
+    preprocessing = Preprocessing.model_validate(said)
+    images, labels = folder_test_pictures(data, (shape[1], shape[2], shape[3]), preprocessing)
+    predicted = classify(path.read_bytes(), device, images)
+    return accuracy_part(predicted, labels, f"{data.name}, {len(labels)} test pictures")
+
+
+def _recheck(
+    certificate: str | Path, model: str | Path | None, device: str | Path | None, measure: bool
+) -> dict[str, Any]:
+    from factory.verification.certificate import Certificate
+    from factory.verification.recheck import Recheck, RecheckResult, check_file, check_on_device
+
+    where = Path(certificate)
+    known = Certificate.load(where)
+    path = _model_of(known.model.file, where, model)
+    checks = check_file(known, path, now_utc())
+    try:
+        profile = load_profile(device or known.chip.device_id)
+        with open_device(profile) as opened:
+            checks += check_on_device(known, path, opened, measure=measure)
+    except InputError as error:
+        checks.append(Recheck("chip", False, f"it cannot be reached: {error}"))
+    result = RecheckResult(tuple(checks))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "certificate": str(where),
+        "model": str(path),
+        "device": str(device or known.chip.device_id),
+        "checks": [check.to_dict() for check in result.checks],
+        "holds": result.ok,
+        "verdict": "as certified" if result.ok else "changed",
+        "reason": "; ".join(f"{c.name}: {c.detail}" for c in result.failed),
+    }
+
+
+def _model_of(name: str, certificate: Path, model: str | Path | None) -> Path:
+    """The file a certificate is about: given, beside it, or where a run keeps it."""
+    if model is not None:
+        return Path(model)
+    beside = certificate.with_name(name)
+    run = certificate.parent.parent.parent
+    in_run = run / "05-deploy" / certificate.name.split(".certificate")[0] / name
+    return in_run if not beside.is_file() and in_run.is_file() else beside
+
+
+def _usual_reference_ms(profile: DeviceProfile) -> float | None:
+    """From the chip's latency table, where there is one."""
+    from factory.pipeline.tables import table_for
+    from factory.profiling.reference import usual_reference_ms
+
+    try:
+        return usual_reference_ms(table_for(profile))
+    except InputError:
+        return None

@@ -1,0 +1,330 @@
+"""The accuracy gate: an int8 file costs at most so many points, or it does not leave.
+
+1. Every calibration method makes a file; the one that loses least on the selection pictures is
+   taken (ties: the one whose outputs lie closest to fp32).
+2. It is judged on the test pictures. Within the limit: done.
+3. Beyond it: each operator is quantised alone; by how much that disturbs the output is its
+   sensitivity. The most sensitive 1, 2, 4, ... stay in floats until the limit holds.
+4. If half of the operators in floats do not help, the file is refused.
+
+The selection pictures are training pictures that were not used for calibration, so that the test
+pictures judge and do not choose; where the test set has to decide a second time (step 3), the
+trail says so. Every attempt is in the trail.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from pydantic import BaseModel, ConfigDict, Field
+
+from factory.core.progress import SILENT, Progress
+from factory.deployment.agreement import Agreement, compare
+from factory.deployment.calibration import METHODS, Method, calibrate
+from factory.deployment.flavours import CPU_FLAVOUR, Flavour
+from factory.deployment.quantise import QuantiseConfig, check_calibration, quantise_model
+from factory.deployment.run_here import run_model
+
+SCHEMA_VERSION = 1
+MAX_FLOAT_SHARE = 0.5
+Run = Callable[[bytes, np.ndarray], np.ndarray]
+
+
+class GateConfig(BaseModel):
+    """What an int8 file may cost, and what is tried."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_drop_points: float = Field(
+        default=1.0, ge=0, le=100, description="accuracy that int8 may lose, percentage points"
+    )
+    methods: tuple[Method, ...] = Field(
+        default=METHODS, min_length=1, description="calibration methods that are tried"
+    )
+    percentile: float = Field(default=99.99, gt=50, le=100, description="for method percentile")
+    reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
+    sensitivity_images: int = Field(
+        default=32, ge=1, description="pictures on which an operator's sensitivity is measured"
+    )
+
+
+@dataclass(frozen=True)
+class GateData:
+    """Prepared pictures, float32 [N,C,H,W]; labels where known.
+
+    ``test_images`` without ``test_labels`` (a network of random weights, say) are compared with
+    fp32, but nothing is judged: there is no accuracy to lose.
+    """
+
+    calibration: np.ndarray
+    selection_images: np.ndarray
+    test_images: np.ndarray
+    selection_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
+    name: str = ""
+
+
+@dataclass
+class GateResult:
+    """The decision, with the trail.
+
+    Attributes:
+        verdict: "within the limit", "repaired", "refused" or "not judged" (no labels).
+        model: the int8 model; None when refused.
+        method: calibration method of the file.
+        float_nodes: operators left in floats.
+        test: the file beside fp32 on the test pictures; of the best attempt when refused.
+        trail: every attempt, in order.
+    """
+
+    verdict: str
+    model: onnx.ModelProto | None
+    method: str
+    float_nodes: tuple[str, ...]
+    test: Agreement
+    reason: str
+    config: GateConfig
+    data: str = ""
+    trail: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file may leave."""
+        return self.model is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trail for the report: plain values for JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "method": self.method,
+            "float_nodes": list(self.float_nodes),
+            "test": self.test.to_dict(),
+            "data": self.data,
+            "config": self.config.model_dump(mode="json"),
+            "trail": self.trail,
+        }
+
+
+class _Gate:
+    """One passage through the gate."""
+
+    def __init__(
+        self,
+        source: onnx.ModelProto,
+        data: GateData,
+        config: GateConfig,
+        flavour: Flavour,
+        run: Run,
+        progress: Progress,
+        ranges: dict[str, Any],
+    ) -> None:
+        self.source, self.data, self.config, self.flavour = source, data, config, flavour
+        self.run, self.progress = run, progress
+        self.images = check_calibration(source, data.calibration, "the int8 gate")
+        self.trail: list[dict[str, Any]] = []
+        content = source.SerializeToString()
+        self.test_fp32 = run(content, data.test_images)
+        self.selection_fp32 = run(content, data.selection_images)
+        self.ranges = ranges
+
+    def quantised(self, method: Method, **which: Any) -> onnx.ModelProto:
+        """The model by ``method``; its ranges are computed once."""
+        if self.flavour.activation != "none" and method not in self.ranges:
+            self.ranges[method] = calibrate(
+                self.source, self.images, method, percentile=self.config.percentile
+            )
+        quantise = QuantiseConfig(
+            method=method,
+            percentile=self.config.percentile,
+            reduce_range=self.config.reduce_range,
+        )
+        return quantise_model(self.source, self.ranges.get(method), quantise, self.flavour, **which)
+
+    def on_selection(self, model: onnx.ModelProto) -> Agreement:
+        """Beside fp32 on the selection pictures."""
+        outputs = self.run(model.SerializeToString(), self.data.selection_images)
+        return compare(outputs, self.selection_fp32, self.data.selection_labels)
+
+    def on_test(self, model: onnx.ModelProto) -> Agreement:
+        """Beside fp32 on the test pictures."""
+        outputs = self.run(model.SerializeToString(), self.data.test_images)
+        return compare(outputs, self.test_fp32, self.data.test_labels)
+
+    def note(self, step: str, started: float, **facts: Any) -> None:
+        """One line of the trail."""
+        self.trail.append({"step": step, **facts, "seconds": round(time.monotonic() - started, 3)})
+
+    def choose_method(self) -> tuple[Method, onnx.ModelProto]:
+        """The method that loses least on the selection pictures."""
+        methods = self.config.methods if self.flavour.activation != "none" else ("minmax",)
+        tried = []
+        for method in methods:
+            started = time.monotonic()
+            model = self.quantised(method)
+            found = self.on_selection(model)
+            self.note(f"calibrate by {method}", started, selection=found.to_dict())
+            lost = found.drop_points
+            tried.append(((lost if lost is not None else 0.0, -found.signal_db), method, model))
+        best = min(tried, key=lambda entry: entry[0])
+        return best[1], best[2]
+
+    def holds(self, test: Agreement) -> bool:
+        """Whether the limit holds; rounding of a share is not a loss."""
+        lost = test.drop_points
+        return lost is None or lost <= self.config.max_drop_points + 1e-9
+
+    def sensitivities(self, method: Method) -> list[str]:
+        """Quantisable operators, the most sensitive first: signal to noise when quantised alone."""
+        started = time.monotonic()
+        images = self.data.selection_images[: self.config.sensitivity_images]
+        reference = self.selection_fp32[: self.config.sensitivity_images]
+        whole = self.quantised(method)
+        names = quantised_nodes(self.source, whole)
+        decibels = {}
+        with self.progress.task("sensitivity of operators", total=len(names)) as task:
+            for name in names:
+                others = [n for n in names if n != name]
+                if self.flavour.activation == "none":
+                    alone = self.quantised(method, exclude=others)
+                else:
+                    alone = self.quantised(method, only=[name])
+                outputs = self.run(alone.SerializeToString(), images)
+                decibels[name] = compare(outputs, reference).signal_db
+                task.advance(note=name)
+        order = sorted(decibels, key=lambda name: decibels[name])
+        self.note(
+            "sensitivity",
+            started,
+            images=len(images),
+            signal_db={name: round(decibels[name], 2) for name in order[:20]},
+        )
+        return order
+
+    def repair(self, method: Method) -> tuple[onnx.ModelProto | None, list[str], Agreement]:
+        """Leave the most sensitive operators in floats, twice as many each time."""
+        order = self.sensitivities(method)
+        most = max(1, int(len(order) * MAX_FLOAT_SHARE))
+        count, best = 1, None
+        while True:
+            started = time.monotonic()
+            left = order[:count]
+            model = self.quantised(method, exclude=left)
+            test = self.on_test(model)
+            self.note(
+                f"leave {count} in floats",
+                started,
+                float_nodes=left,
+                test=test.to_dict(),
+                judged_again_on_test=True,
+            )
+            if best is None or (test.accuracy or 0) > (best.accuracy or 0):
+                best = test
+            if self.holds(test):
+                return model, left, test
+            if count >= most:
+                return None, left, best
+            count = min(2 * count, most)
+
+
+def gate_int8(
+    source: onnx.ModelProto,
+    data: GateData,
+    config: GateConfig | None = None,
+    flavour: Flavour = CPU_FLAVOUR,
+    *,
+    run: Run = run_model,
+    progress: Progress = SILENT,
+    ranges: dict[str, Any] | None = None,
+) -> GateResult:
+    """Quantise ``source`` so that it loses no more than the limit, or refuse.
+
+    Args:
+        source: the fp32 model, shapes inferred.
+        data: pictures to calibrate, to choose and to judge with.
+        config: limit and methods.
+        flavour: number types of the target's runtime.
+        run: outputs of a model for pictures; by default on this machine's CPU.
+        progress: where long work reports.
+        ranges: method -> ranges of this very model for these pictures, where another flavour has
+            calibrated it already; what is missing is added.
+    """
+    config = config or GateConfig()
+    gate = _Gate(source, data, config, flavour, run, progress, {} if ranges is None else ranges)
+    method, model = gate.choose_method()
+    started = time.monotonic()
+    test = gate.on_test(model)
+    gate.note(f"judge {method} on the test pictures", started, test=test.to_dict())
+    told = "weights only" if flavour.activation == "none" else method
+
+    def result(
+        verdict: str,
+        reason: str,
+        kept: onnx.ModelProto | None = model,
+        float_nodes: tuple[str, ...] = (),
+        found: Agreement = test,
+    ) -> GateResult:
+        return GateResult(
+            verdict=verdict,
+            model=kept,
+            method=told,
+            float_nodes=float_nodes,
+            test=found,
+            reason=reason,
+            config=config,
+            data=data.name,
+            trail=gate.trail,
+        )
+
+    lost = test.drop_points
+    if lost is None:
+        return result(
+            "not judged",
+            f"no labelled pictures: {test.signal_db:.1f} dB of signal to noise against fp32",
+        )
+    limit = config.max_drop_points
+    if gate.holds(test):
+        return result(
+            "within the limit", f"{lost:.2f} of {limit:g} points lost, calibrated by {told}"
+        )
+    repaired, left, test_after = gate.repair(method)
+    after = test_after.drop_points or 0.0
+    if repaired is None:
+        return result(
+            "refused",
+            f"int8 loses {lost:.2f} points (limit {limit:g}); with up to {len(left)} operators in "
+            f"floats still {after:.2f}",
+            None,
+            tuple(left),
+            test_after,
+        )
+    return result(
+        "repaired",
+        f"int8 lost {lost:.2f} points (limit {limit:g}); with {len(left)} operators in floats "
+        f"{after:.2f}",
+        repaired,
+        tuple(left),
+        test_after,
+    )
+
+
+def quantised_nodes(source: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes of ``source`` that read a quantised value in ``model``."""
+    dequantised = {
+        out
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        for out in node.output
+    }
+    names = {node.name for node in source.graph.node}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in names and any(name in dequantised for name in node.input)
+    ]

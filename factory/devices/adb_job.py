@@ -1,0 +1,136 @@
+"""The job file that a runner on a phone reads, and the results that it writes.
+
+The format is told in docs/formats/adb-job.md; tools/android_runner/factory_runner.cc is the
+program that carries it out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.devices.base import Timing, TimingPlan
+from factory.devices.profile import DeviceProfile
+
+JOB, RESULTS = "job.txt", "results.jsonl"
+FIRST_LINE = "factory-job 1"
+PLAN_KEYS = (
+    "min_runs",
+    "max_runs",
+    "min_time_ms",
+    "max_time_ms",
+    "warmup_runs",
+    "warmup_time_ms",
+    "warmup_tolerance",
+    "profile_runs",
+)
+
+
+def job_text(
+    kind: str,
+    profile: DeviceProfile,
+    cores: Sequence[int],
+    memory_mb: int,
+    models: Sequence[str],
+    *,
+    plan: TimingPlan | None = None,
+    rounds: int = 1,
+    inputs: Sequence[tuple[str, np.ndarray, str]] = (),
+) -> str:
+    """A job: "time", "run" or "batch" of ``models`` (file names), ``inputs`` (name, array, file).
+
+    Whatever a user or a model names is written in hexadecimal: one word, whatever it holds.
+    """
+    from factory.devices.measure import TRACE_WARMUP_RUNS
+
+    lines = [FIRST_LINE, f"kind {kind}", f"provider {profile.execution_provider}"]
+    for key, value in profile.provider_options.items():
+        lines.append(f"option {_hex(key)} {_hex(str(value))}")
+    lines += [f"threads {len(cores)}", f"rounds {max(1, rounds)}", f"memory_mb {memory_mb}"]
+    lines += [f"core {core}" for core in (cores if profile.pin else ())]
+    if plan is not None:
+        lines += [f"{key} {value:g}" for key, value in asdict(plan).items() if key in PLAN_KEYS]
+        lines.append(f"trace_warmup_runs {TRACE_WARMUP_RUNS}")
+    lines += [f"model {name}" for name in models]
+    for name, array, file in inputs:
+        sizes = " ".join(str(size) for size in array.shape)
+        lines.append(f"input {_hex(name)} {array.dtype.str} {file} {array.ndim} {sizes}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def read_results(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What the runner could not do when it started, and a result a model, in order.
+
+    Raises ValueError when the file is cut or not what a runner writes.
+    """
+    lines = (folder / RESULTS).read_text(encoding="utf-8").splitlines()
+    head, *results = (json.loads(line) for line in lines)
+    if not isinstance(head, dict) or "pin_note" not in head:
+        raise ValueError("the results have no first line")
+    for index, result in enumerate(results):
+        if not isinstance(result, dict) or result.get("index") != index:
+            raise ValueError(f"result {index} is missing")
+    return str(head["pin_note"]), results
+
+
+def file_names(kind: str, entries: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Names of the files that a runner says it wrote ("trace0_1.json", "out0.bin"), none else.
+
+    ValueError when one has another form: what a phone answers must not lead out of the folder.
+    """
+    names = [str(entry[key]) for entry in entries if entry.get(key)]
+    for name in names:
+        if not re.fullmatch(rf"{kind}[0-9A-Za-z_-]+\.(json|bin)", name):
+            raise ValueError(f"a file called {name!r}")
+    return names
+
+
+def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Timing:
+    """The Timing of one result, its trace read from ``folder``."""
+    from factory.devices.measure import nodes_of_events, reorder_share, sample_statistics
+
+    if result.get("status") != "ok":
+        return Timing.failed(str(result.get("reason", "")))
+    nodes: list[dict[str, Any]] = []
+    traced_ms = 0.0
+    if result.get("trace"):
+        [name] = file_names("trace", [result], "trace")
+        events = json.loads((folder / name).read_text(encoding="utf-8"))
+        nodes, traced_ms = nodes_of_events(events, profile_runs)
+    providers: dict[str, int] = {}
+    for node in nodes:
+        providers[node["provider"]] = providers.get(node["provider"], 0) + 1
+    return Timing(
+        status="ok",
+        **sample_statistics(result["samples_ns"]),
+        session_ms=float(result["session_ms"]),
+        nodes=tuple(nodes),
+        traced_ms=traced_ms,
+        reorder_share=reorder_share(nodes) if nodes else 0.0,
+        providers=providers,
+    )
+
+
+def outputs_of(result: Mapping[str, Any], folder: Path) -> dict[str, np.ndarray]:
+    """The arrays that a "run" or "batch" wrote, by output name."""
+    arrays = {}
+    for output in result["outputs"]:
+        [name] = file_names("out", [output], "file")
+        content = (folder / name).read_bytes()
+        flat = np.frombuffer(content, dtype=output["dtype"])
+        shape = list(output["shape"])
+        if "joined" in result:  # the outputs of a batch, one after the other
+            repeats = len(flat) // max(int(np.prod(shape, dtype=np.int64)), 1)
+            shape = [repeats * shape[0], *shape[1:]] if result["joined"] else [repeats, *shape]
+        arrays[output["name"]] = flat.reshape(shape).copy()
+    return arrays
+
+
+def _hex(text: str) -> str:
+    return text.encode().hex() or "-"

@@ -1,0 +1,250 @@
+"""The factory's side of the wire to a device agent: one request, its events, and patience.
+
+A connection that fails is tried again with growing pauses until the agent answers or the patience
+is over (:class:`AgentLost`). A request that was cut is reported to the caller as
+:class:`RequestCut`, with whether the agent was started anew meanwhile: only the caller knows what
+may be asked again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import ssl
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from factory.core.errors import InputError
+from factory.devices.agent_options import AgentOptions
+from factory.devices.agent_server import MEDIA_TYPE, PROTOCOL
+from factory.devices.frames import write_frame
+
+CONNECT_TIMEOUT_S = 5.0
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+LONGEST_ANSWER = 1 << 26
+Event = dict[str, Any]
+
+
+class AgentLost(InputError):
+    """The agent cannot be reached, in spite of patience: what is measured is kept."""
+
+
+class RequestCut(Exception):
+    """The connection broke after the request was sent; nothing is known of its result."""
+
+
+class AgentClient:
+    """Requests to one agent.
+
+    Args:
+        device_id: for messages.
+        options: address, certificate and patience.
+        token: sent with every request; "" for none.
+        answer_timeout_s: silence after which a connection counts as broken.
+    """
+
+    def __init__(
+        self, device_id: str, options: AgentOptions, token: str, answer_timeout_s: float = 30.0
+    ) -> None:
+        self.device_id, self.options, self.token = device_id, options, token
+        self.answer_timeout_s = answer_timeout_s
+        self.instance = ""  # changes when the agent is started anew
+        self._tls = _tls(options) if options.url.startswith("https:") else None
+        self._sleep: Callable[[float], None] = time.sleep
+
+    def facts(self) -> dict[str, Any]:
+        """What the agent says about its machine."""
+
+        def ask() -> dict[str, Any]:
+            try:
+                return self._exchange("GET", "/v1/facts", b"")[0]
+            except RequestCut as cut:
+                raise _Away(str(cut)) from None
+
+        facts: dict[str, Any] = self._patiently(ask)
+        return facts
+
+    def work(self, header: Mapping[str, Any], blobs: Sequence[bytes]) -> tuple[Event, bytes]:
+        """The last event of a request and what follows it; RequestCut when it was cut."""
+        buffer = io.BytesIO()
+        write_frame(buffer, header, blobs)
+        body = buffer.getvalue()
+        return self._patiently(lambda: self._exchange("POST", "/v1/work", body))
+
+    def _patiently(self, attempt: Callable[[], Any]) -> Any:
+        """The result of ``attempt``, which is made again while the agent is away or busy."""
+        started, pause_s = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            waited_s = time.monotonic() - started
+            try:
+                return attempt()
+            except _Away as away:
+                if waited_s >= self.options.patience_s:
+                    raise AgentLost(
+                        f"the agent of device {self.device_id!r} does not answer at "
+                        f"{self.options.url}",
+                        why=f"{away}, for {waited_s:.0f} s",
+                        fix="start device_agent.py there (or check address and network) and run "
+                        "the same command again, it goes on",
+                    ) from None
+            except _Busy as busy:
+                if waited_s >= self.options.busy_patience_s:
+                    raise AgentLost(
+                        f"the agent of device {self.device_id!r} is busy",
+                        why=f"{busy}, for {waited_s:.0f} s",
+                        fix="wait until it is free and run the same command again, it goes on",
+                    ) from None
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _exchange(self, method: str, path: str, body: bytes) -> tuple[Event, bytes]:
+        """One request; _Away before it was heard, RequestCut after that."""
+        connection = self._connection()
+        try:
+            try:
+                connection.connect()
+            except ssl.SSLCertVerificationError as error:
+                raise InputError(
+                    f"the certificate of {self.options.url} is not trusted",
+                    why=error.verify_message,
+                    fix="set ca_file in the [agent] table of the profile, or give --ca to "
+                    "`factory devices add`",
+                ) from None
+            except (OSError, ValueError) as error:
+                raise _Away(_reason(error)) from None
+            assert connection.sock is not None
+            connection.sock.settimeout(self.answer_timeout_s)
+            response = self._send(connection, method, path, body)
+            return self._answer(response)
+        finally:
+            connection.close()
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes
+    ) -> http.client.HTTPResponse:
+        broken: OSError | None = None
+        try:
+            connection.putrequest(method, path)
+            connection.putheader("Content-Type", MEDIA_TYPE)
+            connection.putheader("Content-Length", str(len(body)))
+            if self.token:
+                connection.putheader("Authorization", f"Bearer {self.token}")
+            connection.endheaders()
+            for start in range(0, len(body), 1 << 20):
+                connection.send(body[start : start + (1 << 20)])
+        except OSError as error:
+            broken = error  # an agent that refuses may close before it has read everything
+        try:
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            if broken is not None:
+                raise _Away(_reason(broken)) from None
+            raise RequestCut(_reason(error)) from None
+
+    def _answer(self, response: http.client.HTTPResponse) -> tuple[Event, bytes]:
+        try:
+            if response.status != 200:
+                self._refused(response.status, response.read(1 << 16))
+            if response.getheader("Content-Type") == "application/json":
+                facts = _object(response.read(LONGEST_ANSWER))
+                self._remember(facts)
+                return facts, b""
+            while True:
+                event = _object(response.readline(LONGEST_ANSWER))
+                if event.get("event") == "hello":
+                    self._remember(event)
+                elif event.get("event") == "outputs":
+                    size = sum(event["sizes"])
+                    content = response.read(size)
+                    if len(content) < size:
+                        raise RequestCut(f"{len(content)} of {size} bytes of the outputs came")
+                    return event, content
+                elif event.get("event") not in ("tick", "wait"):
+                    return event, b""
+        except (OSError, http.client.HTTPException) as error:
+            raise RequestCut(_reason(error)) from None
+
+    def _remember(self, hello: Mapping[str, Any]) -> None:
+        if hello.get("protocol") != PROTOCOL:
+            raise InputError(
+                f"the agent at {self.options.url} speaks another protocol",
+                why=f"{hello.get('protocol')!r}, this factory speaks {PROTOCOL}",
+                fix="write a new one with `factory agent --write device_agent.py` and start it",
+            )
+        self.instance = str(hello.get("instance", ""))
+
+    def _refused(self, status: int, content: bytes) -> None:
+        """Raise what an answer other than 200 means."""
+        try:
+            said = str(json.loads(content)["error"])[:300]
+        except (ValueError, KeyError, TypeError):
+            said = f"status {status}"
+        if status == 409:
+            raise _Busy(said)
+        if status == 503:
+            raise _Away("too many connections")
+        fix = ""
+        if status in (401, 403):
+            fix = (
+                f"add it again with its token: factory devices add {self.options.url} "
+                f"--id {self.device_id} --token ..."
+            )
+        elif status == 413:
+            fix = "start the agent with a larger --max-body-mb"
+        elif status == 400:
+            fix = "if it is an older one, write it anew with `factory agent --write` and start it"
+        elif status == 404:
+            fix = "check that a device agent listens there"
+        raise InputError(
+            f"the agent of device {self.device_id!r} refuses the request", why=said, fix=fix
+        )
+
+    def _connection(self) -> http.client.HTTPConnection:
+        address = urllib.parse.urlsplit(self.options.url)
+        host = address.hostname or ""
+        if self._tls is not None:
+            return http.client.HTTPSConnection(
+                host, address.port, timeout=CONNECT_TIMEOUT_S, context=self._tls
+            )
+        return http.client.HTTPConnection(host, address.port, timeout=CONNECT_TIMEOUT_S)
+
+
+class _Away(Exception):
+    """Nothing was heard; it is safe to ask again."""
+
+
+class _Busy(Exception):
+    """The agent works for somebody else."""
+
+
+def _object(line: bytes) -> Event:
+    if not line.endswith(b"\n"):
+        raise RequestCut("the answer was cut")
+    try:
+        value = json.loads(line)
+    except ValueError:
+        raise RequestCut("the answer is not JSON") from None
+    if not isinstance(value, dict):
+        raise RequestCut("the answer is not an object")
+    return value
+
+
+def _tls(options: AgentOptions) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=options.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(
+            f"the certificate file {options.ca_file!r} cannot be used",
+            why=_reason(error),
+            fix="set ca_file to a PEM file",
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split())[:200] or type(error).__name__

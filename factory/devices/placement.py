@@ -1,0 +1,181 @@
+"""Truth about placement: which nodes of a model an accelerator takes, which it refuses and why.
+
+``get_providers()`` proves nothing: a missing backend or an unknown SoC only logs, and the session
+runs on the CPU while the accelerator is still listed. So the runtime's own record of the assignment
+is asked, and the reasons are read from what the provider says while it validates nodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from factory.core.errors import InputError
+from factory.devices.base import CPU
+from factory.devices.local import LocalDevice
+
+_REFUSED = re.compile(
+    r"Operator type: (?P<op>\S+) Node name: (?P<name>.*?) Node index: \d+\s+REASON : (?P<why>.+)"
+)
+_FAULT = re.compile(r"\[E:[^\]]*\]\s*(?P<text>.+)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|\[m$")
+BORDER = re.compile(r"consume a graph input|(produce|generate)s? a graph output", re.I)
+CHANGES = (
+    (BORDER, "harmless: one conversion at the border; quantised inputs and outputs would save it"),
+    (re.compile(r"dynamic|unknown (shape|dim)", re.I), "export the model with fixed shapes"),
+    (re.compile(r"\brank\b|\b5-?D\b|dimensions", re.I), "reshape to at most four dimensions"),
+    (
+        re.compile(r"data ?type|float|precision", re.I),
+        "quantise it: Q and DQ nodes at all its inputs and outputs",
+    ),
+)
+NOTHING_COMPILED = "the execution provider compiled nothing of this model"
+_DEFAULT = "replace {op} by operators that it takes, or move it to the end of the network"
+
+
+@dataclass(frozen=True)
+class PlacedNode:
+    """One node: who runs it; on the CPU also why, and what to change, where that is known."""
+
+    name: str
+    op: str
+    provider: str
+    reason: str = ""
+    change: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the nodes of a model run on a device.
+
+    Attributes:
+        nodes: after the runtime's own rewrites, so Q/DQ and layout nodes may be new.
+        partitions: provider -> number of connected pieces; each border costs a copy.
+        failure: why there is no session at all; "" when there is one.
+        faults: errors that the runtime only logged.
+    """
+
+    provider: str
+    nodes: tuple[PlacedNode, ...] = ()
+    partitions: Mapping[str, int] = field(default_factory=dict)
+    failure: str = ""
+    faults: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> int:
+        """Nodes that run on the provider."""
+        return sum(node.provider == self.provider for node in self.nodes)
+
+    @property
+    def refused(self) -> tuple[PlacedNode, ...]:
+        """Nodes that run elsewhere."""
+        return tuple(node for node in self.nodes if node.provider != self.provider)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        data = asdict(self)
+        return {**data, "nodes": [asdict(node) for node in self.nodes], "taken": self.taken}
+
+
+def place(device: LocalDevice, model: bytes) -> Placement:
+    """Ask the runtime of ``device`` where it would run each node of ``model``."""
+    reply, _ = device.ask("place", model)
+    provider = device.profile.execution_provider
+    if reply["reply"] == "error":
+        return Placement(provider, failure=str(reply["reason"]))
+    log = _COLOUR.sub("", reply["log"])
+    reasons = {found["name"].strip(): found["why"].strip() for found in _REFUSED.finditer(log)}
+    faults = tuple(dict.fromkeys(found["text"].strip()[:400] for found in _FAULT.finditer(log)))
+    nodes = []
+    for node in reply["nodes"]:
+        reason = change = ""
+        if node["provider"] != provider:
+            reason = reasons.get(node["name"], "")
+            if not reason:
+                reason = faults[0] if faults else "the provider does not say why"
+            change = _change(reason, node["op"], whole=bool(faults))
+        nodes.append(PlacedNode(node["name"], node["op"], node["provider"], reason, change))
+    return Placement(provider, tuple(nodes), reply["partitions"], reply["failure"], faults)
+
+
+def _change(reason: str, op: str, *, whole: bool) -> str:
+    for pattern, change in CHANGES:
+        if pattern.search(reason):
+            return change
+    if whole:
+        return "correct the provider's options (backend, soc_model): it could not start"
+    return _DEFAULT.format(op=op)
+
+
+def compile_context(device: LocalDevice, model: bytes) -> bytes:
+    """``model`` compiled ahead for the SoC of ``device``'s profile, as an ONNX file.
+
+    Raises InputError when the provider took no node: a context of the CPU is none.
+    """
+    reply, contents = device.ask("compile", model)
+    if reply["reply"] == "compiled" and _has_context(contents[0]):
+        return contents[0]
+    why = str(reply.get("reason", ""))
+    if not why or why == NOTHING_COMPILED:  # only the log tells
+        placement = place(device, model)
+        why = placement.failure or "; ".join(placement.faults) or "it took no node of the model"
+    raise InputError(
+        f"{device.profile.execution_provider} compiled nothing for device {device.profile.id!r}",
+        why=why,
+        fix="check provider_options (soc_model) of the profile",
+    )
+
+
+def _has_context(content: bytes) -> bool:
+    import onnx
+
+    return any(node.op_type == "EPContext" for node in onnx.load_from_string(content).graph.node)
+
+
+def cosine(device: LocalDevice, model: bytes, runs: int = 2, seed: int = 0) -> float:
+    """Cosine of the outputs of ``device`` and of the CPU provider, over random inputs.
+
+    The CPU provider is that of the same runtime, so only the accelerator's arithmetic differs.
+    """
+    update = {"execution_provider": CPU, "provider_options": {}, "precision": "fp32"}
+    profile = device.profile.model_copy(update=update)
+    local = getattr(profile, "local", None)
+    if local is not None:
+        plain = local.model_copy(update={"provider_library": ""})
+        profile = profile.model_copy(update={"local": plain})
+    ours, theirs = [], []
+    with LocalDevice(profile) as reference:
+        for number in range(runs):
+            feeds = random_feeds(model, seed + number)
+            ours += [out.ravel().astype(np.float64) for out in device.run(model, feeds).values()]
+            theirs += [
+                out.ravel().astype(np.float64) for out in reference.run(model, feeds).values()
+            ]
+    a, b = np.concatenate(ours), np.concatenate(theirs)
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norm if norm else float(np.array_equal(a, b))
+
+
+def random_feeds(model: bytes, seed: int) -> dict[str, np.ndarray]:
+    """Random inputs for a model with static shapes."""
+    import onnx
+
+    from factory.devices.measure import random_input
+
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    graph = onnx.load_from_string(model).graph
+    weights = {initializer.name for initializer in graph.initializer}
+    for value in graph.input:
+        if value.name in weights:
+            continue
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        name = {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
+        shape = [size.dim_value or size.dim_param or None for size in tensor.shape.dim]
+        feeds[value.name] = random_input(value.name, f"tensor({name})", shape, rng)
+    return feeds

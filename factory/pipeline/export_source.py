@@ -1,0 +1,354 @@
+"""What `export` works on: the fp32 file of a tier, an ONNX file or a torch function, and pictures.
+
+Pictures for calibration and judgement come from the tier's own data set or from ``--data FOLDER``
+(one sub-folder a class). Without either they are made up, nothing is judged, and it is said so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from factory.core.errors import InputError, unknown_name
+from factory.core.files import write_atomic_bytes
+from factory.core.progress import SILENT, Progress
+from factory.pipeline.shapes import parse_shape
+
+if TYPE_CHECKING:
+    import onnx
+
+    from factory.deployment.gate import GateData
+    from factory.deployment.metadata import Preprocessing
+
+CALIBRATION_IMAGES = 256
+SELECTION_IMAGES = 256
+MADE_UP_IMAGES = 16
+MAX_BYTES = 384 << 20  # of calibration pictures in memory
+DEFAULT_INPUT = "3x224x224"
+
+
+@dataclass
+class ExportSource:
+    """One model ready for the targets.
+
+    Attributes:
+        fp32: the clean fp32 file with its metadata.
+        preprocessing: None where nobody said how a picture becomes the input.
+        judged: whether the pictures have labels.
+        notes: what a person should know.
+    """
+
+    name: str
+    kind: str
+    fp32: Path
+    data: GateData
+    preprocessing: Preprocessing | None
+    class_names: tuple[str, ...]
+    notes: list[str]
+
+    @property
+    def judged(self) -> bool:
+        """Whether an accuracy can be measured."""
+        return self.data.test_labels is not None
+
+
+def open_source(
+    model: str | Path,
+    folder: Path,
+    *,
+    tier: str | None = None,
+    input: str | None = None,
+    data: str | Path | None = None,
+    labels: str | Path | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> ExportSource:
+    """The fp32 file of ``model``, written into ``folder``, and its pictures.
+
+    Raises:
+        InputError: the model is none of the three, or an option does not fit it.
+    """
+    from factory.deployment.sources import is_module_function
+
+    path = Path(model)
+    if path.is_dir():
+        return _tier_source(path, folder, tier, progress)
+    if tier is not None:
+        raise InputError(
+            f"--tier needs a run folder, and {model} is none",
+            fix="give the folder of a build, or leave --tier out",
+        )
+    from factory.deployment.sources import from_file, from_function
+
+    if path.is_file() or path.suffix == ".onnx":
+        shape = parse_shape(input) if input else None
+        proto, kind = from_file(path, shape), "onnx"
+        name = path.stem
+    elif is_module_function(str(model)):
+        shape = parse_shape(input or DEFAULT_INPUT)
+        file = Path(weights) if weights is not None else None
+        proto = from_function(str(model), shape, seed=seed, weights=file)
+        name, kind = str(model).partition(":")[2], "function"
+    else:
+        raise InputError(
+            f"{model} is no ONNX file, no run folder and no module:function",
+            fix="give for example model.onnx, runs/demo --tier NAME, or "
+            "torchvision.models:mobilenet_v3_small",
+        )
+    return _foreign_source(
+        proto, name, kind, str(model), folder, data, labels, mean, std, seed, progress
+    )
+
+
+def _tier_source(run: Path, folder: Path, tier: str | None, progress: Progress) -> ExportSource:
+    """A trained tier of a run folder."""
+    from factory.deployment.export import export_onnx
+    from factory.pipeline.context import open_run
+    from factory.pipeline.stages import deploy, train
+
+    ctx = open_run(run, progress)
+    names = [entry.name for entry in ctx.recipe.tiers]
+    if tier is None:
+        raise InputError(
+            f"{run} has {len(names)} tiers", fix="name one with --tier: " + ", ".join(names)
+        )
+    if tier not in names:
+        raise unknown_name("tier", tier, names, where=str(run))
+    section = ctx.recipe.tier(tier)
+    if not (ctx.folder.stage("train") / tier / "weights.safetensors").is_file():
+        raise InputError(
+            f"tier {tier!r} is not trained yet",
+            where=str(run),
+            fix="run `factory build` with its recipe until it is",
+        )
+    metadata = deploy.model_metadata(ctx, section)
+    fp32 = folder / "fp32.onnx"
+    export_onnx(train.load_network(ctx, section), ctx.data.image_shape, fp32, metadata)
+    return ExportSource(
+        name=tier,
+        kind="tier",
+        fp32=fp32,
+        data=deploy.gate_data(ctx),
+        preprocessing=metadata.preprocessing,
+        class_names=metadata.class_names,
+        notes=[],
+    )
+
+
+def _foreign_source(
+    proto: onnx.ModelProto,
+    name: str,
+    kind: str,
+    origin: str,
+    folder: Path,
+    data: str | Path | None,
+    labels: str | Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    seed: int,
+    progress: Progress,
+) -> ExportSource:
+    import onnx
+
+    shape = _image_shape(proto, origin)
+    known = {p.key: p.value for p in proto.metadata_props}
+    preprocessing = _preprocessing(known, shape, origin, mean, std)
+    classes = _classes(proto)
+    notes: list[str] = []
+    pictures = None
+    if data is not None:
+        if preprocessing is None:
+            raise InputError(
+                "the model does not say how a picture becomes its input",
+                fix="give --mean and --std (of pixels scaled to 0..1)",
+            )
+        pictures, names = _folder_data(Path(data), shape, preprocessing, seed, progress)
+        if len(names) != classes:
+            raise InputError(
+                f"the model has {classes} outputs but {data} has {len(names)} classes",
+                fix="give the pictures it was trained for",
+            )
+    else:
+        names = ()
+        pictures = _made_up(shape, seed)
+        notes.append(
+            "no pictures were given: int8 ranges come from made-up ones and nothing is judged; "
+            "give --data FOLDER with one sub-folder a class"
+        )
+    names = _label_names(labels, known, classes) or names
+    props = dict(known)
+    if names:
+        import json
+
+        props["class_names"] = json.dumps(list(names), ensure_ascii=False)
+    else:
+        notes.append("the file names no classes; give --labels FILE with one name a line")
+    if preprocessing is not None:
+        props["preprocessing"] = preprocessing.model_dump_json()
+    props |= {"task": "image_classification", "precision": "fp32", "origin": origin}
+    onnx.helper.set_model_props(proto, props)
+    fp32 = folder / "fp32.onnx"
+    write_atomic_bytes(fp32, proto.SerializeToString(deterministic=True))
+    return ExportSource(name, kind, fp32, pictures, preprocessing, tuple(names), notes)
+
+
+def _image_shape(proto: onnx.ModelProto, origin: str) -> tuple[int, int, int]:
+    dims = tuple(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim)
+    if len(proto.graph.input) != 1 or len(dims) != 4 or dims[0] != 1:
+        raise InputError(
+            f"{origin} does not take one picture [1,C,H,W]",
+            why=f"{len(proto.graph.input)} inputs, the first of shape {dims}",
+            fix="only such models can be exported; `factory verify` measures any",
+        )
+    return dims[1], dims[2], dims[3]
+
+
+def _classes(proto: onnx.ModelProto) -> int:
+    dims = [d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim]
+    return math.prod(dims[1:]) if len(dims) > 1 else 0
+
+
+def _preprocessing(
+    known: dict[str, str],
+    shape: tuple[int, int, int],
+    origin: str,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> Preprocessing | None:
+    """From the options, else from the file, else torchvision's own for torchvision's networks."""
+    from factory.core.validation import validate
+    from factory.deployment.metadata import Preprocessing, parse_props
+    from factory.deployment.sources import IMAGENET_MEAN, IMAGENET_STD
+
+    size = (shape[1], shape[2])
+    colour: Literal["grey", "RGB"] = "grey" if shape[0] == 1 else "RGB"
+    if (mean is None) != (std is None):
+        raise InputError("--mean and --std belong together", fix="give both")
+    if mean is not None and std is not None:
+        if len(mean) != shape[0] or len(std) != shape[0] or min(std) <= 0:
+            raise InputError(
+                f"--mean and --std need {shape[0]} numbers each, those of --std above zero"
+            )
+        return Preprocessing(mean=mean, std=std, size=size, colour=colour, fit="cover")
+    said = parse_props(known).get("preprocessing")
+    if isinstance(said, dict):
+        return validate(Preprocessing, said, where=f"the metadata of {origin}")
+    if origin.startswith("torchvision.") and shape[0] == 3:
+        return Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, size=size, fit="cover")
+    return None
+
+
+def _label_names(labels: str | Path | None, known: dict[str, str], classes: int) -> tuple[str, ...]:
+    from factory.deployment.metadata import parse_props
+
+    if labels is None:
+        said = parse_props(known).get("class_names")
+        return tuple(str(n) for n in said) if isinstance(said, list) else ()
+    path = Path(labels)
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the labels {path}", why=str(error)) from None
+    names = tuple(name for name in names if name)
+    if len(names) != classes:
+        raise InputError(
+            f"{path} has {len(names)} labels but the model has {classes} outputs",
+            fix="write one name a line, in the order of the outputs",
+        )
+    return names
+
+
+def _made_up(shape: tuple[int, int, int], seed: int) -> GateData:
+    """Smooth random pictures, normalised: enough to run a model, not to judge it."""
+    from factory.deployment.gate import GateData
+
+    rng = np.random.default_rng([seed, 17])
+    channels, height, width = shape
+    coarse = rng.standard_normal((MADE_UP_IMAGES, channels, -(-height // 8), -(-width // 8)))
+    images = coarse.repeat(8, axis=2).repeat(8, axis=3)[:, :, :height, :width]
+    images = images + 0.3 * rng.standard_normal(images.shape)
+    images = images.astype(np.float32)
+    half = MADE_UP_IMAGES // 2
+    return GateData(images[:half], images[half:], images[half:], name="made-up pictures")
+
+
+def _folder_data(
+    root: Path,
+    shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    seed: int,
+    progress: Progress,
+) -> tuple[GateData, tuple[str, ...]]:
+    """The pictures of an image folder, prepared as the model wants them."""
+    from factory.data.config import DataConfig
+    from factory.data.datasets import load_data
+    from factory.deployment.gate import GateData
+
+    if shape[1] != shape[2]:
+        raise InputError("pictures of a folder are square", why=f"the model takes {shape}")
+    config = DataConfig.model_validate(
+        {"kind": "image_folder", "root": str(root), "image_size": shape[1]}
+    )
+    data = load_data(config, seed, progress)
+    calibration, selection = split_for_gate(len(data.train), math.prod(shape) * 4, seed)
+
+    def prepared(split: Any, index: Any) -> np.ndarray:
+        images, _ = split[index]
+        return normalised(images.numpy(), preprocessing)
+
+    import torch
+
+    def pick(rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(rows)
+
+    test = slice(None)
+    pictures = GateData(
+        calibration=prepared(data.train, pick(calibration)),
+        selection_images=prepared(data.train, pick(selection)),
+        selection_labels=data.train.labels[pick(selection)].numpy(),
+        test_images=prepared(data.test, test),
+        test_labels=data.test.labels.numpy(),
+        name=f"{root.name}, {len(data.test)} test pictures",
+    )
+    return pictures, data.class_names
+
+
+def folder_test_pictures(
+    root: Path, shape: tuple[int, int, int], preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test pictures of an image folder, prepared, and their labels."""
+    pictures, _ = _folder_data(root, shape, preprocessing, 0, SILENT)
+    assert pictures.test_labels is not None
+    return pictures.test_images, pictures.test_labels
+
+
+def normalised(images_uint8_NCHW: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """float32 NCHW as the preprocessing says, of RGB pictures of the right size."""
+    x = images_uint8_NCHW.astype(np.float32)
+    if preprocessing.colour == "BGR":
+        x = x[:, ::-1]
+    elif preprocessing.colour == "grey":
+        weights = np.asarray((0.299, 0.587, 0.114), np.float32).reshape(1, 3, 1, 1)
+        x = np.rint((x * weights).sum(axis=1, keepdims=True))
+    mean, std = (
+        np.asarray(v, np.float32).reshape(1, -1, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
+    )
+    return np.ascontiguousarray((x * np.float32(preprocessing.scale) - mean) / std, np.float32)
+
+
+def split_for_gate(count: int, image_bytes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training pictures for calibration and for choosing, disjoint where possible."""
+    affordable = max(4, MAX_BYTES // max(image_bytes, 1) // 2)
+    wanted = min(CALIBRATION_IMAGES, affordable, count)
+    order = np.random.default_rng([seed, 13]).permutation(count)
+    calibration = order[:wanted]
+    selection = order[wanted : wanted + min(SELECTION_IMAGES, affordable)]
+    return np.sort(calibration), np.sort(selection if len(selection) else calibration)

@@ -1,0 +1,94 @@
+"""explain: which nodes of a model an accelerator takes, which it refuses and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from factory.core.errors import InputError
+from factory.core.files import write_atomic_bytes
+from factory.devices.base import open_device
+from factory.devices.local import LocalDevice
+from factory.devices.placement import compile_context, cosine, place
+from factory.devices.profile import DeviceProfile, load_profile
+
+SCHEMA_VERSION = 1
+
+
+def explain(
+    model: str | Path,
+    device: str | Path,
+    *,
+    numerics: bool = True,
+    socs: Sequence[str] = (),
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Where the nodes of an ONNX file would run on a device of this machine.
+
+    Args:
+        model: path of an ONNX file.
+        device: a device's id or the path of its profile; its transport must be local.
+        numerics: also compare the outputs with the CPU provider's.
+        socs: SoC numbers (provider option soc_model) to compile the model for, one file each.
+        out: folder of the compiled files; beside the model by default.
+    """
+    path, profile = Path(model), load_profile(device)
+    if profile.transport != "local":
+        raise InputError(
+            f"device {profile.id!r} is reached by transport {profile.transport!r}",
+            why="only a runtime on this machine can be asked where it puts nodes",
+            fix="name a local device, or read the providers of its measurements",
+        )
+    content = _read(path)
+    with open_device(profile) as opened:
+        if not isinstance(opened, LocalDevice):
+            raise TypeError("a local profile opened another kind of device")
+        placement = place(opened, content)
+        similar = None
+        if numerics and placement.taken and not placement.failure:
+            similar = round(cosine(opened, content), 6)
+        notes = opened.describe()["notes"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": str(path),
+        "device": profile.id,
+        "cosine_to_cpu": similar,
+        "notes": notes,
+        **placement.to_dict(),
+        "contexts": [_context(profile, content, path, soc, out) for soc in socs],
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read model {path}", why=str(error.strerror), fix="check the path"
+        ) from None
+    if not content:
+        raise InputError(f"model {path} is empty", fix="name an ONNX file")
+    return content
+
+
+def _context(
+    profile: DeviceProfile, model: bytes, path: Path, soc: str, out: str | Path | None
+) -> dict[str, Any]:
+    """Compile for one SoC; a failure is an entry with its reason."""
+    if not soc.isdecimal() or int(soc) == 0:
+        raise InputError(
+            f"SoC {soc!r} is not a number of a SoC",
+            why="the provider takes any word for its default SoC without telling",
+            fix="give the vendor's number, for example 30 (SM8350), 43 (SM8550) or 57 (SM8650)",
+        )
+    options = {**profile.provider_options, "soc_model": soc}
+    with LocalDevice(profile.model_copy(update={"provider_options": options})) as opened:
+        try:
+            content = compile_context(opened, model)
+        except InputError as error:
+            return {"soc": soc, "error": str(error)}
+    folder = Path(out) if out is not None else path.parent
+    target = folder / f"{path.stem}.soc{soc}.onnx"
+    write_atomic_bytes(target, content)
+    return {"soc": soc, "path": str(target), "bytes": len(content)}

@@ -1,0 +1,143 @@
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from factory.core.errors import InputError
+from factory.deployment.run_here import run_model
+from factory.deployment.sources import from_file, from_function, is_module_function
+
+NETWORKS = """
+from torch import nn
+
+def tiny():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, 5))
+
+def broken():
+    raise RuntimeError("no such depth")
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path
+    sys.modules.pop("my_networks", None)
+
+
+def test_a_function_of_a_module(networks):
+    model = from_function("my_networks:tiny", (3, 12, 12), seed=4)
+    again = from_function("my_networks:tiny", (3, 12, 12), seed=4)
+    other = from_function("my_networks:tiny", (3, 12, 12), seed=5)
+    assert model.SerializeToString() == again.SerializeToString()
+    assert model.SerializeToString() != other.SerializeToString()
+    assert all(node.name for node in model.graph.node)
+
+
+def test_weights_of_ones_own(networks):
+    import my_networks
+    from safetensors.torch import save_file
+
+    torch.manual_seed(9)
+    network = my_networks.tiny().eval()
+    save_file(network.state_dict(), networks / "w.safetensors")
+    model = from_function("my_networks:tiny", (3, 12, 12), weights=networks / "w.safetensors")
+    x = torch.randn(2, 3, 12, 12)
+    with torch.inference_mode():
+        want = network(x).numpy()
+    np.testing.assert_allclose(run_model(model.SerializeToString(), x.numpy()), want, atol=1e-5)
+    save_file({"other": torch.zeros(1)}, networks / "bad.safetensors")
+    with pytest.raises(InputError, match="do not fit the network"):
+        from_function("my_networks:tiny", (3, 12, 12), weights=networks / "bad.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("my_networks:tinny", "did you mean 'tiny'"),
+        ("my_network_s:tiny", "cannot be imported"),
+        ("my_networks:broken", "no such depth"),
+        ("my_networks:number", "returned a int"),
+    ],
+)
+def test_wrong_functions(networks, spec, message):
+    with pytest.raises(InputError, match=message):
+        from_function(spec, (3, 12, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("torchvision.models:resnet18", True),
+        ("model.onnx", False),
+        ("runs/demo", False),
+        ("C:\\model.onnx", False),
+        ("a:b c", False),
+    ],
+)
+def test_what_reads_as_a_function(text, is_one):
+    assert is_module_function(text) is is_one
+
+
+def dynamic(opset, *, batch="n", side="s"):
+    """An old export: weights among the inputs, dynamic sizes, no node names."""
+    w = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ],
+        "old",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, side, side]),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3, 3, 3]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 20])
+def test_an_old_file_with_dynamic_sizes(tmp_path, opset):
+    path = tmp_path / "old.onnx"
+    onnx.save(dynamic(opset), path)
+    with pytest.raises(InputError, match="--input 3x224x224"):
+        from_file(path)
+    model = from_file(path, (3, 10, 10))
+    dims = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    assert dims == [1, 3, 10, 10]
+    assert len(model.graph.input) == 1
+    assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+    assert next(o.version for o in model.opset_import if o.domain == "") >= 17
+
+
+def test_a_dynamic_batch_needs_no_word(tmp_path):
+    path = tmp_path / "batch.onnx"
+    onnx.save(dynamic(20, side=10), path)
+    assert from_file(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def test_wrong_files(tmp_path, exported):
+    with pytest.raises(InputError, match="does not exist"):
+        from_file(tmp_path / "no.onnx")
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(InputError, match="not an ONNX model"):
+        from_file(tmp_path / "text.onnx")
+    from factory.deployment.quantise import quantise_onnx
+
+    images = np.zeros((2, 3, 16, 16), np.float32)
+    quantise_onnx(exported, tmp_path / "q.onnx", images)
+    with pytest.raises(InputError, match="quantised already"):
+        from_file(tmp_path / "q.onnx")

@@ -1,0 +1,152 @@
+"""Any model through `factory export`, and its answers for people and programs."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from factory.api import export
+from factory.cli.main import run
+from factory.core.errors import InputError
+from factory.deployment.metadata import ModelMetadata, Preprocessing
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2)
+        self.head = nn.Linear(8, 3)
+    def forward(self, x):
+        x = nn.functional.hardswish(self.b(torch.relu(self.a(x))))
+        return self.head(x.mean((2, 3)))
+
+def net():
+    return Net()
+"""
+COLOURS = {"blue": (30, 40, 200), "green": (20, 190, 50), "red": (200, 30, 30)}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "nets_for_export.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(10):
+            pixels = np.clip(rng.normal(colour, 25, (20, 26, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_function_becomes_files_and_a_trail(here, pictures):
+    answer = export(
+        "nets_for_export:net",
+        input="3x16x16",
+        target=["onnx-fp32", "int8-cpu"],
+        data=pictures,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        max_drop_points=100,
+        out=here / "out",
+    )
+    assert answer["ok"]
+    assert answer["class_names"] == ["blue", "green", "red"]
+    assert answer["judged"]
+    full, small = answer["targets"]
+    assert full["agreement"]["accuracy"] is not None
+    assert small["gate"]["trail"][0]["step"] == "calibrate by minmax"
+    assert small["gate"]["data"] == "pictures, 6 test pictures"
+    assert json.loads((here / "out" / "net.export.json").read_text())["ok"]
+    props = {p.key: p.value for p in onnx.load(here / "out" / "net-int8-cpu.onnx").metadata_props}
+    assert json.loads(props["class_names"]) == ["blue", "green", "red"]
+    assert json.loads(props["preprocessing"])["fit"] == "cover"
+    assert (props["precision"], props["target"]) == ("int8", "int8-cpu")
+
+
+def test_an_onnx_file_without_any_word_is_exported_but_not_judged(here, capsys):
+    first = export("nets_for_export:net", input="3x16x16", out=here / "net.onnx")
+    assert first["targets"][0]["status"] == "ok"
+    assert run(["export", "net.onnx", "--target", "int8-cpu", "--out", "q.onnx", "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert "not judged: no labelled pictures" in printed
+    assert "made-up" in printed
+    assert (here / "q.onnx").is_file()
+    assert json.loads((here / "q.onnx.export.json").read_text())["notes"]
+
+
+def test_labels_of_a_file(here):
+    export("nets_for_export:net", input="3x16x16", out=here / "net.onnx")
+    (here / "labels.txt").write_text("a\nb\nc\n")
+    answer = export(here / "net.onnx", labels=here / "labels.txt", out=here / "l.onnx")
+    assert answer["manifest"]["metadata"]["class_names"] == ["a", "b", "c"]
+    (here / "labels.txt").write_text("a\nb\n")
+    with pytest.raises(InputError, match="2 labels but the model has 3 outputs"):
+        export(here / "net.onnx", labels=here / "labels.txt", out=here / "l.onnx")
+
+
+def test_camera_input_needs_to_know_the_preprocessing(here):
+    spec = {"input": "3x16x16", "camera": "40x50"}
+    with pytest.raises(InputError, match="give --mean and --std"):
+        export("nets_for_export:net", out=here / "c.onnx", **spec)
+    answer = export(
+        "nets_for_export:net", out=here / "c.onnx", mean=(0, 0, 0), std=(1, 1, 1), **spec
+    )
+    assert answer["manifest"]["inputs"][0] == {
+        "name": "pixels", "dtype": "uint8", "shape": [40, 50, 3],
+    }  # fmt: skip
+
+
+def test_passes_are_measured_on_the_device(here):
+    (here / "sim.toml").write_text(
+        'id = "sim"\nchip = "simulated"\ntransport = "simulated"\n'
+        'execution_provider = "SimulatedExecutionProvider"\nthreads = 1\n'
+    )
+    answer = export("nets_for_export:net", input="3x16x16", device="sim.toml", out=here / "s.onnx")
+    passes = answer["passes"]
+    assert passes["simulated"]
+    trials = {t["name"]: t for t in passes["trials"]}
+    assert trials["split_hard_swish"]["status"] == "not faster", "more nodes cost more there"
+    assert trials["slice_into_conv"]["status"] == "nothing to do"
+    ops = [n.op_type for n in onnx.load(here / "s.onnx").graph.node]
+    assert "HardSwish" in ops
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing-like-it"], "no ONNX file, no run folder and no module:function"),
+        (["net.onnx", "--tier", "a"], "--tier needs a run folder"),
+        (["nets_for_export:net", "--target", "onnx-32"], "did you mean 'onnx-fp32'"),
+        (["nets_for_export:net", "--target", "all", "--out", "x.onnx"], "do not fit into the one"),
+        (["nets_for_export:net", "--camera", "wide"], "is not HEIGHTxWIDTH"),
+        (["nets_for_export:net", "--mean", "a,b"], "no list of numbers"),
+        (["nets_for_export:net", "--precision", "int4"], "unknown precision 'int4'"),
+    ],
+)
+def test_wrong_words(here, capsys, arguments, message):
+    assert run(["export", *arguments, "-q"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_list_of_targets(capsys):
+    assert run(["export", "list"]) == 0
+    assert "int8-nnapi" in capsys.readouterr().out
+
+
+def test_metadata_knows_how_a_picture_fits():
+    pre = Preprocessing(mean=(0.5,), std=(0.5,), size=(8, 8), fit="cover")
+    props = ModelMetadata(class_names=("a",), preprocessing=pre).props()
+    assert json.loads(props["preprocessing"])["fit"] == "cover"

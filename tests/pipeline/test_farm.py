@@ -1,0 +1,221 @@
+"""The farm: equal devices share the work, a lost one's is taken over, rows are merged once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from factory.core.errors import InputError
+from factory.core.files import read_json, sha256_file
+from factory.devices.base import open_device
+from factory.devices.profile import DeviceProfile
+from factory.devices.simulated import Roofline, SimulatedDevice
+from factory.pipeline.farm import run_farm
+from factory.pipeline.farm_merge import sources_path
+from factory.pipeline.farm_turns import Turns
+from factory.pipeline.profiling_plan import kernels_of
+from factory.pipeline.shapes import network_spec
+from factory.profiling.table import LatencyTable
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
+from running_agent import RunningAgent
+
+SPEC = network_spec(4, 3, "3x8x8", "cifar", 10)
+KERNELS = len(kernels_of([SPEC], "f32"))
+NETWORKS = 3
+TOTAL = KERNELS + NETWORKS
+
+
+class Rack:
+    """Opens simulated devices that remember what they measured and can be lost."""
+
+    def __init__(self, lost_after=None, rooflines=None, away=()) -> None:
+        self.lost_after, self.rooflines, self.away = lost_after or {}, rooflines or {}, away
+        self.calls: Counter[str] = Counter()
+        self.models: list[tuple[str, bytes]] = []
+
+    def open(self, profile):
+        if profile.id in self.away:
+            raise InputError(f"device {profile.id!r} is switched off")
+        rack = self
+
+        class Member(SimulatedDevice):
+            def time_many(self, models, plan, *, rounds=1):
+                rack.calls[profile.id] += 1
+                if rack.calls[profile.id] > rack.lost_after.get(profile.id, 10**9):
+                    raise InputError("somebody pulled the plug")
+                time.sleep(0.002)
+                rack.models += [(profile.id, model) for model in models[:-1]]
+                return super().time_many(models, plan, rounds=rounds)
+
+        return Member(profile, roofline=self.rooflines.get(profile.id, Roofline()))
+
+
+def profiles(*ids):
+    return [DeviceProfile(id=i, chip="simulated", transport="simulated", threads=1) for i in ids]
+
+
+def run(folder, rack, *ids):
+    return run_farm(
+        profiles(*ids),
+        [SPEC],
+        folder,
+        networks=NETWORKS,
+        pool=16,
+        effort="quick",
+        seed=0,
+        opener=rack.open,
+    )
+
+
+def test_equal_devices_share_one_plan_and_end_in_one_table(tmp_path):
+    rack = Rack()
+    [group] = run(tmp_path, rack, "a", "b", "c")
+    assert (group["rows"], group["of"]) == (TOTAL, TOTAL)
+    assert all(entry["measured"] > 0 for entry in group["devices"])
+    assert sum(entry["measured"] for entry in group["devices"]) == TOTAL
+    table = LatencyTable.read(Path(group["table"]))
+    assert table.device_id == "a"
+    assert len(table.rows("kernel")) == KERNELS
+    assert len(table.rows("network")) == NETWORKS
+    record = read_json(sources_path(table.path))
+    owner = {}
+    for source in record["sources"]:
+        assert source["simulated"] is True
+        assert source["sha256"] == sha256_file(tmp_path / source["table"])
+        own = LatencyTable.read(tmp_path / source["table"])
+        for old, new in source["blocks"].items():
+            owner[new] = (own, int(old))
+    for row in table.rows():
+        own, block = owner[row.block]
+        if row.kind == "reference":
+            assert row.median_ms in [r.median_ms for r in own.rows("reference")]
+        else:
+            assert own.get(row.kind, row.key).median_ms == row.median_ms
+            assert own.get(row.kind, row.key).block == block
+    assert {row.block for row in table.rows("kernel")} <= {
+        row.block for row in table.rows("reference")
+    }
+
+
+def test_the_work_of_a_lost_device_is_taken_over_and_nothing_is_measured_twice(tmp_path):
+    rack = Rack(lost_after={"b": 4})
+    [group] = run(tmp_path, rack, "a", "b")
+    lost = {entry["device"]: entry["lost"] for entry in group["devices"]}
+    assert lost["a"] == ""
+    assert "pulled the plug" in lost["b"]
+    assert group["rows"] == TOTAL
+    assert max(Counter(m for _, m in rack.models).values()) == 1
+    assert all(row.ok for row in LatencyTable.read(Path(group["table"])).rows())
+
+
+def test_a_farm_that_lost_everybody_goes_on_where_it_was(tmp_path):
+    first = Rack(lost_after={"a": 5, "b": 4})
+    with pytest.raises(InputError, match=r"rows are not measured.*pulled the plug.*goes on"):
+        run(tmp_path, first, "a", "b")
+    second = Rack()
+    [group] = run(tmp_path, second, "b", "c")
+    assert group["rows"] == TOTAL
+    # What b had measured is not measured again; a took no part in the second run.
+    twice = {m for i, m in first.models if i == "b"} & {m for _, m in second.models}
+    assert not twice
+    third = Rack()
+    [group] = run(tmp_path, third, "a", "b", "c")
+    assert group["rows"] == TOTAL
+    assert not third.models
+    table = LatencyTable.read(Path(group["table"]))
+    assert table.device_id == "a"
+    assert len(table.rows("kernel")) == KERNELS
+    assert len(table.rows("network")) == NETWORKS
+
+
+def test_other_chips_get_tables_of_their_own_and_absent_ones_take_no_part(tmp_path):
+    rack = Rack(rooflines={"fast": Roofline(overhead_ms=0.001)}, away=("gone",))
+    groups = run(tmp_path, rack, "slow", "fast", "gone")
+    assert [entry["rows"] for entry in groups] == [TOTAL, TOTAL]
+    tables = [LatencyTable.read(Path(group["table"])) for group in groups]
+    assert [table.device_id for table in tables] == ["slow", "fast"]
+    with pytest.raises(InputError, match=r"no device .* reached .*switched off"):
+        run(tmp_path, rack, "gone")
+    with pytest.raises(InputError, match="'slow' is named twice"):
+        run(tmp_path, rack, "slow", "slow")
+
+
+def test_merging_again_changes_nothing(tmp_path):
+    [group] = run(tmp_path, Rack(), "a", "b")
+    path = Path(group["table"])
+    before = path.read_bytes(), json.loads(sources_path(path).read_text())
+    run(tmp_path, Rack(), "a", "b")
+    assert path.read_bytes() == before[0]
+    after = json.loads(sources_path(path).read_text())
+    assert [s["blocks"] for s in after["sources"]] == [s["blocks"] for s in before[1]["sources"]]
+
+
+def test_turns_are_taken_one_at_a_time_and_in_order():
+    turns, inside, order = Turns(), [], []
+
+    def work(name: int) -> None:
+        for _ in range(5):
+            with turns:
+                inside.append(name)
+                assert len(inside) == 1
+                order.append(name)
+                time.sleep(0.002)
+                inside.remove(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(order) == sorted([0, 1, 2] * 5)
+    assert all(order[i] != order[i + 1] for i in range(3, 9))  # nobody works alone
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_two_agents_and_this_machine_with_one_killed_on_the_way(tmp_path):
+    with RunningAgent() as first, RunningAgent() as second:
+        chip = DeviceProfile(id="here", threads=1)
+        members = [chip, first.profile("there-1", patience_s=1.0), second.profile("there-2")]
+
+        def accident() -> None:
+            path = tmp_path / "farm"
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                tables = list(path.glob("there-1__*.csv"))
+                if tables and b"\nkernel," in tables[0].read_bytes():
+                    break
+                time.sleep(0.05)
+            first.kill()
+
+        thread = threading.Thread(target=accident)
+        thread.start()
+        [group] = run_farm(
+            members,
+            [SPEC],
+            tmp_path,
+            networks=NETWORKS,
+            pool=16,
+            effort="quick",
+            seed=0,
+            opener=open_device,
+        )
+        thread.join()
+    assert group["rows"] == TOTAL
+    lost = {entry["device"]: entry["lost"] for entry in group["devices"]}
+    assert "does not answer" in lost["there-1"]
+    assert (lost["here"], lost["there-2"]) == ("", "")
+    tables = [LatencyTable.read(p) for p in (tmp_path / "farm").glob("*.csv")]
+    keys = Counter(r.key for t in tables for r in t.rows() if r.kind != "reference")
+    assert set(keys.values()) == {1}
+    merged = LatencyTable.read(Path(group["table"]))
+    assert len(merged.rows("kernel")) == KERNELS
+    assert all(row.ok for row in merged.rows())

@@ -1,0 +1,98 @@
+"""Cost terms beyond additive latency: parameters, the latency module, several chips at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import search_tiny as tiny
+import torch
+
+from factory.search.budget import Budgets
+from factory.search.costs import parameters_term
+from factory.search.derive import log_scores, repair
+from factory.search.feasibility import smallest_cost
+from factory.search.latency_module import flat, module_cost, random_codes, sample_codes
+from factory.search.relaxation import ArchParameters
+from factory.spaces.cell_space import EDGES
+from factory.spaces.genotype import CELL_TYPES, NODES
+
+
+def test_parameters_are_those_of_the_derived_network():
+    space = tiny.target()
+    term = parameters_term(space.presence())
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        genotype = space.random(rng)
+        assert term.value(space.one_hot(genotype)) == space.counts(genotype).params
+
+
+def test_several_limits_on_two_chips_hold_together():
+    space = tiny.target()
+    rng = np.random.default_rng(1)
+    slow = tiny.CostTerm(
+        "latency_ms@b",
+        space.presence(),
+        np.array([0.02 + k.macs / 1e9 for k in space.presence().kernels]),
+        0.0,
+        None,
+        "ms",
+        "chip-b",
+    )
+    terms = [tiny.latency_term(), slow, tiny.mac_term(), parameters_term(space.presence())]
+    terms = [t.with_limit(1.15 * smallest_cost(t)[0]) for t in terms]
+    scores = log_scores(
+        {n: rng.normal(size=(14, 8)) for n in CELL_TYPES},
+        {n: rng.normal(size=14) for n in CELL_TYPES},
+    )
+    genotype, changed = repair(scores, terms)
+    assert changed
+    for term in terms:
+        assert term.value(space.one_hot(genotype)) <= term.limit * (1 + 1e-9)
+
+
+def test_samples_are_valid_cells_with_the_expected_mean():
+    arch = ArchParameters(seed=2)
+    with torch.no_grad():
+        for p in arch.parameters():
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    q = {name: value.detach() for name, value in arch.marginals().items()}
+    codes = sample_codes(q, 6000, torch.Generator().manual_seed(0)).view(6000, 2, 14, 8)
+    assert set(codes.unique().tolist()) == {0.0, 1.0}
+    for i, name in enumerate(CELL_TYPES):
+        assert float(codes[:, i, :, 0].sum()) == 0.0  # none is never drawn
+        for node in NODES:
+            edges = [e for e, (n, _) in enumerate(EDGES) if n == node]
+            assert bool((codes[:, i, edges].sum((1, 2)) == 2).all())
+        torch.testing.assert_close(codes[:, i].mean(0), q[name], atol=0.03, rtol=0)
+
+
+def test_the_module_learns_the_latency_and_its_gradient_points_down():
+    term = tiny.latency_term(0.8)
+    cfg = tiny.tiny_config(latency_cost="module", module_samples=3000)
+    cost = module_cost(term, cfg, 0)
+    assert cost.error.median < 0.02
+    q = random_codes(200, np.random.default_rng(9))
+    wanted = np.array([term.value({n: q[n][i] for n in CELL_TYPES}) for i in range(200)])
+    found = cost.module(torch.as_tensor(flat(q), dtype=torch.float32)).numpy()
+    assert np.median(np.abs(found / wanted - 1)) < 0.02
+    arch = ArchParameters(seed=0)
+    cost.at(3)
+    first = cost(arch.marginals())
+    cost.at(3)
+    assert torch.equal(first, cost(arch.marginals()))  # a function of the step
+    exact = Budgets([term], 0.3, 1.0).expected(arch.marginals())["latency_ms"]
+    assert float(first.detach()) == pytest.approx(exact, rel=0.1)
+    optimizer = torch.optim.Adam(arch.trainable(), 0.1)
+    for step in range(30):
+        cost.at(step)
+        optimizer.zero_grad()
+        cost(arch.marginals()).backward()
+        optimizer.step()
+    assert Budgets([term], 0.3, 1.0).expected(arch.marginals())["latency_ms"] < 0.8 * exact
+
+
+def test_without_a_latency_cost_the_limit_is_only_observed():
+    terms = [tiny.latency_term(0.8), tiny.mac_term(3e6)]
+    budgets = Budgets.of(terms, tiny.tiny_config(latency_cost="none"), 0)
+    assert budgets.limited == ["macs"]
+    assert set(budgets.expected(ArchParameters(0).marginals())) == {"latency_ms", "macs"}
