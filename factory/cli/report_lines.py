@@ -59,6 +59,7 @@ def predictor_lines(report: Mapping[str, Any]) -> list[str]:
         f"{report['device']}: {report['n_kernels']} kernels and {report['n_networks']} networks, "
         f"{report['n_failed']} failed"
     ]
+    lines += _source_lines(report)
     held_out = report.get("held_out") or {}
     for name, errors in {"this predictor": held_out, **(report.get("baselines") or {})}.items():
         if "median_percent" in errors:
@@ -71,3 +72,19 @@ def predictor_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append("  no whole network was measured: the errors are unknown")
     protocol = report.get("protocol")
     return [*lines, f"  on networks not seen ({protocol})"] if protocol and held_out else lines
+
+
+def _source_lines(report: Mapping[str, Any]) -> list[str]:
+    """Where kernel times come from, and the residual of each source."""
+    lines = []
+    for name, entry in report.get("sources", {}).items():
+        ratio, held_out = entry["sum_over_measured"], entry["held_out"]
+        if ratio is None or held_out is None:
+            continue
+        mark = "taken" if name == report["source"] else "not taken"
+        lines.append(
+            f"kernels {'in place' if name == 'in_place' else 'alone'} ({mark}): mean error "
+            f"{held_out['mean_percent']:.1f} %, their sum {ratio['low']:.2f}-{ratio['high']:.2f} "
+            "of a network"
+        )
+    return lines

@@ -47,9 +47,9 @@ def timing_of(
         "providers": {},
     }
     events, traced_runs = raw.get("events"), raw.get("traced_runs")
-    if isinstance(events, list) and events and _is_count(traced_runs):
+    if isinstance(events, list) and events and isinstance(traced_runs, int):
         try:
-            timing.update(_traced(events, int(traced_runs)))
+            timing.update(_traced(events, traced_runs))
         except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
             return Timing.failed("the page sent a trace that makes no sense")
     elif provider == WASM:
@@ -71,7 +71,8 @@ def _traced(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
 
     nodes, traced_ms = nodes_of_events(events, runs)
     for node in nodes:
-        node["provider"] = NAMES.get(node["provider"], node["provider"])
+        node["name"], node["op"] = text(node["name"], 120), text(node["op"])
+        node["provider"] = NAMES.get(node["provider"], text(node["provider"]))
     providers: dict[str, int] = {}
     for node in nodes:
         providers[node["provider"]] = providers.get(node["provider"], 0) + 1

@@ -33,6 +33,7 @@ CHANGES = (
         "quantise it: Q and DQ nodes at all its inputs and outputs",
     ),
 )
+NOTHING_COMPILED = "the execution provider compiled nothing of this model"
 _DEFAULT = "replace {op} by operators that it takes, or move it to the end of the network"
 
 
@@ -115,21 +116,24 @@ def compile_context(device: LocalDevice, model: bytes) -> bytes:
 
     Raises InputError when the provider took no node: a context of the CPU is none.
     """
-    placement = place(device, model)
-    if placement.failure or not placement.taken:
-        why = placement.failure or "; ".join(placement.faults) or "it took no node of the model"
-        raise InputError(
-            f"{placement.provider} compiled nothing for device {device.profile.id!r}",
-            why=why,
-            fix="check provider_options (soc_model) of the profile",
-        )
     reply, contents = device.ask("compile", model)
-    if reply["reply"] == "error":
-        raise InputError(
-            f"{placement.provider} could not compile the model for {device.profile.id!r}",
-            why=str(reply["reason"]),
-        )
-    return contents[0]
+    if reply["reply"] == "compiled" and _has_context(contents[0]):
+        return contents[0]
+    why = str(reply.get("reason", ""))
+    if not why or why == NOTHING_COMPILED:  # only the log tells
+        placement = place(device, model)
+        why = placement.failure or "; ".join(placement.faults) or "it took no node of the model"
+    raise InputError(
+        f"{device.profile.execution_provider} compiled nothing for device {device.profile.id!r}",
+        why=why,
+        fix="check provider_options (soc_model) of the profile",
+    )
+
+
+def _has_context(content: bytes) -> bool:
+    import onnx
+
+    return any(node.op_type == "EPContext" for node in onnx.load_from_string(content).graph.node)
 
 
 def cosine(device: LocalDevice, model: bytes, runs: int = 2, seed: int = 0) -> float:

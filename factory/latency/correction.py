@@ -198,7 +198,8 @@ def _solve(
 
 def session_candidates(kernel_ms: np.ndarray) -> Sequence[float]:
     """Times a single-kernel session may add: shares of the cheapest kernels' time."""
-    cheap = float(np.quantile(kernel_ms, 0.05)) if len(kernel_ms) else 0.0
+    timed = kernel_ms[kernel_ms > 0]  # others are folded into their neighbours
+    cheap = float(np.quantile(timed, 0.05)) if len(timed) else 0.0
     return [share * cheap for share in SESSION_STEPS]
 
 

@@ -13,6 +13,7 @@ from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 
 MAX_REORDER_SHARE = 0.9
+ORDINARY_SCATTER = 0.05
 SUM_TOLERANCE = 0.05  # of a network's rows in place against the network
 UNIT_FACTOR = 30.0  # sums of kernels alone were .4 to 2 of their network; units lie 1000 apart
 
@@ -80,9 +81,15 @@ def _kernel_ms(row: Any, quiet: float) -> float:
 
 
 def quiet_ratio(rows: Iterable[Any]) -> float:
-    """Median over p10 of a quiet row: what the chip's own scatter makes of it (lower quartile)."""
+    """Median over p10 that an undisturbed row may have: what the chip's own scatter makes of it.
+
+    The upper quartile of the rows, but no more than a little above the lower one.
+    """
     ratios = [float(r.median_ms) / float(r.p10_ms) for r in rows if float(r.p10_ms) > 0]
-    return max(1.0, float(np.quantile(ratios, 0.25))) if ratios else 1.0
+    if not ratios:
+        return 1.0
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    return max(1.0, float(min(high, (1.0 + ORDINARY_SCATTER) * low)))
 
 
 def undisturbed_ms(row: Any, quiet: float) -> float:

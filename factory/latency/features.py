@@ -20,6 +20,7 @@ from factory.graph.kernel import Kernel
 from factory.graph.shapes import elements
 
 BLOCK = 16  # channels a block of the widest vectors
+LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
 COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
 _NUMERIC = (
     "log_macs log_padded_macs log_input_bytes log_weight_bytes log_output_bytes log_traffic "
@@ -27,7 +28,8 @@ _NUMERIC = (
     "log_width_out log_pixels_out log_window window stride dilation log_intensity padding_ratio "
     "in_mod_block out_mod_block in_ragged_block out_ragged_block in_ragged_4 out_ragged_4 "
     "group_ragged_block out_blocks_mod_4 out_tile_ratio column_ratio few_channels_in n_inputs "
-    "broadcast log_second_input log_smallest_input split_ragged"
+    "broadcast log_second_input log_smallest_input split_ragged rank changes_channels from_start "
+    "log_work_over_cache"
 )
 NUMERIC = _NUMERIC.split()
 N_NUMERIC = len(NUMERIC)
@@ -132,6 +134,10 @@ def numeric_features(kernel: Kernel) -> list[float]:
         log(second),
         log(min((elements(shape) for shape in kernel.inputs), default=0)),
         float(any(len(shape) > 1 and shape[1] % BLOCK for shape in kernel.inputs)),
+        float(len(x)),
+        float(channels_in != channels_out),
+        float(_first_int(kernel.attr("start", "0"), 0) == 0),
+        max(0.0, log(traffic) - LOG_CACHE),
     ]
 
 

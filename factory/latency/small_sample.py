@@ -116,13 +116,8 @@ def fit_small_sample(features_nK: np.ndarray, measured_ms: np.ndarray) -> SmallS
         kernel_nn = _kernel(rows_nK, rows_nK, curvature, length) / np.outer(typical_n, typical_n)
         values_n, vectors_nn = np.linalg.eigh(kernel_nn)
         values_n = np.maximum(values_n, 0.0)
-        ones_n, target_n = vectors_nn.sum(0), vectors_nn.T @ relative_n
         for noise in NOISES:
-            # (K + noise)^-1 in the basis of K; the offset has a wide prior, hence least squares
-            shrink_n = 1.0 / (values_n + noise * values_n.mean())
-            offset = float((ones_n * shrink_n) @ target_n / ((ones_n * shrink_n) @ ones_n))
-            dual_n = vectors_nn @ (shrink_n * (target_n - offset * ones_n))
-            left_out_n = dual_n / (vectors_nn**2 @ shrink_n)  # (measured - predicted) / typical
+            offset, dual_n, left_out_n = _solve(values_n, vectors_nn, relative_n, noise)
             share_n = left_out_n / np.maximum(relative_n - left_out_n, 0.1)
             error = float(np.mean(np.minimum(np.abs(share_n), CLIP)))
             if best is None or error < best[0]:
@@ -141,6 +136,20 @@ def fit_small_sample(features_nK: np.ndarray, measured_ms: np.ndarray) -> SmallS
         length,
         _reach(share_n),
     )
+
+
+def _solve(
+    values_n: np.ndarray, vectors_nn: np.ndarray, relative_n: np.ndarray, noise: float
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """(offset, dual weights, leave-one-out residuals) for a kernel's eigenvalues and vectors.
+
+    The offset has a wide prior, hence generalised least squares; the residuals hold it fixed.
+    """
+    shrink_n = 1.0 / (values_n + noise * values_n.mean())
+    ones_n, target_n = vectors_nn.sum(0), vectors_nn.T @ relative_n
+    offset = float((ones_n * shrink_n) @ target_n / ((ones_n * shrink_n) @ ones_n))
+    dual_n = vectors_nn @ (shrink_n * (target_n - offset * ones_n))
+    return offset, dual_n, dual_n / (vectors_nn**2 @ shrink_n)
 
 
 def _reach(share_n: np.ndarray) -> float:

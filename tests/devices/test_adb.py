@@ -152,7 +152,7 @@ def load_options(**fields):
 @pytest.mark.heavy
 def test_two_phones_of_one_kind_share_a_profile(rack, tmp_path):
     spec = network_spec(4, 2, "3x8x8", "cifar", 10)
-    profiles = [rack.profile("one", 0), rack.profile("two", 1)]
+    profiles = [rack.profile("one", 0, timeout_s=300.0), rack.profile("two", 1, timeout_s=300.0)]
     [group] = run_farm(profiles, [spec], tmp_path, networks=1, pool=4, effort="quick", seed=0)
     assert group["rows"] == group["of"]
     assert all(entry["simulated"] for entry in group["devices"])

@@ -18,7 +18,7 @@ from factory.devices.base import Timing, TimingPlan, open_device
 from factory.devices.environment import emulator
 from factory.devices.local import LocalDevice
 from factory.devices.local_options import LocalOptions
-from factory.devices.placement import compile_context, cosine, place, random_feeds
+from factory.devices.placement import NOTHING_COMPILED, compile_context, cosine, place, random_feeds
 from factory.devices.profile import DeviceProfile, load_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,7 +45,11 @@ def fake(nodes, log="", failure="", provider=QNN):
     placed = [{"name": n, "op": o, "provider": p} for n, o, p in nodes]
     reply = {"reply": "placed", "nodes": placed, "partitions": partitions, "log": log}
     profile = DeviceProfile(id="npu", execution_provider=provider)
-    return SimpleNamespace(profile=profile, ask=lambda *a: ({**reply, "failure": failure}, []))
+    answers = {
+        "place": {**reply, "failure": failure},
+        "compile": {"reply": "error", "reason": NOTHING_COMPILED},
+    }
+    return SimpleNamespace(profile=profile, ask=lambda command, model: (answers[command], []))
 
 
 def test_a_refused_node_has_its_reason_and_what_to_change():
@@ -68,6 +72,12 @@ def test_an_unknown_soc_is_no_accelerator():
     assert all("soc_model" in node.change for node in placement.refused)
     with pytest.raises(InputError, match=r"compiled nothing for device 'npu' \(QNN SetupBackend"):
         compile_context(device, b"")
+
+
+def test_the_workers_word_for_an_empty_context_is_the_same():
+    from factory.devices import placing
+
+    assert NOTHING_COMPILED in Path(placing.__file__).read_text()
 
 
 def test_a_whole_fallback_is_a_failure_and_a_part_of_one_is_counted():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from factory.core.errors import InputError
-from factory.latency.small_sample import SmallSample, fit_small_sample
+from factory.latency.small_sample import SmallSample, _kernel, _solve, fit_small_sample
 
 
 def _networks(count: int, seed: int = 0, bend: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,15 +48,20 @@ def test_intervals_cover_nine_of_ten():
 
 
 def test_leave_one_out_is_a_refit():
-    """The residuals behind the interval, one row at a time, with the parameters held."""
-    from factory.latency import small_sample
-
-    counts, ms = _networks(40, bend=0.3)
-    found = fit_small_sample(counts, ms)
-    kernel = small_sample._kernel(found.rows_nK, found.rows_nK, found.curvature, found.length)
-    fitted = found.predict(counts).ms
-    assert np.mean(np.abs(fitted / ms - 1)) <= found.half_width
-    assert np.all(np.linalg.eigvalsh(kernel) > -1e-9)
+    """Each residual against a plain solve without its row."""
+    rng = np.random.default_rng(0)
+    rows = rng.random((30, 4))
+    kernel = _kernel(rows, rows, 0.15, 1.5)
+    target = 1 + rng.random(30)
+    values, vectors = np.linalg.eigh(kernel)
+    offset, dual, left_out = _solve(values, vectors, target, 0.1)
+    noisy = kernel + 0.1 * values.mean() * np.eye(30)
+    assert noisy @ dual == pytest.approx(target - offset)
+    assert dual.sum() == pytest.approx(0.0, abs=1e-9)  # the offset's normal equation
+    for i in range(30):
+        keep = np.arange(30) != i
+        weights = np.linalg.solve(noisy[np.ix_(keep, keep)], target[keep] - offset)
+        assert left_out[i] == pytest.approx(target[i] - offset - kernel[i, keep] @ weights)
 
 
 def test_stored_as_plain_numbers():

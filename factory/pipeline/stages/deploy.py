@@ -37,6 +37,7 @@ def tier_unit(ctx: BuildContext, tier: TierSection) -> Unit:
         "precision": ctx.device(tier).precision,
         "recipe": ctx.part("data"),
         "tier": tier.name,
+        "int8_limit": str(ctx.recipe.budget.max_int8_drop_points),
     }
     return ctx.folder.unit("deploy", tier.name, inputs)
 

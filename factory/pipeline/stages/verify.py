@@ -47,7 +47,7 @@ def result_path(ctx: BuildContext, tier: TierSection) -> Path:
 
 def certificate_path(ctx: BuildContext, tier: TierSection) -> Path:
     """Where the certificate of a tier is."""
-    return ctx.folder.stage("verify") / "certificates" / f"{tier.name}.json"
+    return ctx.folder.stage("verify") / "certificates" / f"{tier.name}.certificate.json"
 
 
 def load_result(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def _model_of(name: str, certificate: Path, model: str | Path | None) -> Path:
         return Path(model)
     beside = certificate.with_name(name)
     run = certificate.parent.parent.parent
-    in_run = run / "05-deploy" / certificate.stem / name
+    in_run = run / "05-deploy" / certificate.name.split(".certificate")[0] / name
     return in_run if not beside.is_file() and in_run.is_file() else beside
 
 

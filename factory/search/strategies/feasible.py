@@ -58,9 +58,9 @@ def check_feasible(problem: Problem[Any], where: str = "", on: str = "") -> dict
             ratios = [costs(choices)[name] / problem.limits[name] for name in named]
             return max(ratios) + 1e-6 * sum(ratios)
 
-        found = costs(_descend(problem, worst))
-        if any(found[name] > problem.limits[name] for name in named):
-            needs = " and ".join(FORMATS[name](found[name]) for name in named)
+        nearest = costs(_descend(problem, worst))
+        if any(nearest[name] > problem.limits[name] for name in named):
+            needs = " and ".join(FORMATS[name](nearest[name]) for name in named)
             limits = " and ".join(FORMATS[name](problem.limits[name]) for name in named)
             raise BudgetError(
                 f"no network in this space meets all budgets at once: the nearest needs {needs}, "

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import optuna
@@ -33,7 +33,7 @@ A = TypeVar("A")
 STUDY = "search"
 IDLE = 200  # proposals without a query after which a random architecture is put in
 LOST = 50  # random architectures in a row that bring no query: the space is used up
-DIRECTIONS = ("minimize", "minimize")  # log latency, -accuracy
+DIRECTIONS: tuple[Literal["minimize"], ...] = ("minimize", "minimize")  # log latency, -accuracy
 UNBUILDABLE = 1e9  # violation of what cannot be built, in the file
 
 
