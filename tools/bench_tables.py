@@ -11,7 +11,7 @@ classes; one row a class is scored. Random training sets are drawn five times.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from factory.spaces.nas_bench_201 import Cell201, one_hot
 from factory.spaces.nas_bench_201_counts import executed_counts, written_counts
 
 DRAWS = 5
+KERNELS = 6  # first columns of EXECUTED
 Method = Callable[[np.ndarray], Interval]
 
 
@@ -46,11 +47,17 @@ class Table:
 
         self.ms, self.known_ms = ms(runtime), ms(known)
         self.executed = executed_counts(cells)
+        # with ten networks: the six kinds of kernel, without the finer columns
+        self.kernels = np.hstack([self.executed[:, :KERNELS], np.ones((len(cells), 1))])
         self.onehot = np.hstack([one_hot(cells).reshape(len(cells), -1), written_counts(cells)])
 
     def ours(self, train: np.ndarray) -> Interval:
         """The small-sample regressor on what was executed."""
         return fit_small_sample(self.executed[train], self.ms[train]).predict(self.executed)
+
+    def few(self, train: np.ndarray) -> Interval:
+        """The same on the kinds of kernel, for about ten networks."""
+        return fit_small_sample(self.kernels[train], self.ms[train]).predict(self.kernels)
 
     def ridge(self, train: np.ndarray) -> Interval:
         """The baseline."""
@@ -59,9 +66,8 @@ class Table:
 
     def transfer(self, train: np.ndarray) -> Interval:
         """The other runtime's whole table as the pool of one, plus the training networks."""
-        prior = fit_pool([self.executed], self.known_ms[:, None])
-        found = fit_few_shot(prior, [self.executed], train, self.ms[train])
-        return found.predict([self.executed])
+        prior = fit_pool([self.kernels], self.known_ms[:, None])
+        return fit_few_shot(prior, [self.kernels], train, self.ms[train]).predict([self.kernels])
 
     def known(self, train: np.ndarray) -> Interval:
         """The other runtime's times, scaled: what a table of the chip says without the runtime."""
@@ -89,7 +95,7 @@ class Table:
         return {name: float(np.mean([r[name] for r in results])) for name in results[0]}
 
 
-def run(table: Table, with_module: bool) -> dict[str, dict[str, Any]]:
+def run(table: Table, sizes: Sequence[int], with_module: bool) -> dict[str, dict[str, Any]]:
     """All rows of the result."""
     total = len(table.ms)
 
@@ -98,22 +104,25 @@ def run(table: Table, with_module: bool) -> dict[str, dict[str, Any]]:
             np.random.default_rng(seed).choice(total, count, replace=False) for seed in range(draws)
         ]
 
-    standard = (table.executed - table.executed.mean(0)) / table.executed.std(0)
-    designed = [d_optimal(np.hstack([standard, np.ones((total, 1))]), 10)]
+    scale = np.where(table.kernels.std(0) > 0, table.kernels.std(0), 1.0)
+    center = np.append(table.kernels[:, :-1].mean(0), 0.0)  # the last column is a constant
+    designed = [d_optimal((table.kernels - center) / scale, 10)]
     plain = [d_optimal(table.onehot, 10)]
     rows: dict[str, dict[str, Any]] = {}
-    for count in (900, 50):
+    for count in sizes:
         rows[f"{count} random, small-sample regressor"] = table.score(
             table.ours, drawn(count, DRAWS)
         )
         rows[f"{count} random, ridge"] = table.score(table.ridge, drawn(count, DRAWS))
-    rows["10 by design, small-sample regressor"] = table.score(table.ours, designed)
+    rows["10 by design, small-sample regressor"] = table.score(table.few, designed)
     rows["10 by design, other runtime known"] = table.score(table.transfer, designed)
     rows["10 by design, other runtime scaled"] = table.score(table.known, designed)
     rows["10 by design, ridge"] = table.score(table.ridge, plain)
-    rows["10 random, small-sample regressor"] = table.score(table.ours, drawn(10, 4 * DRAWS))
-    rows["10 random, other runtime known"] = table.score(table.transfer, drawn(10, 4 * DRAWS))
-    rows["10 random, ridge"] = table.score(table.ridge, drawn(10, 4 * DRAWS))
+    for count in (10, 5):
+        trains = drawn(count, 4 * DRAWS)
+        rows[f"{count} random, small-sample regressor"] = table.score(table.few, trains)
+        rows[f"{count} random, other runtime known"] = table.score(table.transfer, trains)
+        rows[f"{count} random, ridge"] = table.score(table.ridge, trains)
     for count in (900, 5000) if with_module else ():
         rows[f"{count} random, network module"] = table.score(table.module, drawn(count, DRAWS))
     return rows
@@ -125,10 +134,11 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--runtime", default="onnx", help="the runtime to predict")
     parser.add_argument("--known", default="litert", help="the runtime whose table is known")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[900, 50], help="random sets")
     parser.add_argument("--module", action="store_true", help="also the network-level module")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    rows = run(Table(args.table, args.runtime, args.known), args.module)
+    rows = run(Table(args.table, args.runtime, args.known), args.sizes, args.module)
     names = list(next(iter(rows.values())))
     print("| training networks, method | " + " | ".join(n.replace("_", " ") for n in names) + " |")
     print("|---" * (len(names) + 1) + "|")

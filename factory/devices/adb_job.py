@@ -20,6 +20,16 @@ from factory.devices.profile import DeviceProfile
 
 JOB, RESULTS = "job.txt", "results.jsonl"
 FIRST_LINE = "factory-job 1"
+PLAN_KEYS = (
+    "min_runs",
+    "max_runs",
+    "min_time_ms",
+    "max_time_ms",
+    "warmup_runs",
+    "warmup_time_ms",
+    "warmup_tolerance",
+    "profile_runs",
+)
 
 
 def job_text(
@@ -45,7 +55,7 @@ def job_text(
     lines += [f"threads {len(cores)}", f"rounds {max(1, rounds)}", f"memory_mb {memory_mb}"]
     lines += [f"core {core}" for core in (cores if profile.pin else ())]
     if plan is not None:
-        lines += [f"{key} {value}" for key, value in asdict(plan).items()]
+        lines += [f"{key} {value:g}" for key, value in asdict(plan).items() if key in PLAN_KEYS]
         lines.append(f"trace_warmup_runs {TRACE_WARMUP_RUNS}")
     lines += [f"model {name}" for name in models]
     for name, array, file in inputs:

@@ -8,7 +8,7 @@ that is alone and loses the agent three times is given up.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.profile import DeviceProfile
 
 CHUNK_BYTES = 32 << 20
+TIMING_FIELDS = frozenset(entry.name for entry in fields(Timing))  # an agent may know more
 MOST_CUTS = 3  # of one request before it is divided, and of a single model before it fails
 
 
@@ -116,7 +117,7 @@ class AgentDevice:
                 return [Timing.failed(event["what"] + why)]
             return [self._time([model], plan, rounds)[0] for model in models]
         timings = [
-            Timing.from_dict(timing)
+            Timing.from_dict({key: timing[key] for key in timing if key in TIMING_FIELDS})
             if timing["status"] == "ok"
             else Timing.failed(timing["reason"])
             for timing in event["timings"]

@@ -195,6 +195,8 @@ class AgentClient:
             )
         elif status == 413:
             fix = "start the agent with a larger --max-body-mb"
+        elif status == 400:
+            fix = "if it is an older one, write it anew with `factory agent --write` and start it"
         elif status == 404:
             fix = "check that a device agent listens there"
         raise InputError(

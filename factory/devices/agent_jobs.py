@@ -134,6 +134,12 @@ class Jobs:
             return {"event": "error", "what": str(error), "why": "", "fix": ""}, []
         except FactoryError as error:
             return {"event": "error", "what": error.what, "why": error.why, "fix": error.fix}, []
+        except (BadRequest, OSError):
+            raise
+        except Exception as error:  # a fault of ours: told, and the next request starts afresh
+            self.close()
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return {"event": "error", "what": "the agent itself failed", "why": why, "fix": ""}, []
         finally:
             device.watch = None
 
@@ -216,7 +222,7 @@ def _plan(header: Mapping[str, Any]) -> tuple[TimingPlan, int]:
     names = {entry.name for entry in fields(TimingPlan)}
     if not isinstance(data, dict) or not set(data) <= names:
         raise BadRequest(f"the plan holds something else than {', '.join(sorted(names))}")
-    numbers = [value for value in data.values() if type(value) in (int, float)]
+    numbers = [value for value in data.values() if type(value) in (int, float, bool)]
     if len(numbers) < len(data) or not all(map(math.isfinite, numbers)):
         raise BadRequest(f"the plan holds something that is no number: {json.dumps(data)[:200]}")
     runs = ("min_runs", "max_runs", "warmup_runs", "profile_runs")

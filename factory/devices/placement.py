@@ -23,7 +23,7 @@ _REFUSED = re.compile(
 )
 _FAULT = re.compile(r"\[E:[^\]]*\]\s*(?P<text>.+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m|\[m$")
-BORDER = re.compile(r"consume a graph input|produces? a graph output", re.I)
+BORDER = re.compile(r"consume a graph input|(produce|generate)s? a graph output", re.I)
 CHANGES = (
     (BORDER, "harmless: one conversion at the border; quantised inputs and outputs would save it"),
     (re.compile(r"dynamic|unknown (shape|dim)", re.I), "export the model with fixed shapes"),

@@ -14,6 +14,7 @@ from factory.graph.kernel import Kernel
 
 MAX_REORDER_SHARE = 0.9
 ORDINARY_SCATTER = 0.05
+REFERENCE_SHARE = 0.5  # of the reference's deviation that is taken off: it scatters itself
 SUM_TOLERANCE = 0.05  # of a network's rows in place against the network
 UNIT_FACTOR = 30.0  # sums of kernels alone were .4 to 2 of their network; units lie 1000 apart
 
@@ -92,6 +93,25 @@ def quiet_ratio(rows: Iterable[Any]) -> float:
     return max(1.0, float(min(high, (1.0 + ORDINARY_SCATTER) * low)))
 
 
+def reference_median(references: Iterable[Any]) -> float:
+    """What the reference model usually took, 0 when it was not measured."""
+    times = [float(row.median_ms) for row in references if _usable(row)]
+    return float(np.median(times)) if times else 0.0
+
+
+def at_usual_speed(row: Any, usual_ms: float) -> float:
+    """Factor from the speed that the chip had in this row's block to its usual speed.
+
+    A clock that moves by 10 % between blocks moves the reference model and everything else. Half
+    of it is taken off on the log scale (measured: it halved the scatter between passes over 169
+    networks; all of it did not help more than the reference's own scatter cost).
+    """
+    here_ms = float(getattr(row, "reference_ms", 0.0))
+    if usual_ms <= 0 or here_ms <= 0:
+        return 1.0
+    return float((usual_ms / here_ms) ** REFERENCE_SHARE)
+
+
 def undisturbed_ms(row: Any, quiet: float) -> float:
     """The median, but no more than p10 times the table's quiet ratio.
 
@@ -135,14 +155,25 @@ def read_facts(table: Any) -> Facts:
     times: dict[Kernel, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
     kernel_rows = list(table.rows("kernel"))
+    usual_ms = reference_median(table.rows("reference"))
     rows = list(table.rows("network"))
     quiet = quiet_ratio(r for r in kernel_rows or rows if _usable(r))
     for row in kernel_rows:
         if _usable(row):
-            times[Kernel.parse(row.key)].append(_kernel_ms(row, quiet))
+            times[Kernel.parse(row.key)].append(
+                _kernel_ms(row, quiet) * at_usual_speed(row, usual_ms)
+            )
         else:
             failed[str(row.key)] = str(row.reason) or "failed"
-    in_place = _in_place(table, {str(row.key): row for row in rows if _usable(row)}, quiet)
+    whole_ms = {
+        str(row.key): undisturbed_ms(row, quiet) * at_usual_speed(row, usual_ms)
+        for row in rows
+        if _usable(row)
+    }
+    shares = {
+        str(row.key): whole_ms[str(row.key)] / float(row.median_ms) for row in rows if _usable(row)
+    }
+    in_place = _in_place(table, shares)
     if not times and not in_place:
         raise InputError(
             "no measured kernel",
@@ -161,7 +192,7 @@ def read_facts(table: Any) -> Facts:
     merged: dict[str, tuple[Any, list[float]]] = {}
     for row in rows:
         if _usable(row) and row.kernels:
-            merged.setdefault(str(row.key), (row, []))[1].append(undisturbed_ms(row, quiet))
+            merged.setdefault(str(row.key), (row, []))[1].append(whole_ms[str(row.key)])
     networks = [
         NetworkFact(key, parse_counts(row.kernels), float(np.median(medians)))
         for key, (row, medians) in sorted(merged.items())
@@ -216,18 +247,17 @@ def _check_units(
         )
 
 
-def _in_place(table: Any, networks: Mapping[str, Any], quiet: float) -> list[InPlaceFact]:
+def _in_place(table: Any, shares: Mapping[str, float]) -> list[InPlaceFact]:
     """The rows of kernels within networks; a row without a time was folded into a neighbour.
 
-    They sum to the network's median; where that was disturbed, they are brought down with it.
+    They sum to the network's median and change with it: ``shares`` is by how much, by network.
     """
     found = []
     for row in table.rows("in_place"):
         if row.status == "ok":
             (kernel, count), *_ = parse_counts(row.kernels).items()
             network = str(row.key).rpartition("@")[2]
-            if network in networks:
-                whole = networks[network]
-                share = undisturbed_ms(whole, quiet) / float(whole.median_ms)
-                found.append(InPlaceFact(network, kernel, count, float(row.median_ms) * share))
+            if network in shares:
+                ms = float(row.median_ms) * shares[network]
+                found.append(InPlaceFact(network, kernel, count, ms))
     return sorted(found, key=lambda fact: (fact.network, fact.kernel))

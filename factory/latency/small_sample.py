@@ -85,12 +85,9 @@ class SmallSample:
         if value.get("schema_version") != 1 or value.get("kind") != "small_sample":
             raise InputError("this is no small-sample predictor of schema version 1")
         fields: dict[str, Any] = {name: value[name] for name in cls.__dataclass_fields__}
-        return cls(
-            **{
-                k: np.asarray(v, np.float64) if isinstance(v, list) else v
-                for k, v in fields.items()
-            }
-        )
+        for name, kept in fields.items():
+            fields[name] = np.asarray(kept, np.float64) if isinstance(kept, list) else kept
+        return cls(**fields)
 
 
 def fit_small_sample(features_nK: np.ndarray, measured_ms: np.ndarray) -> SmallSample:

@@ -79,7 +79,7 @@ def _executed(cell: Cell201) -> list[float]:
         states.append(total)
     graph.uses[states[OUTPUT]] += 1
     counts = Counter(key[0] for key in graph.numbers)
-    adds = [key[1:] for key in graph.numbers if key[0] == "add"]
+    adds = [operands for kind, operands in graph.numbers if kind == "add"]
     fused = [[graph.kinds[x] in _CONVOLUTIONS and graph.uses[x] == 1 for x in add] for add in adds]
     counts["relu_shared"] = sum(
         graph.uses[number] > 1 for key, number in graph.numbers.items() if key[0] == "relu"
@@ -94,13 +94,13 @@ class _Expressions:
     """Values of an expression graph; the same operator on the same values is the same value."""
 
     def __init__(self) -> None:
-        self.numbers: dict[tuple[str | int, ...], int] = {}
+        self.numbers: dict[tuple[str, tuple[int, ...]], int] = {}
         self.kinds: list[str] = []
         self.uses: Counter[int] = Counter()
 
     def value(self, kind: str, *operands: int, weights: Sequence[int] = ()) -> int:
         """Number of the value; ``weights`` tells operators with different parameters apart."""
-        key = (kind, *operands, *weights)
+        key = (kind, (*operands, *weights))
         if key not in self.numbers:
             self.numbers[key] = len(self.kinds)
             self.kinds.append(kind)

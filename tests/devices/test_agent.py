@@ -84,7 +84,7 @@ def time_frame(models, plan=QUICK, **config) -> bytes:
 
 def post(agent, body, *, token=TOKEN, media=MEDIA_TYPE, length=None, path="/v1/work"):
     """Status and content of a raw request."""
-    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=280)
     with contextlib.closing(connection):
         connection.putrequest("POST", path)
         connection.putheader("Content-Type", media)
@@ -421,3 +421,21 @@ def test_arrays_travel_both_ways(device):
         device.run(tiny_models.add(), {"zzz": np.zeros(1, np.float32)})
     with pytest.raises(InputError, match="weights in another file"):
         device.run(tiny_models.external(), {})
+
+
+def test_a_plan_of_today_passes_and_a_fault_of_the_agent_is_told(monkeypatch):
+    from factory.devices.agent_jobs import Jobs, Limits
+
+    plan = {**asdict(QUICK), **{k: True for k, v in asdict(QUICK).items() if v is False}}
+    jobs = Jobs(Limits(), Gate(max_busy_cores=1000.0, max_temperature_c=1000.0))
+    header = {"command": "time", "config": CONFIG, "plan": plan, "rounds": 1}
+    said: list = []
+    try:
+        last, _ = jobs.handle(header, [tiny_models.add()], said.append)
+        assert last["timings"][0]["status"] == "ok"
+        monkeypatch.setattr(LocalDevice, "time_many", lambda *_, **__: 1 / 0)
+        last, _ = jobs.handle(header, [tiny_models.add()], said.append)
+    finally:
+        jobs.close()
+    assert (last["event"], last["what"]) == ("error", "the agent itself failed")
+    assert "ZeroDivisionError" in last["why"]

@@ -32,6 +32,8 @@ REFUSED = """\
 \tREASON : QNN Mod Op only support fmod == 0 for now.
 \tOperator type: QuantizeLinear Node name: q0 Node index: 0
 \tREASON : QNN EP is configured to not take Q nodes that consume a graph input.
+\tOperator type: DequantizeLinear Node name: dq9 Node index: 9
+\tREASON : QNN EP is configured to not take DQ nodes that generate a graph output.
 """
 UNKNOWN_SOC = (
     "\x1b[1;31m2026 [E:onnxruntime:, qnn.cc:2290 GetCapabilityImpl] QNN SetupBackend failed "
@@ -54,9 +56,11 @@ def fake(nodes, log="", failure="", provider=QNN):
 
 def test_a_refused_node_has_its_reason_and_what_to_change():
     nodes = [("conv", "Conv", QNN), ("odd part", "Mod", CPU), ("q0", "QuantizeLinear", CPU)]
+    nodes.append(("dq9", "DequantizeLinear", CPU))
     placement = place(fake(nodes, REFUSED), b"")
     assert placement.taken == 1
-    mod, border = placement.refused
+    mod, border, end = placement.refused
+    assert end.change == border.change
     assert mod.reason == "QNN Mod Op only support fmod == 0 for now."
     assert mod.change.startswith("replace Mod by operators that it takes")
     assert border.change.startswith("harmless: one conversion at the border")

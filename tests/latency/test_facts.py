@@ -54,9 +54,9 @@ def test_times_in_place_are_means_over_the_networks_that_may_speak():
 
 
 def test_a_disturbed_network_brings_its_kernels_down_with_it():
-    quiet = [line for number in range(3) for line in traced(number, 1.0, 0.2, p10=2.2)]
-    facts = read_facts(Table(*quiet, *traced(3, 2.0, 0.4, p10=2.2)))
-    assert [network.median_ms for network in facts.networks] == pytest.approx([2.2] * 4)
+    quiet = [line for number in range(9) for line in traced(number, 1.0, 0.2, p10=2.2)]
+    facts = read_facts(Table(*quiet, *traced(9, 2.0, 0.4, p10=2.2)))
+    assert [network.median_ms for network in facts.networks] == pytest.approx([2.2] * 10)
     assert {round(fact.ms, 6) for fact in facts.in_place} == {1.0, 0.2}
 
 
@@ -72,3 +72,17 @@ def test_mixed_units_are_refused():
 def test_rows_of_two_precisions_are_refused():
     with pytest.raises(InputError, match="several precisions"):
         read_facts(Table(*traced(0, 1.0, 0.1), row("kernel", MORE.replace("f32", "i8"), 1.0)))
+
+
+def test_half_of_the_drift_of_the_reference_is_taken_off():
+    rows = [*traced(0, 1.0, 0.2), *traced(1, 1.0, 0.2)]
+    for one in rows[:3]:
+        one.reference_ms = 1.0
+    for one in rows[3:]:
+        one.reference_ms = 1.21
+    references = [row("reference", "reference", ms) for ms in (1.0, 1.0, 1.21)]
+    facts = read_facts(Table(*rows, *references))
+    first, second = facts.networks
+    assert (first.median_ms, second.median_ms) == pytest.approx((2.2, 2.0))
+    by_network = {(fact.network, fact.kernel.op): fact.ms for fact in facts.in_place}
+    assert by_network[second.key, "Conv"] == pytest.approx(1.0 / 1.1)
