@@ -1,11 +1,12 @@
 """How well a chip's predictor knows networks it has never seen: measured against predicted.
 
 Random networks of every supported space and nine torchvision networks are measured in several
-passes, interleaved with a reference network that shows what the machine did meanwhile. The measured
-time of a network is the median over its passes, each brought to the machine's usual speed as the
-profile's rows are (half of the reference's deviation); errors against raw medians stand beside.
-Then the predictor fitted to the chip's latency
-table predicts each of them, with exact lookup and without.
+passes, interleaved with a reference network and with the profile's own reference model, which show
+what the machine did meanwhile. The measured time of a network is the median over its passes, each
+brought to these passes' usual speed (half of the reference's deviation) and all of them to the
+speed that the chip had while it was profiled; errors against the raw medians stand beside. Then
+the predictor fitted to the chip's latency table predicts each of them, with exact lookup and
+without.
 
     python tools/bench_latency.py measure --device local-cpu-t1-fp32 --work WORK --seconds 330
     python tools/bench_latency.py score --table TABLE.csv --work WORK --out latency.json
@@ -32,10 +33,11 @@ from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.onnx_import import from_onnx, load_onnx
-from factory.latency.facts import REFERENCE_SHARE, parse_counts
+from factory.latency.facts import REFERENCE_SHARE, parse_counts, reference_median
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.network_samples import sample_network
 from factory.profiling.profiler import counts_text
+from factory.profiling.reference import reference_model
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
@@ -105,8 +107,10 @@ def measure(args: argparse.Namespace) -> None:
                     return
                 block = todo[start : start + BLOCK]
                 models = [network_model(name, profile.dtype, args.work)[1] for name in block]
-                *timings, base = device.time_many(
-                    [*models, reference], PLAN.network_plan(), rounds=PLAN.rounds
+                *timings, base, profile_base = device.time_many(
+                    [*models, reference, reference_model(profile.dtype)],
+                    PLAN.network_plan(),
+                    rounds=PLAN.rounds,
                 )
                 for name, timing in zip(block, timings, strict=True):
                     done[name] = {
@@ -114,14 +118,21 @@ def measure(args: argparse.Namespace) -> None:
                         "p10_ms": timing.p10_ms,
                         "min_ms": timing.min_ms,
                         "reference_ms": base.median_ms,
+                        "profile_reference_ms": profile_base.median_ms,
                         "reason": timing.reason,
                     }
                 write_json(path, state)
     print(f"done: {len(names)} networks in {args.passes} passes, {path}")
 
 
-def collect(args: argparse.Namespace, device_id: str) -> dict[str, dict[str, float]]:
-    """Network -> measured median over the passes, and how far apart the passes are."""
+def collect(
+    args: argparse.Namespace, device_id: str, table_reference_ms: float = 0.0
+) -> dict[str, dict[str, float]]:
+    """Network -> measured median over the passes, and how far apart the passes are.
+
+    ``normalised_ms``: at the speed that the chip had while it was profiled, when the profile's
+    reference model took ``table_reference_ms``; at the usual speed of these passes without it.
+    """
     state = read_json(args.work / f"{device_id}.measured.json")
     found: dict[str, list[dict[str, float]]] = {}
     for rows in state["passes"].values():
@@ -130,14 +141,17 @@ def collect(args: argparse.Namespace, device_id: str) -> dict[str, dict[str, flo
                 found.setdefault(name, []).append(row)
     references = [row["reference_ms"] for rows in found.values() for row in rows]
     usual = float(np.median(references))
+    own = [row.get("profile_reference_ms", 0.0) for rows in found.values() for row in rows]
+    shift = table_reference_ms / float(np.median(own)) if table_reference_ms and min(own) else 1.0
     result = {}
     for name, rows in sorted(found.items()):
         medians = np.array([row["median_ms"] for row in rows])
         here = np.array([row["reference_ms"] for row in rows])
-        normal = medians * (usual / here) ** REFERENCE_SHARE
+        normal = shift * medians * (usual / here) ** REFERENCE_SHARE
         result[name] = {
             "measured_ms": float(np.median(medians)),
             "normalised_ms": float(np.median(normal)),
+            "speed_shift": shift,
             "pass_spread": float(np.max(medians) / np.min(medians) - 1),
             "noise": float(np.mean(np.abs(medians / np.median(medians) - 1))),
             "normalised_noise": float(np.mean(np.abs(normal / np.median(normal) - 1))),
@@ -179,7 +193,7 @@ def score(args: argparse.Namespace) -> None:
     predictor = LatencyPredictor.fit(table)
     fit_s = time.monotonic() - started
     blind = predictor.without_lookup()
-    measured = collect(args, table.device_id)
+    measured = collect(args, table.device_id, reference_median(table.rows("reference")))
     cache_path = args.work / f"counts-{table.dtype}.json"
     cache: dict[str, str] = read_json(cache_path) if cache_path.exists() else {}
     rows: dict[str, dict[str, Any]] = {}

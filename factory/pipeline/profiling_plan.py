@@ -24,7 +24,8 @@ from factory.spaces.config import Spec, space_of
 A = TypeVar("A")  # architecture of a space
 
 EFFORTS = {
-    "quick": ProfileSettings(),
+    # The networks are traced too: what that takes is saved on each kernel alone.
+    "quick": ProfileSettings(min_time_ms=180.0, network_time_ms=500.0),
     "full": ProfileSettings(
         rounds=8,
         min_runs=40,
