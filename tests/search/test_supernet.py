@@ -38,12 +38,17 @@ def _mixing(arch):
     return {name: Mixing(a.softmax(1), b.sigmoid()) for name, (a, b) in arch.items()}
 
 
-@pytest.mark.parametrize("together", [0, 1 << 30], ids=["in turn", "stacked"])
+@pytest.mark.parametrize("together", [0, 1 << 30, None], ids=["in turn", "stacked", "planes"])
 @pytest.mark.parametrize(("partial", "channels", "stem", "image"), CASES)
 def test_equals_the_naive_one_forward_and_gradients(
     partial, channels, stem, image, together, monkeypatch
 ):
-    monkeypatch.setattr(supernet_module, "TOGETHER_UP_TO", together)
+    if together is None:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(supernet_module, "TOGETHER_UP_TO", together)
+    monkeypatch.setattr(ops, "PLANES", together is None)
+    monkeypatch.setattr(ops, "PLANES_FROM", 0)
     monkeypatch.setattr(ops, "SPLIT_FROM", 0)
     net = Supernet(NetworkSpec(channels, 4, stem, image, 5), partial, seed=1).double()
     arch = _architecture(0)
