@@ -145,14 +145,21 @@ def build(side: str, method: str, args: argparse.Namespace) -> Callable[..., flo
 
 
 def same_mathematics(ours: Any, reference: Any, data: tuple[Batch, Batch]) -> dict[str, float]:
-    """Largest differences of loss and gradients at the same weights, relative to the largest value."""
+    """Largest differences of loss and gradients at the same weights, relative to the largest value.
+
+    In double precision; both sides are in it afterwards.
+    """
     copy_weights(reference.net, ours.net)
+    ours.net.double()
+    reference.net.double()
     theirs = list(reference.net.arch_parameters())
     with torch.no_grad():
         pairs = zip([*ours.arch.alpha.values(), *ours.arch.beta.values()], theirs, strict=False)
         for mine, other in pairs:
             mine.copy_(other)
-    x, y = data[0]
+    for parameter in (*theirs, *ours.arch.parameters()):
+        parameter.data = parameter.data.double()
+    x, y = data[0][0].double(), data[0][1]
     expected = F.cross_entropy(reference.net(x), y)
     found = ours.loss((x, y))
     wanted = [*theirs, reference.net.stem[0].weight, reference.net.classifier.weight]
@@ -162,7 +169,7 @@ def same_mathematics(ours: Any, reference: Any, data: tuple[Batch, Batch]) -> di
         found, [*mine, ours.net.stem.weights[0], ours.net.classifier_weight]
     )
     names = ["alpha normal", "alpha reduce", "beta normal", "beta reduce"][: len(theirs)]
-    result = {"loss": float(abs(found - expected) / abs(expected))}
+    result = {"loss": float(abs(found - expected).detach() / expected.detach())}
     for name, a, b in zip([*names, "stem", "classifier"], our_grads, their_grads, strict=True):
         result[name] = float((a - b).abs().max() / b.abs().max())
     return {name: float(f"{value:.2g}") for name, value in result.items()}
@@ -187,9 +194,13 @@ def peak_memory(side: str, method: str, order: str) -> dict[str, int]:
 
 def compare(method: str, unrolled: bool, args: argparse.Namespace) -> dict[str, Any]:
     """Medians of both sides in turn, ratios of pairs, memory and the check of the mathematics."""
-    steps = {side: build(side, method, args) for side in ("reference", "ours")}
+    order = "unrolled" if unrolled else "first"
+    sides = ("reference", "ours")
+    memory = {} if args.no_memory else {side: peak_memory(side, method, order) for side in sides}
     data = batches(args)
+    steps = {side: build(side, method, args) for side in sides}
     difference = same_mathematics(steps["ours"], steps["reference"], data)
+    steps = {side: build(side, method, args) for side in sides}
     times: dict[str, list[float]] = {side: [] for side in steps}
     losses = {side: [step(*data, unrolled=unrolled)] for side, step in steps.items()}  # warm-up
     for _ in range(args.rounds):
@@ -198,17 +209,14 @@ def compare(method: str, unrolled: bool, args: argparse.Namespace) -> dict[str, 
             losses[side].append(step(*data, unrolled=unrolled))
             times[side].append(time.perf_counter() - start)
     ratios = [a / b for a, b in zip(times["reference"], times["ours"], strict=True)]
-    order = "unrolled" if unrolled else "first"
     result: dict[str, Any] = {
         "median_step_ms": {k: round(1e3 * statistics.median(t), 1) for k, t in times.items()},
         "speedup": round(statistics.median(ratios), 2),
         "speedup_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "relative_difference": difference,
         "losses": {k: [round(v, 5) for v in t] for k, t in losses.items()},
+        "memory": memory,
     }
-    if not args.no_memory:
-        del steps
-        result["memory"] = {s: peak_memory(s, method, order) for s in times}
     return result
 
 
@@ -244,7 +252,7 @@ def main() -> None:
     for method, unrolled in wanted:
         name = f"{method} unrolled" if unrolled else method
         found = results[name] = compare(method, unrolled, args)
-        ms, peak = found["median_step_ms"], found.get("memory", {})
+        ms, peak = found["median_step_ms"], found["memory"]
         print(
             f"{name}: reference {ms['reference']:.0f} ms, ours {ms['ours']:.0f} ms, "
             f"{found['speedup']:.2f} times faster ({found['speedup_range'][0]:.2f} to "
