@@ -24,39 +24,38 @@ loop = njit(
 def pad_affine_relu(plane_P, slope, offset, padded, width, pitch):
     """relu(slope * plane + offset) into the inner part of a padded plane."""
     zero = plane_P.dtype.type(0)
+    inner = padded[PAD * pitch + PAD :]
     for h in range(len(plane_P) // width):
-        start = (h + PAD) * pitch + PAD
-        row, source = padded[start : start + width], plane_P[h * width : (h + 1) * width]
         for w in range(width):
-            v = slope * source[w] + offset
-            row[w] = zero if v <= zero else v
+            v = slope * plane_P[h * width + w] + offset
+            inner[h * pitch + w] = zero if v <= zero else v
 
 
 @loop
 def pad_spread(plane_P, padded, width, pitch, stride):
     """A plane into every ``stride``-th row and column of a padded one."""
-    for h in range(len(plane_P) // width):
-        start = (h * stride + PAD) * pitch + PAD
-        row = padded[start : start + (width - 1) * stride + 1]
-        source = plane_P[h * width : (h + 1) * width]
-        if stride == 1:
-            row[:] = source
-        else:
+    inner = padded[PAD * pitch + PAD :]
+    if stride == 1:
+        for h in range(len(plane_P) // width):
             for w in range(width):
-                row[w * stride] = source[w]
+                inner[h * pitch + w] = plane_P[h * width + w]
+    else:
+        for h in range(len(plane_P) // width):
+            for w in range(width):
+                inner[h * stride * pitch + w * stride] = plane_P[h * width + w]
 
 
 @loop
 def cut(flat, plane_P, width, pitch, stride):
     """Every ``stride``-th row and column of the result of a convolution."""
-    for h in range(len(plane_P) // width):
-        start = h * stride * pitch
-        row, target = flat[start : start + pitch], plane_P[h * width : (h + 1) * width]
-        if stride == 1:
-            target[:] = row[:width]
-        else:
+    if stride == 1:
+        for h in range(len(plane_P) // width):
             for w in range(width):
-                target[w] = row[w * stride]
+                plane_P[h * width + w] = flat[h * pitch + w]
+    else:
+        for h in range(len(plane_P) // width):
+            for w in range(width):
+                plane_P[h * width + w] = flat[h * stride * pitch + w * stride]
 
 
 @loop
@@ -131,14 +130,18 @@ def pointwise(x_IP, weight_OI, out_OP, add):
     whole = inputs - inputs % 4
     for o in range(weight_OI.shape[0]):
         out = out_OP[o]
-        if not add:
+        if not add and whole == 0:
             out[:] = 0
         for i in range(0, whole, 4):
             w0, w1 = weight_OI[o, i], weight_OI[o, i + 1]
             w2, w3 = weight_OI[o, i + 2], weight_OI[o, i + 3]
             x0, x1, x2, x3 = x_IP[i], x_IP[i + 1], x_IP[i + 2], x_IP[i + 3]
-            for p in range(pixels):
-                out[p] += w0 * x0[p] + w1 * x1[p] + w2 * x2[p] + w3 * x3[p]
+            if i == 0 and not add:
+                for p in range(pixels):
+                    out[p] = w0 * x0[p] + w1 * x1[p] + w2 * x2[p] + w3 * x3[p]
+            else:
+                for p in range(pixels):
+                    out[p] += w0 * x0[p] + w1 * x1[p] + w2 * x2[p] + w3 * x3[p]
         for i in range(whole, inputs):
             w0, x0 = weight_OI[o, i], x_IP[i]
             for p in range(pixels):
