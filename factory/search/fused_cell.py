@@ -155,9 +155,10 @@ class _State:
         m, c = len(self.edges), layout.width
         self.group_edges = 8 if state < 2 else m
         rows = self.rows = slice(4, 8) if state == 1 else slice(0, m)  # in its group's weights
-        self.taps = [
-            w.reshape(self.group_edges * c, -1)[rows.start * c : rows.stop * c] for w in weights[:6]
-        ]
+        self.taps = np.zeros((6, m * c, 25), weights[0].dtype)
+        for taps, w in zip(self.taps, weights[:6], strict=True):
+            own = w.reshape(self.group_edges * c, -1)[rows.start * c : rows.stop * c]
+            taps[:, : own.shape[1]] = own
         self.mix1, self.mix2 = (
             np.ascontiguousarray(w.reshape(len(w), -1, c, c)[:, rows]) for w in weights[6:8]
         )
@@ -180,13 +181,17 @@ class _State:
         self.peak, self.mean_ = (take((n, c, pixels), dtype) for _ in range(2))
         self.index = take((n, c, pixels), np.uint8)
         sums = np.empty((4, m, n, c, 2))
-        _run(planes.first_stage, n, x, *self.taps[:4], self.mix1, self.y1, self.z1, sums, stride)
+        self.table1 = planes.tables(height, width, stride)
+        self.length1 = planes.padded_length(height, width, stride)
+        small = (pixels // self.narrow, self.narrow, 1)
+        self.table2, self.length2 = planes.tables(*small), planes.padded_length(*small)
+        _run(planes.first_stage, n, x, self.taps[:4], self.table1, self.length1, self.mix1, self.y1, self.z1, sums, stride)
         self.mean1, self.inv1 = _normal(sums, 2, self.count)
         self.slope1 = self.inv1.astype(dtype)
         self.offset1 = (-self.inv1 * self.mean1).astype(dtype)
         sums = np.empty((2, m, n, c, 2))
-        _run(planes.second_stage, n, self.z1, self.slope1, self.offset1, *self.taps[4:],
-             self.mix2, self.y2, self.z2, sums, self.narrow)  # fmt: skip
+        _run(planes.second_stage, n, self.z1, self.slope1, self.offset1, self.taps[4:],
+             self.table2, self.length2, self.mix2, self.y2, self.z2, sums, self.narrow)  # fmt: skip
         mean2, inv2 = _normal(sums, 2, self.count)
         sums = np.empty((2, n, c, 2))
         self.share = _shares(height, width, stride, dtype)
@@ -241,24 +246,27 @@ class _State:
         kept = _Kept()
         gh = kept.take((2, m, n, c, self.z1.shape[4]), dtype)
         sums = np.empty((2, m, n, c, 2))
-        grads = [PerThread.zeros(threads, t.shape, dtype) for t in self.taps]
+        grads = [PerThread.zeros(threads, t.shape, dtype) for t in (self.taps[:4], self.taps[4:])]
         mixes = [PerThread.zeros(threads, t.shape, dtype) for t in (self.mix1, self.mix2)]
-        flipped = [np.ascontiguousarray(t[:, ::-1]) for t in self.taps]
         back1, back2 = (
             np.ascontiguousarray(w.transpose(0, 1, 3, 2)) for w in (self.mix1, self.mix2)
         )
         _run(planes.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2, self.y2,
-             self.slope1, self.offset1, *flipped[4:], back2, gh, sums, *grads[4:], mixes[1],
+             self.slope1, self.offset1, self.taps[4:], self.table2, self.length2, back2, gh,
+             sums, grads[1], mixes[1],
              weights, self.narrow)  # fmt: skip
         found = sums.sum(2)
         inner = _grad_coefs(self.inv1[:2], self.inv1[:2], self.mean1[:2], found[..., 0],
                             found[..., 1], self.count)  # fmt: skip
         coefs1 = np.concatenate([np.stack(inner[:3]), np.stack(coefs64[:3])[:, 2:4]], 1)
         _run(planes.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype), self.z1, self.y1,
-             gh, *flipped[:4], back1, gx, *grads[:4], mixes[0], weights, self.stride)  # fmt: skip
+             gh, self.taps[:4], self.table1, self.length1, back1, gx, grads[0], mixes[0], weights, self.stride)  # fmt: skip
         _run(planes_shared.pools_grad, n, g, first, step, coefs, self.share, self.peak, self.mean_,
              self.index, self.stride, gx)  # fmt: skip
-        results = [sum(p) for p in (*grads, *mixes)]
+        sizes = [9, 25, 9, 25, 9, 25]
+        both_stages = np.concatenate([sum(p) for p in grads])
+        results = [t[:, :size] for t, size in zip(both_stages, sizes, strict=True)]
+        results += [sum(p) for p in mixes]
         if self.stride == 1:
             _run(planes_shared.skip_grad, n, g, first, step, coefs[0, 6], gx)
         else:

@@ -4,12 +4,17 @@ A plane is one channel of one picture, at most a few kB: it stays in the first c
 slides over it, in any number of channels. Each loop takes the pictures ``lo`` to ``hi``, so that
 several threads share a batch; sums over the batch are left per picture and added by the caller.
 A padded plane has rows of W numbers and 4 zeros, 4 rows of zeros above and below; a convolution
-over it is one long loop for a whole plane, the columns in between are dropped afterwards.
+over it is one long loop for a whole plane, the columns in between are dropped afterwards. With
+stride 2 the four phases of a plane (every second row and column) are padded planes in a row, and
+each tap reads one of them: :func:`tables` says where.
 Numbers that are not finite keep their meaning (no ``nnan``); only sums may be reordered.
-Legend: N pictures, c channels, m edges, P pixels of a plane, S stages.
+Legend: N pictures, c channels, m edges, P pixels of a plane, k operators in the order sep 3, sep 5,
+dil 3, dil 5.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -20,95 +25,168 @@ loop = njit(
 )
 
 
+KINDS = ((3, 1), (5, 1), (3, 2), (5, 2))  # size and dilation of the operators
+
+
+def padded_length(height: int, width: int, stride: int) -> int:
+    """Numbers of one padded phase of a map."""
+    rows, columns = -(-height // stride), -(-width // stride)
+    return (rows + 2 * PAD) * (columns + PAD) + 2 * PAD
+
+
+@cache
+def tables(height: int, width: int, stride: int) -> np.ndarray:
+    """Where the taps of each kind read: [kinds, 4, 26].
+
+    Rows: start of each tap in the padded planes of the input; then for the gradient of the input
+    the taps phase by phase, where each starts in the padded gradient, and the first of each phase.
+    """
+    pitch, length = -(-width // stride) + PAD, padded_length(height, width, stride)
+    result = np.zeros((len(KINDS), 4, 26), np.int64)
+    corner = PAD * pitch + PAD
+    for kind, (size, dilation) in enumerate(KINDS):
+        found: list[list[tuple[int, int]]] = [[] for _ in range(stride * stride)]
+        for tap in range(size * size):
+            rows, columns = ((v - size // 2) * dilation for v in divmod(tap, size))
+            phase = (rows % stride) * stride + columns % stride
+            shift = rows // stride * pitch + columns // stride
+            result[kind, 0, tap] = phase * length + corner + shift
+            found[phase].append((tap, corner - shift))
+        flat = [pair for pairs in found for pair in pairs]
+        result[kind, 1, : len(flat)] = [tap for tap, _ in flat]
+        result[kind, 2, : len(flat)] = [start for _, start in flat]
+        counts = [0, *(len(pairs) for pairs in found)]
+        result[kind, 3, : len(counts)] = np.cumsum(counts)
+    return result
+
+
 @loop
-def pad_affine_relu(plane_P, slope, offset, padded, width, pitch):
-    """relu(slope * plane + offset) into the inner part of a padded plane."""
+def pad_affine_relu(plane_P, slope, offset, padded, width, stride):
+    """relu(slope * plane + offset) into the inner part of its padded phases [stride^2, length]."""
     zero = plane_P.dtype.type(0)
+    pitch = (width + stride - 1) // stride + PAD
+    corner = PAD * pitch + PAD
+    if stride == 1:
+        inner = padded[0, corner:]
+        for h in range(len(plane_P) // width):
+            for w in range(width):
+                v = slope * plane_P[h * width + w] + offset
+                inner[h * pitch + w] = zero if v <= zero else v
+    else:
+        for h in range(len(plane_P) // width):
+            for b in range(2):
+                inner = padded[(h % 2) * 2 + b, corner + (h // 2) * pitch :]
+                row = plane_P[h * width + b :]
+                for w in range((width + 1 - b) // 2):
+                    v = slope * row[2 * w] + offset
+                    inner[w] = zero if v <= zero else v
+
+
+@loop
+def pad(plane_P, padded, width):
+    """A plane into the inner part of a padded one."""
+    pitch = width + PAD
     inner = padded[PAD * pitch + PAD :]
     for h in range(len(plane_P) // width):
         for w in range(width):
-            v = slope * plane_P[h * width + w] + offset
-            inner[h * pitch + w] = zero if v <= zero else v
+            inner[h * pitch + w] = plane_P[h * width + w]
 
 
 @loop
-def pad_spread(plane_P, padded, width, pitch, stride):
-    """A plane into every ``stride``-th row and column of a padded one."""
-    inner = padded[PAD * pitch + PAD :]
-    if stride == 1:
-        for h in range(len(plane_P) // width):
-            for w in range(width):
-                inner[h * pitch + w] = plane_P[h * width + w]
-    else:
-        for h in range(len(plane_P) // width):
-            for w in range(width):
-                inner[h * stride * pitch + w * stride] = plane_P[h * width + w]
+def cut(flat, plane_P, width):
+    """The result of a convolution without the columns in between."""
+    pitch = width + PAD
+    for h in range(len(plane_P) // width):
+        for w in range(width):
+            plane_P[h * width + w] = flat[h * pitch + w]
 
 
 @loop
-def cut(flat, plane_P, width, pitch, stride):
-    """Every ``stride``-th row and column of the result of a convolution."""
-    if stride == 1:
-        for h in range(len(plane_P) // width):
-            for w in range(width):
-                plane_P[h * width + w] = flat[h * pitch + w]
-    else:
-        for h in range(len(plane_P) // width):
-            for w in range(width):
-                plane_P[h * width + w] = flat[h * stride * pitch + w * stride]
-
-
-@loop
-def convolve(padded, taps, size, dilation, pitch, flat, add):
-    """Convolution of a padded plane (``size`` 3 or 5), written or added to ``flat``."""
+def convolve(padded, taps, starts, flat):
+    """A convolution: the sum of shifted reads of the padded planes; 9 or 25 taps."""
     n = len(flat)
-    corner = PAD * pitch + PAD - (size // 2) * dilation * (pitch + 1)
-    for i in range(size):
-        s = corner + i * dilation * pitch
-        k = i * size
-        a0, a1, a2 = taps[k], taps[k + 1], taps[k + 2]
-        r0, r1 = padded[s : s + n], padded[s + dilation : s + dilation + n]
-        r2 = padded[s + 2 * dilation : s + 2 * dilation + n]
-        if size == 3:
-            if i == 0 and not add:
-                for p in range(n):
-                    flat[p] = a0 * r0[p] + a1 * r1[p] + a2 * r2[p]
-            else:
-                for p in range(n):
-                    flat[p] += a0 * r0[p] + a1 * r1[p] + a2 * r2[p]
+    if len(starts) == 9:
+        a0, a1, a2, a3, a4 = taps[0], taps[1], taps[2], taps[3], taps[4]
+        a5, a6, a7, a8 = taps[5], taps[6], taps[7], taps[8]
+        r0, r1 = padded[starts[0] : starts[0] + n], padded[starts[1] : starts[1] + n]
+        r2, r3 = padded[starts[2] : starts[2] + n], padded[starts[3] : starts[3] + n]
+        r4, r5 = padded[starts[4] : starts[4] + n], padded[starts[5] : starts[5] + n]
+        r6, r7 = padded[starts[6] : starts[6] + n], padded[starts[7] : starts[7] + n]
+        r8 = padded[starts[8] : starts[8] + n]
+        for p in range(n):
+            flat[p] = (
+                (a0 * r0[p] + a1 * r1[p] + a2 * r2[p])
+                + (a3 * r3[p] + a4 * r4[p] + a5 * r5[p])
+                + (a6 * r6[p] + a7 * r7[p] + a8 * r8[p])
+            )
+        return
+    for k in range(0, len(starts), 5):
+        a0, a1, a2, a3, a4 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3], taps[k + 4]
+        r0, r1 = padded[starts[k] : starts[k] + n], padded[starts[k + 1] : starts[k + 1] + n]
+        r2, r3 = (
+            padded[starts[k + 2] : starts[k + 2] + n],
+            padded[starts[k + 3] : starts[k + 3] + n],
+        )
+        r4 = padded[starts[k + 4] : starts[k + 4] + n]
+        if k == 0:
+            for p in range(n):
+                flat[p] = a0 * r0[p] + a1 * r1[p] + a2 * r2[p] + a3 * r3[p] + a4 * r4[p]
         else:
-            a3, a4 = taps[k + 3], taps[k + 4]
-            r3 = padded[s + 3 * dilation : s + 3 * dilation + n]
-            r4 = padded[s + 4 * dilation : s + 4 * dilation + n]
-            if i == 0 and not add:
-                for p in range(n):
-                    flat[p] = a0 * r0[p] + a1 * r1[p] + a2 * r2[p] + a3 * r3[p] + a4 * r4[p]
-            else:
+            for p in range(n):
+                flat[p] += a0 * r0[p] + a1 * r1[p] + a2 * r2[p] + a3 * r3[p] + a4 * r4[p]
+
+
+@loop
+def convolve_back(padded, taps, table, stride, total):
+    """Gradient of the input of a convolution, added to total [stride^2, n]."""
+    n = total.shape[1]
+    order, starts, firsts = table[1], table[2], table[3]
+    for f in range(stride * stride):
+        flat, end = total[f], firsts[f + 1]
+        k = firsts[f]
+        while k < end:
+            s0 = starts[k]
+            a0, r0 = taps[order[k]], padded[s0 : s0 + n]
+            if end - k >= 5:
+                s1, s2, s3, s4 = starts[k + 1], starts[k + 2], starts[k + 3], starts[k + 4]
+                a1, r1 = taps[order[k + 1]], padded[s1 : s1 + n]
+                a2, r2 = taps[order[k + 2]], padded[s2 : s2 + n]
+                a3, r3 = taps[order[k + 3]], padded[s3 : s3 + n]
+                a4, r4 = taps[order[k + 4]], padded[s4 : s4 + n]
                 for p in range(n):
                     flat[p] += a0 * r0[p] + a1 * r1[p] + a2 * r2[p] + a3 * r3[p] + a4 * r4[p]
+                k += 5
+            elif end - k >= 2:
+                s1 = starts[k + 1]
+                a1, r1 = taps[order[k + 1]], padded[s1 : s1 + n]
+                for p in range(n):
+                    flat[p] += a0 * r0[p] + a1 * r1[p]
+                k += 2
+            else:
+                for p in range(n):
+                    flat[p] += a0 * r0[p]
+                k += 1
 
 
 @loop
-def convolve_grad(grad_padded, padded, size, dilation, pitch, n, grad_taps):
+def convolve_grad(grad_padded, padded, starts, pitch, n, grad_taps):
     """Gradient of the taps of :func:`convolve`, added to ``grad_taps``; ``n`` as len(flat)."""
     zero = padded.dtype.type(0)
     base = PAD * pitch + PAD
-    corner = base - (size // 2) * dilation * (pitch + 1)
     g = grad_padded[base : base + n]
-    for i in range(size):
-        s = corner + i * dilation * pitch
-        k = i * size
-        r0, r1 = padded[s : s + n], padded[s + dilation : s + dilation + n]
-        r2 = padded[s + 2 * dilation : s + 2 * dilation + n]
+    step = 3 if len(starts) == 9 else 5
+    for k in range(0, len(starts), step):
+        r0, r1 = padded[starts[k] : starts[k] + n], padded[starts[k + 1] : starts[k + 1] + n]
+        r2 = padded[starts[k + 2] : starts[k + 2] + n]
         b0, b1, b2, b3, b4 = zero, zero, zero, zero, zero
-        if size == 3:
+        if step == 3:
             for p in range(n):
                 b0 += g[p] * r0[p]
                 b1 += g[p] * r1[p]
                 b2 += g[p] * r2[p]
         else:
-            r3 = padded[s + 3 * dilation : s + 3 * dilation + n]
-            r4 = padded[s + 4 * dilation : s + 4 * dilation + n]
+            r3 = padded[starts[k + 3] : starts[k + 3] + n]
+            r4 = padded[starts[k + 4] : starts[k + 4] + n]
             for p in range(n):
                 b0 += g[p] * r0[p]
                 b1 += g[p] * r1[p]
@@ -199,82 +277,68 @@ def norm_grad(g, z, slope, by_z, offset, out):
 
 
 @loop
-def first_stage(x, dw3, dw5, dil3, dil5, pw, y, z, sums, stride, lo, hi):
+def first_stage(x, taps, table, length, pw, y, z, sums, stride, lo, hi):
     """ReLU, depthwise and pointwise convolution of the four operators of the edges of a state.
 
-    x [N, C, H, W]; taps [m c, k k]; pw [4, m, c, c]; y, z [4, m, N, c, P]; sums [4, m, N, c, 2].
+    x [N, C, H, W]; taps [4, m c, 25]; pw [4, m, c, c]; y, z [4, m, N, c, P]; sums [4, m, N, c, 2].
     """
-    height, width = x.shape[2], x.shape[3]
-    m, c = pw.shape[1], pw.shape[2]
-    pitch = width + PAD
+    width = x.shape[3]
+    m, c, pixels = pw.shape[1], pw.shape[2], z.shape[4]
     narrow = (width + stride - 1) // stride
-    padded = np.zeros((c, (height + 2 * PAD) * pitch + 2 * PAD), x.dtype)
-    flat = np.empty(height * pitch, x.dtype)
+    padded = np.zeros((c, stride * stride, length), x.dtype)
+    flat = np.empty(pixels // narrow * (narrow + PAD), x.dtype)
     one, zero = x.dtype.type(1), x.dtype.type(0)
     for n in range(lo, hi):
         for j in range(c):
-            pad_affine_relu(x[n, j].reshape(-1), one, zero, padded[j], width, pitch)
+            pad_affine_relu(x[n, j].reshape(-1), one, zero, padded[j], width, stride)
         for e in range(m):
             for k in range(4):
-                y_cP = y[k, e, n]
+                starts = table[k, 0, : 9 if k % 2 == 0 else 25]
                 for j in range(c):
-                    r = e * c + j
-                    if k == 0:
-                        convolve(padded[j], dw3[r], 3, 1, pitch, flat, False)
-                    elif k == 1:
-                        convolve(padded[j], dw5[r], 5, 1, pitch, flat, False)
-                    elif k == 2:
-                        convolve(padded[j], dil3[r], 3, 2, pitch, flat, False)
-                    else:
-                        convolve(padded[j], dil5[r], 5, 2, pitch, flat, False)
-                    cut(flat, y_cP[j], narrow, pitch, stride)
-                pointwise(y_cP, pw[k, e], z[k, e, n], False)
+                    convolve(padded[j].reshape(-1), taps[k, e * c + j], starts, flat)
+                    cut(flat, y[k, e, n, j], narrow)
+                pointwise(y[k, e, n], pw[k, e], z[k, e, n], False)
                 moments(z[k, e, n], z[k, e, n], sums[k, e, n])
 
 
 @loop
-def second_stage(z1, slope, offset, dw3, dw5, pw, y, z, sums, width, lo, hi):
+def second_stage(z1, slope, offset, taps, table, length, pw, y, z, sums, width, lo, hi):
     """Second half of the separable operators: normalised z1, ReLU, depthwise, pointwise.
 
-    slope, offset [4, m, c]; pw [2, m, c, c]; y, z [2, m, N, c, P]; sums [2, m, N, c, 2].
+    slope, offset [4, m, c]; taps [2, m c, 25]; pw [2, m, c, c]; y, z [2, m, N, c, P]; sums
+    [2, m, N, c, 2].
     """
-    m, c = pw.shape[1], pw.shape[2]
-    height = z.shape[4] // width
-    pitch = width + PAD
-    padded = np.zeros((height + 2 * PAD) * pitch + 2 * PAD, z.dtype)
-    flat = np.empty(height * pitch, z.dtype)
+    m, c, pixels = pw.shape[1], pw.shape[2], z.shape[4]
+    padded = np.zeros((1, length), z.dtype)
+    flat = np.empty(pixels // width * (width + PAD), z.dtype)
     for n in range(lo, hi):
         for e in range(m):
             for k in range(2):
+                starts = table[k, 0, : 9 if k == 0 else 25]
                 for j in range(c):
-                    plane = z1[k, e, n, j]
-                    pad_affine_relu(plane, slope[k, e, j], offset[k, e, j], padded, width, pitch)
-                    if k == 0:
-                        convolve(padded, dw3[e * c + j], 3, 1, pitch, flat, False)
-                    else:
-                        convolve(padded, dw5[e * c + j], 5, 1, pitch, flat, False)
-                    cut(flat, y[k, e, n, j], width, pitch, 1)
+                    a, b = slope[k, e, j], offset[k, e, j]
+                    pad_affine_relu(z1[k, e, n, j], a, b, padded, width, 1)
+                    convolve(padded[0], taps[k, e * c + j], starts, flat)
+                    cut(flat, y[k, e, n, j], width)
                 pointwise(y[k, e, n], pw[k, e], z[k, e, n], False)
                 moments(z[k, e, n], z[k, e, n], sums[k, e, n])
 
 
 @loop
 def second_stage_grad(
-    g, first, step, coefs, z1, z2, y2, slope, offset, dw3, dw5, pw, gh, sums, w3, w5, wp, weights,
-    width, lo, hi,
+    g, first, step, coefs, z1, z2, y2, slope, offset, taps, table, length, pw, gh, sums, wt, wp,
+    weights, width, lo, hi,
 ):  # fmt: skip
     """Gradient of :func:`second_stage` and of its normalised, weighted output.
 
     g [4, N, C, P] of the nodes, from node ``first``, every ``step``-th channel; coefs [3, 7, m, c]
-    of :func:`norm_grad`; dw3, dw5 flipped, pw transposed; gh: gradient before the ReLU's input was
-    normalised, with its sums; w3, w5, wp: gradients of the weights, where ``weights``.
+    of :func:`norm_grad`; pw transposed; gh: gradient before the ReLU's input was normalised, with
+    its sums; wt, wp: gradients of taps and of pw (not transposed), where ``weights``.
     """
     m, c, pixels = pw.shape[1], pw.shape[2], z2.shape[4]
-    height = pixels // width
     pitch = width + PAD
-    length = (height + 2 * PAD) * pitch + 2 * PAD
-    padded, hidden = np.zeros(length, z2.dtype), np.zeros(length, z2.dtype)
-    flat = np.empty(height * pitch, z2.dtype)
+    padded, hidden = np.zeros(length, z2.dtype), np.zeros((1, length), z2.dtype)
+    total = np.empty((1, pixels // width * pitch), z2.dtype)
     gz, gy = np.empty((c, pixels), z2.dtype), np.empty((c, pixels), z2.dtype)
     zero = z2.dtype.type(0)
     for n in range(lo, hi):
@@ -290,46 +354,43 @@ def second_stage_grad(
                     pointwise_grad(gz, y2[k, e, n], wp[k, e])
                 for j in range(c):
                     r = e * c + j
-                    pad_spread(gy[j], padded, width, pitch, 1)
-                    if k == 0:
-                        convolve(padded, dw3[r], 3, 1, pitch, flat, False)
-                    else:
-                        convolve(padded, dw5[r], 5, 1, pitch, flat, False)
+                    pad(gy[j], padded, width)
+                    total[:] = 0
+                    convolve_back(padded, taps[k, r], table[k], 1, total)
                     plane, out = z1[k, e, n, j], gh[k, e, n, j]
                     a, b = slope[k, e, j], offset[k, e, j]
-                    cut(flat, out, width, pitch, 1)
+                    cut(total[0], out, width)
                     for p in range(pixels):
                         out[p] = zero if a * plane[p] + b <= zero else out[p]
                     if weights:
-                        pad_affine_relu(plane, a, b, hidden, width, pitch)
-                        if k == 0:
-                            convolve_grad(padded, hidden, 3, 1, pitch, len(flat), w3[r])
-                        else:
-                            convolve_grad(padded, hidden, 5, 1, pitch, len(flat), w5[r])
+                        starts = table[k, 0, : 9 if k == 0 else 25]
+                        pad_affine_relu(plane, a, b, hidden, width, 1)
+                        convolve_grad(
+                            padded, hidden[0], starts, pitch, total.shape[1], wt[k, r]
+                        )
                 moments(gh[k, e, n], z1[k, e, n], sums[k, e, n])
 
 
 @loop
 def first_stage_grad(
-    x, g, first, step, coefs, z1, y1, gh, dw3, dw5, dil3, dil5, pw, gx, w3, w5, v3, v5, wp,
-    weights, stride, lo, hi,
+    x, g, first, step, coefs, z1, y1, gh, taps, table, length, pw, gx, wt, wp, weights, stride,
+    lo, hi,
 ):  # fmt: skip
     """Gradient of :func:`first_stage`, added to gx [N, C, H, W]; arguments as above."""
     height, width = x.shape[2], x.shape[3]
     m, c, pixels = pw.shape[1], pw.shape[2], z1.shape[4]
-    pitch = width + PAD
     narrow = (width + stride - 1) // stride
-    length = (height + 2 * PAD) * pitch + 2 * PAD
-    active, padded = np.zeros((c, length), x.dtype), np.zeros(length, x.dtype)
-    total = np.empty((c, height * pitch), x.dtype)
+    pitch = narrow + PAD
+    size, phases = pixels // narrow * pitch, stride * stride
+    active, padded = np.zeros((c, phases, length), x.dtype), np.zeros(length, x.dtype)
+    total = np.empty((c, phases, size), x.dtype)
     gz, gy = np.empty((c, pixels), x.dtype), np.empty((c, pixels), x.dtype)
     one, zero = x.dtype.type(1), x.dtype.type(0)
-    size = height * pitch
     for n in range(lo, hi):
         total[:] = 0
         if weights:
             for j in range(c):
-                pad_affine_relu(x[n, j].reshape(-1), one, zero, active[j], width, pitch)
+                pad_affine_relu(x[n, j].reshape(-1), one, zero, active[j], width, stride)
         for e in range(m):
             for k in range(4):
                 for j in range(c):
@@ -341,28 +402,18 @@ def first_stage_grad(
                 pointwise(gz, pw[k, e], gy, False)
                 if weights:
                     pointwise_grad(gz, y1[k, e, n], wp[k, e])
+                starts = table[k, 0, : 9 if k % 2 == 0 else 25]
                 for j in range(c):
                     r = e * c + j
-                    pad_spread(gy[j], padded, narrow, pitch, stride)
-                    if k == 0:
-                        convolve(padded, dw3[r], 3, 1, pitch, total[j], True)
-                    elif k == 1:
-                        convolve(padded, dw5[r], 5, 1, pitch, total[j], True)
-                    elif k == 2:
-                        convolve(padded, dil3[r], 3, 2, pitch, total[j], True)
-                    else:
-                        convolve(padded, dil5[r], 5, 2, pitch, total[j], True)
+                    pad(gy[j], padded, narrow)
+                    convolve_back(padded, taps[k, r], table[k], stride, total[j])
                     if weights:
-                        if k == 0:
-                            convolve_grad(padded, active[j], 3, 1, pitch, size, w3[r])
-                        elif k == 1:
-                            convolve_grad(padded, active[j], 5, 1, pitch, size, w5[r])
-                        elif k == 2:
-                            convolve_grad(padded, active[j], 3, 2, pitch, size, v3[r])
-                        else:
-                            convolve_grad(padded, active[j], 5, 2, pitch, size, v5[r])
+                        active_j = active[j].reshape(-1)
+                        convolve_grad(padded, active_j, starts, pitch, size, wt[k, r])
         for j in range(c):
             for h in range(height):
-                row, source, out = total[j, h * pitch : h * pitch + width], x[n, j, h], gx[n, j, h]
-                for w in range(width):
-                    out[w] += zero if source[w] <= zero else row[w]
+                for b in range(stride):
+                    row = total[j, (h % stride) * stride + b, (h // stride) * pitch :]
+                    for w in range(b, width, stride):
+                        if not x[n, j, h, w] <= zero:
+                            gx[n, j, h, w] += row[w // stride]
