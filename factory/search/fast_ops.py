@@ -9,14 +9,15 @@ The mathematics is that of torch.nn.functional; measured on two x86-64 cores wit
 - a stride-2, dilation-2 "same" convolution is a dense one on every second pixel.
 - batch normalisation of few channels reduces rows of several pixels at once; its affine-free
   output times a scalar per channel is one call, and the scalar's gradient comes with it.
-On an accelerator the plain functions are used. Legend: N batch, C channels, H height, W width.
+This path needs torch alone; where numba can be had, :func:`use_planes` takes the faster loops of
+planes.py. On an accelerator the plain functions are used. Legend: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -37,7 +38,11 @@ def _fast(x: Tensor) -> bool:
 
 @cache
 def _have_planes() -> bool:
-    return find_spec("numba") is not None
+    try:
+        import_module("factory.search.fused_cell")
+    except (ImportError, RuntimeError):  # no numba for this Python, or no folder for its cache
+        return False
+    return True
 
 
 def use_planes(x: Tensor) -> bool:

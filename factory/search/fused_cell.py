@@ -35,6 +35,7 @@ COLUMNS = [
     )
 ]  # fmt: skip
 DEPTHWISE = ("sep3_1", "sep5_1", "dil3", "dil5", "sep3_2", "sep5_2")
+SIZES = (9, 25, 9, 25, 9, 25)  # taps of each
 STATES = 5  # that have edges leaving them: two inputs, three nodes
 
 
@@ -185,7 +186,19 @@ class _State:
         self.length1 = planes.padded_length(height, width, stride)
         small = (pixels // self.narrow, self.narrow, 1)
         self.table2, self.length2 = planes.tables(*small), planes.padded_length(*small)
-        _run(planes.first_stage, n, x, self.taps[:4], self.table1, self.length1, self.mix1, self.y1, self.z1, sums, stride)
+        _run(
+            planes.first_stage,
+            n,
+            x,
+            self.taps[:4],
+            self.table1,
+            self.length1,
+            self.mix1,
+            self.y1,
+            self.z1,
+            sums,
+            stride,
+        )
         self.mean1, self.inv1 = _normal(sums, 2, self.count)
         self.slope1 = self.inv1.astype(dtype)
         self.offset1 = (-self.inv1 * self.mean1).astype(dtype)
@@ -248,11 +261,14 @@ class _State:
         sums = np.empty((2, m, n, c, 2))
         grads = [PerThread.zeros(threads, t.shape, dtype) for t in (self.taps[:4], self.taps[4:])]
         mixes = [PerThread.zeros(threads, t.shape, dtype) for t in (self.mix1, self.mix2)]
+        flipped = np.zeros_like(self.taps)
+        for turned, taps, size in zip(flipped, self.taps, SIZES, strict=True):
+            turned[:, :size] = taps[:, size - 1 :: -1]
         back1, back2 = (
             np.ascontiguousarray(w.transpose(0, 1, 3, 2)) for w in (self.mix1, self.mix2)
         )
         _run(planes.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2, self.y2,
-             self.slope1, self.offset1, self.taps[4:], self.table2, self.length2, back2, gh,
+             self.slope1, self.offset1, flipped[4:], self.table2, self.length2, back2, gh,
              sums, grads[1], mixes[1],
              weights, self.narrow)  # fmt: skip
         found = sums.sum(2)
@@ -260,19 +276,18 @@ class _State:
                             found[..., 1], self.count)  # fmt: skip
         coefs1 = np.concatenate([np.stack(inner[:3]), np.stack(coefs64[:3])[:, 2:4]], 1)
         _run(planes.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype), self.z1, self.y1,
-             gh, self.taps[:4], self.table1, self.length1, back1, gx, grads[0], mixes[0], weights, self.stride)  # fmt: skip
+             gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx, grads[0], mixes[0], weights, self.stride)  # fmt: skip
         _run(planes_shared.pools_grad, n, g, first, step, coefs, self.share, self.peak, self.mean_,
              self.index, self.stride, gx)  # fmt: skip
-        sizes = [9, 25, 9, 25, 9, 25]
         both_stages = np.concatenate([sum(p) for p in grads])
-        results = [t[:, :size] for t, size in zip(both_stages, sizes, strict=True)]
+        results = [t[:, :size] for t, size in zip(both_stages, SIZES, strict=True)]
         results += [sum(p) for p in mixes]
         if self.stride == 1:
             _run(planes_shared.skip_grad, n, g, first, step, coefs[0, 6], gx)
         else:
             pair = [PerThread.zeros(threads, t.shape, dtype) for t in (self.even, self.odd)]
-            turned = (np.ascontiguousarray(t.transpose(0, 2, 1)) for t in (self.even, self.odd))
-            _run(planes_shared.reduced_skip_grad, n, x, g, first, step, coefs, self.skip, *turned,
+            back = (np.ascontiguousarray(t.transpose(0, 2, 1)) for t in (self.even, self.odd))
+            _run(planes_shared.reduced_skip_grad, n, x, g, first, step, coefs, self.skip, *back,
                  gx, *pair, weights)  # fmt: skip
             results += [sum(p) for p in pair]
         if step > 1:

@@ -7,11 +7,14 @@ A padded plane has rows of W numbers and 4 zeros, 4 rows of zeros above and belo
 over it is one long loop for a whole plane, the columns in between are dropped afterwards. With
 stride 2 the four phases of a plane (every second row and column) are padded planes in a row, and
 each tap reads one of them: :func:`tables` says where.
+The machine code is kept on disk by numba, per source file: whoever changes a loop here that
+planes_shared.py calls removes ``__pycache__`` as well.
 Numbers that are not finite keep their meaning (no ``nnan``); only sums may be reordered.
 Legend: N pictures, c channels, m edges, P pixels of a plane, k operators in the order sep 3, sep 5,
 dil 3, dil 5.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 from functools import cache
@@ -102,8 +105,8 @@ def cut(flat, plane_P, width):
 
 
 @loop
-def convolve(padded, taps, starts, flat):
-    """A convolution: the sum of shifted reads of the padded planes; 9 or 25 taps."""
+def convolve(padded, taps, starts, flat, add):
+    """The sum of shifted reads of padded planes, 9 or 25, written or added to ``flat``."""
     n = len(flat)
     if len(starts) == 9:
         a0, a1, a2, a3, a4 = taps[0], taps[1], taps[2], taps[3], taps[4]
@@ -113,12 +116,20 @@ def convolve(padded, taps, starts, flat):
         r4, r5 = padded[starts[4] : starts[4] + n], padded[starts[5] : starts[5] + n]
         r6, r7 = padded[starts[6] : starts[6] + n], padded[starts[7] : starts[7] + n]
         r8 = padded[starts[8] : starts[8] + n]
-        for p in range(n):
-            flat[p] = (
-                (a0 * r0[p] + a1 * r1[p] + a2 * r2[p])
-                + (a3 * r3[p] + a4 * r4[p] + a5 * r5[p])
-                + (a6 * r6[p] + a7 * r7[p] + a8 * r8[p])
-            )
+        if add:
+            for p in range(n):
+                flat[p] += (
+                    (a0 * r0[p] + a1 * r1[p] + a2 * r2[p])
+                    + (a3 * r3[p] + a4 * r4[p] + a5 * r5[p])
+                    + (a6 * r6[p] + a7 * r7[p] + a8 * r8[p])
+                )
+        else:
+            for p in range(n):
+                flat[p] = (
+                    (a0 * r0[p] + a1 * r1[p] + a2 * r2[p])
+                    + (a3 * r3[p] + a4 * r4[p] + a5 * r5[p])
+                    + (a6 * r6[p] + a7 * r7[p] + a8 * r8[p])
+                )
         return
     for k in range(0, len(starts), 5):
         a0, a1, a2, a3, a4 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3], taps[k + 4]
@@ -128,7 +139,7 @@ def convolve(padded, taps, starts, flat):
             padded[starts[k + 3] : starts[k + 3] + n],
         )
         r4 = padded[starts[k + 4] : starts[k + 4] + n]
-        if k == 0:
+        if k == 0 and not add:
             for p in range(n):
                 flat[p] = a0 * r0[p] + a1 * r1[p] + a2 * r2[p] + a3 * r3[p] + a4 * r4[p]
         else:
@@ -202,57 +213,100 @@ def convolve_grad(grad_padded, padded, starts, pitch, n, grad_taps):
 
 @loop
 def pointwise(x_IP, weight_OI, out_OP, add):
-    """1x1 convolution of one picture, written or added to ``out_OP``."""
-    pixels = x_IP.shape[1]
-    inputs = x_IP.shape[0]
-    whole = inputs - inputs % 4
-    for o in range(weight_OI.shape[0]):
+    """1x1 convolution of one picture, written or added to ``out_OP``; four by four where possible."""
+    inputs, pixels = x_IP.shape
+    outputs = len(weight_OI)
+    if inputs % 4 == 0 and outputs % 4 == 0:
+        for o in range(0, outputs, 4):
+            o0, o1, o2, o3 = out_OP[o], out_OP[o + 1], out_OP[o + 2], out_OP[o + 3]
+            for i in range(0, inputs, 4):
+                x0, x1, x2, x3 = x_IP[i], x_IP[i + 1], x_IP[i + 2], x_IP[i + 3]
+                w0, w1 = weight_OI[o, i : i + 4], weight_OI[o + 1, i : i + 4]
+                w2, w3 = weight_OI[o + 2, i : i + 4], weight_OI[o + 3, i : i + 4]
+                v00, v01, v02, v03 = w0[0], w0[1], w0[2], w0[3]
+                v10, v11, v12, v13 = w1[0], w1[1], w1[2], w1[3]
+                v20, v21, v22, v23 = w2[0], w2[1], w2[2], w2[3]
+                v30, v31, v32, v33 = w3[0], w3[1], w3[2], w3[3]
+                if i == 0 and not add:
+                    for p in range(pixels):
+                        o0[p] = v00 * x0[p] + v01 * x1[p] + v02 * x2[p] + v03 * x3[p]
+                        o1[p] = v10 * x0[p] + v11 * x1[p] + v12 * x2[p] + v13 * x3[p]
+                        o2[p] = v20 * x0[p] + v21 * x1[p] + v22 * x2[p] + v23 * x3[p]
+                        o3[p] = v30 * x0[p] + v31 * x1[p] + v32 * x2[p] + v33 * x3[p]
+                else:
+                    for p in range(pixels):
+                        o0[p] += v00 * x0[p] + v01 * x1[p] + v02 * x2[p] + v03 * x3[p]
+                        o1[p] += v10 * x0[p] + v11 * x1[p] + v12 * x2[p] + v13 * x3[p]
+                        o2[p] += v20 * x0[p] + v21 * x1[p] + v22 * x2[p] + v23 * x3[p]
+                        o3[p] += v30 * x0[p] + v31 * x1[p] + v32 * x2[p] + v33 * x3[p]
+        return
+    for o in range(outputs):
         out = out_OP[o]
-        if not add and whole == 0:
+        if not add:
             out[:] = 0
-        for i in range(0, whole, 4):
-            w0, w1 = weight_OI[o, i], weight_OI[o, i + 1]
-            w2, w3 = weight_OI[o, i + 2], weight_OI[o, i + 3]
-            x0, x1, x2, x3 = x_IP[i], x_IP[i + 1], x_IP[i + 2], x_IP[i + 3]
-            if i == 0 and not add:
-                for p in range(pixels):
-                    out[p] = w0 * x0[p] + w1 * x1[p] + w2 * x2[p] + w3 * x3[p]
-            else:
-                for p in range(pixels):
-                    out[p] += w0 * x0[p] + w1 * x1[p] + w2 * x2[p] + w3 * x3[p]
-        for i in range(whole, inputs):
-            w0, x0 = weight_OI[o, i], x_IP[i]
+        for i in range(inputs):
+            w, x = weight_OI[o, i], x_IP[i]
             for p in range(pixels):
-                out[p] += w0 * x0[p]
+                out[p] += w * x[p]
 
 
 @loop
 def pointwise_grad(grad_OP, x_IP, grad_OI):
     """Gradient of the weights of :func:`pointwise`, added to ``grad_OI``."""
     zero = x_IP.dtype.type(0)
-    pixels = x_IP.shape[1]
-    inputs = x_IP.shape[0]
-    whole = inputs - inputs % 4
-    for o in range(grad_OP.shape[0]):
+    inputs, pixels = x_IP.shape
+    outputs = len(grad_OP)
+    if inputs % 4 == 0 and outputs % 4 == 0:
+        for o in range(0, outputs, 4):
+            g0, g1, g2, g3 = grad_OP[o], grad_OP[o + 1], grad_OP[o + 2], grad_OP[o + 3]
+            for i in range(0, inputs, 4):
+                x0, x1, x2, x3 = x_IP[i], x_IP[i + 1], x_IP[i + 2], x_IP[i + 3]
+                a00, a01, a02, a03 = zero, zero, zero, zero
+                a10, a11, a12, a13 = zero, zero, zero, zero
+                a20, a21, a22, a23 = zero, zero, zero, zero
+                a30, a31, a32, a33 = zero, zero, zero, zero
+                for p in range(pixels):
+                    a00 += g0[p] * x0[p]
+                    a01 += g0[p] * x1[p]
+                    a02 += g0[p] * x2[p]
+                    a03 += g0[p] * x3[p]
+                    a10 += g1[p] * x0[p]
+                    a11 += g1[p] * x1[p]
+                    a12 += g1[p] * x2[p]
+                    a13 += g1[p] * x3[p]
+                    a20 += g2[p] * x0[p]
+                    a21 += g2[p] * x1[p]
+                    a22 += g2[p] * x2[p]
+                    a23 += g2[p] * x3[p]
+                    a30 += g3[p] * x0[p]
+                    a31 += g3[p] * x1[p]
+                    a32 += g3[p] * x2[p]
+                    a33 += g3[p] * x3[p]
+                grad_OI[o, i] += a00
+                grad_OI[o, i + 1] += a01
+                grad_OI[o, i + 2] += a02
+                grad_OI[o, i + 3] += a03
+                grad_OI[o + 1, i] += a10
+                grad_OI[o + 1, i + 1] += a11
+                grad_OI[o + 1, i + 2] += a12
+                grad_OI[o + 1, i + 3] += a13
+                grad_OI[o + 2, i] += a20
+                grad_OI[o + 2, i + 1] += a21
+                grad_OI[o + 2, i + 2] += a22
+                grad_OI[o + 2, i + 3] += a23
+                grad_OI[o + 3, i] += a30
+                grad_OI[o + 3, i + 1] += a31
+                grad_OI[o + 3, i + 2] += a32
+                grad_OI[o + 3, i + 3] += a33
+        return
+    for o in range(outputs):
         g = grad_OP[o]
-        for i in range(0, whole, 4):
-            x0, x1, x2, x3 = x_IP[i], x_IP[i + 1], x_IP[i + 2], x_IP[i + 3]
-            a0, a1, a2, a3 = zero, zero, zero, zero
+        for i in range(inputs):
+            x = x_IP[i]
+            total = zero
             for p in range(pixels):
-                a0 += g[p] * x0[p]
-                a1 += g[p] * x1[p]
-                a2 += g[p] * x2[p]
-                a3 += g[p] * x3[p]
-            grad_OI[o, i] += a0
-            grad_OI[o, i + 1] += a1
-            grad_OI[o, i + 2] += a2
-            grad_OI[o, i + 3] += a3
-        for i in range(whole, inputs):
-            x0 = x_IP[i]
-            a0 = zero
-            for p in range(pixels):
-                a0 += g[p] * x0[p]
-            grad_OI[o, i] += a0
+                total += g[p] * x[p]
+            grad_OI[o, i] += total
 
 
 @loop
@@ -295,7 +349,7 @@ def first_stage(x, taps, table, length, pw, y, z, sums, stride, lo, hi):
             for k in range(4):
                 starts = table[k, 0, : 9 if k % 2 == 0 else 25]
                 for j in range(c):
-                    convolve(padded[j].reshape(-1), taps[k, e * c + j], starts, flat)
+                    convolve(padded[j].reshape(-1), taps[k, e * c + j], starts, flat, False)
                     cut(flat, y[k, e, n, j], narrow)
                 pointwise(y[k, e, n], pw[k, e], z[k, e, n], False)
                 moments(z[k, e, n], z[k, e, n], sums[k, e, n])
@@ -318,7 +372,7 @@ def second_stage(z1, slope, offset, taps, table, length, pw, y, z, sums, width, 
                 for j in range(c):
                     a, b = slope[k, e, j], offset[k, e, j]
                     pad_affine_relu(z1[k, e, n, j], a, b, padded, width, 1)
-                    convolve(padded[0], taps[k, e * c + j], starts, flat)
+                    convolve(padded[0], taps[k, e * c + j], starts, flat, False)
                     cut(flat, y[k, e, n, j], width)
                 pointwise(y[k, e, n], pw[k, e], z[k, e, n], False)
                 moments(z[k, e, n], z[k, e, n], sums[k, e, n])
@@ -326,24 +380,25 @@ def second_stage(z1, slope, offset, taps, table, length, pw, y, z, sums, width, 
 
 @loop
 def second_stage_grad(
-    g, first, step, coefs, z1, z2, y2, slope, offset, taps, table, length, pw, gh, sums, wt, wp,
-    weights, width, lo, hi,
+    g, first, step, coefs, z1, z2, y2, slope, offset, flipped, table, length, pw, gh, sums, wt,
+    wp, weights, width, lo, hi,
 ):  # fmt: skip
     """Gradient of :func:`second_stage` and of its normalised, weighted output.
 
     g [4, N, C, P] of the nodes, from node ``first``, every ``step``-th channel; coefs [3, 7, m, c]
-    of :func:`norm_grad`; pw transposed; gh: gradient before the ReLU's input was normalised, with
+    of :func:`norm_grad`; flipped: taps from last to first; pw transposed; gh: gradient before the ReLU's input was normalised, with
     its sums; wt, wp: gradients of taps and of pw (not transposed), where ``weights``.
     """
     m, c, pixels = pw.shape[1], pw.shape[2], z2.shape[4]
     pitch = width + PAD
     padded, hidden = np.zeros(length, z2.dtype), np.zeros((1, length), z2.dtype)
-    total = np.empty((1, pixels // width * pitch), z2.dtype)
+    total = np.empty(pixels // width * pitch, z2.dtype)
     gz, gy = np.empty((c, pixels), z2.dtype), np.empty((c, pixels), z2.dtype)
     zero = z2.dtype.type(0)
     for n in range(lo, hi):
         for e in range(m):
             for k in range(2):
+                starts = table[k, 0, : 9 if k == 0 else 25]
                 for j in range(c):
                     norm_grad(
                         g[first + e, n, j * step], z2[k, e, n, j], coefs[0, k, e, j],
@@ -355,26 +410,22 @@ def second_stage_grad(
                 for j in range(c):
                     r = e * c + j
                     pad(gy[j], padded, width)
-                    total[:] = 0
-                    convolve_back(padded, taps[k, r], table[k], 1, total)
+                    convolve(padded, flipped[k, r], starts, total, False)
                     plane, out = z1[k, e, n, j], gh[k, e, n, j]
                     a, b = slope[k, e, j], offset[k, e, j]
-                    cut(total[0], out, width)
+                    cut(total, out, width)
                     for p in range(pixels):
                         out[p] = zero if a * plane[p] + b <= zero else out[p]
                     if weights:
-                        starts = table[k, 0, : 9 if k == 0 else 25]
                         pad_affine_relu(plane, a, b, hidden, width, 1)
-                        convolve_grad(
-                            padded, hidden[0], starts, pitch, total.shape[1], wt[k, r]
-                        )
+                        convolve_grad(padded, hidden[0], starts, pitch, len(total), wt[k, r])
                 moments(gh[k, e, n], z1[k, e, n], sums[k, e, n])
 
 
 @loop
 def first_stage_grad(
-    x, g, first, step, coefs, z1, y1, gh, taps, table, length, pw, gx, wt, wp, weights, stride,
-    lo, hi,
+    x, g, first, step, coefs, z1, y1, gh, taps, flipped, table, length, pw, gx, wt, wp, weights,
+    stride, lo, hi,
 ):  # fmt: skip
     """Gradient of :func:`first_stage`, added to gx [N, C, H, W]; arguments as above."""
     height, width = x.shape[2], x.shape[3]
@@ -406,7 +457,10 @@ def first_stage_grad(
                 for j in range(c):
                     r = e * c + j
                     pad(gy[j], padded, narrow)
-                    convolve_back(padded, taps[k, r], table[k], stride, total[j])
+                    if stride == 1:
+                        convolve(padded, flipped[k, r], starts, total[j, 0], True)
+                    else:
+                        convolve_back(padded, taps[k, r], table[k], stride, total[j])
                     if weights:
                         active_j = active[j].reshape(-1)
                         convolve_grad(padded, active_j, starts, pitch, size, wt[k, r])

@@ -3,6 +3,7 @@
 Conventions and legend as in :mod:`factory.search.planes`.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 from __future__ import annotations
 
 import numpy as np
@@ -120,9 +121,7 @@ def reduced_skip(x, even, odd, zs, sums, lo, hi):
 
 
 @loop
-def reduced_skip_grad(
-    x, g, first, step, coefs, zs, even, odd, gx, w_even, w_odd, weights, lo, hi
-):
+def reduced_skip_grad(x, g, first, step, coefs, zs, even, odd, gx, w_even, w_odd, weights, lo, hi):
     """Gradient of :func:`reduced_skip`, normalised and weighted; even, odd transposed."""
     m, c, front = even.shape
     height, width, pixels = x.shape[2], x.shape[3], zs.shape[3]

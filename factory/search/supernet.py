@@ -111,7 +111,6 @@ class _Preprocess(nn.Module):
             )
         return ops.batch_norm(y[None])[0]
 
-
     def planes(self, x_NCHW: Tensor) -> Tensor:
         """The same as a map of planes [N, C, H, W]."""
         height, width = x_NCHW.shape[2:]
