@@ -86,7 +86,7 @@ class OurStep:
 def unrolled_gradient(
     problem: OurStep, validation: Batch, training: Batch
 ) -> tuple[Tensor, list[Tensor]]:
-    """The second-order gradient of DARTS (arXiv 1806.09055, equations 6 to 8), xi the weights' rate.
+    """The second-order gradient of DARTS (arXiv 1806.09055, eq. 6 to 8), xi the weights' rate.
 
     w' is one step of SGD with momentum; the mixed product is a central difference along
     d L_val / d w' of length 0.01.
@@ -145,7 +145,7 @@ def build(side: str, method: str, args: argparse.Namespace) -> Callable[..., flo
 
 
 def same_mathematics(ours: Any, reference: Any, data: tuple[Batch, Batch]) -> dict[str, float]:
-    """Largest differences of loss and gradients at the same weights, relative to the largest value.
+    """Largest differences of loss and gradients at the same weights, relative to the largest.
 
     In double precision; both sides are in it afterwards.
     """

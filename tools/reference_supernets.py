@@ -1,4 +1,4 @@
-"""The published search code of DARTS and PC-DARTS, read from a checkout, as the other side of a benchmark.
+"""The published search code of DARTS and PC-DARTS, from a checkout: a benchmark's other side.
 
 Nothing of that code is kept here: its files are read from the given folder, written for a torch of
 2018. What today's torch refuses is bridged while they load: ``.cuda()`` returns the tensor itself

@@ -386,8 +386,8 @@ def second_stage_grad(
     """Gradient of :func:`second_stage` and of its normalised, weighted output.
 
     g [4, N, C, P] of the nodes, from node ``first``, every ``step``-th channel; coefs [3, 7, m, c]
-    of :func:`norm_grad`; flipped: taps from last to first; pw transposed; gh: gradient before the ReLU's input was normalised, with
-    its sums; wt, wp: gradients of taps and of pw (not transposed), where ``weights``.
+    of :func:`norm_grad`; flipped: taps from last to first; pw transposed; gh: gradient of what the
+    ReLU read, with its sums; wt, wp: gradients of taps and of pw (as it was), where ``weights``.
     """
     m, c, pixels = pw.shape[1], pw.shape[2], z2.shape[4]
     pitch = width + PAD

@@ -294,8 +294,8 @@ class SuperCell(nn.Module):
 
         stride = 2 if self.plan.reduction else 1
         layout = Layout(self.plan.channels, self.partial, stride)
-        states = [self.preprocess0.planes(inputs[0]), self.preprocess1.planes(inputs[1])]
-        return fused_cell(layout, *states, mixed_EO, beta_E, list(self.groups))
+        x0, x1 = self.preprocess0.planes(inputs[0]), self.preprocess1.planes(inputs[1])
+        return fused_cell(layout, x0, x1, mixed_EO, beta_E, list(self.groups))
 
     def _pool(self, x_RC: Tensor) -> Tensor:
         """What passes the operators by, at the nodes' size."""
