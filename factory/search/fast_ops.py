@@ -10,7 +10,8 @@ The mathematics is that of torch.nn.functional; measured on two x86-64 cores wit
 - batch normalisation of few channels reduces rows of several pixels at once; its affine-free
   output times a scalar per channel is one call, and the scalar's gradient comes with it.
 This path needs torch alone; where numba can be had, :func:`use_planes` takes the faster loops of
-planes.py. On an accelerator the plain functions are used. Legend: N batch, C channels, H height, W width.
+planes.py. On an accelerator the plain functions are used.
+Legend: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations

@@ -276,7 +276,8 @@ class _State:
                             found[..., 1], self.count)  # fmt: skip
         coefs1 = np.concatenate([np.stack(inner[:3]), np.stack(coefs64[:3])[:, 2:4]], 1)
         _run(planes.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype), self.z1, self.y1,
-             gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx, grads[0], mixes[0], weights, self.stride)  # fmt: skip
+             gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx, grads[0],
+             mixes[0], weights, self.stride)  # fmt: skip
         _run(planes_shared.pools_grad, n, g, first, step, coefs, self.share, self.peak, self.mean_,
              self.index, self.stride, gx)  # fmt: skip
         both_stages = np.concatenate([sum(p) for p in grads])

@@ -213,7 +213,7 @@ def convolve_grad(grad_padded, padded, starts, pitch, n, grad_taps):
 
 @loop
 def pointwise(x_IP, weight_OI, out_OP, add):
-    """1x1 convolution of one picture, written or added to ``out_OP``; four by four where possible."""
+    """1x1 convolution of one picture, written or added to ``out_OP``; four by four if it can be."""
     inputs, pixels = x_IP.shape
     outputs = len(weight_OI)
     if inputs % 4 == 0 and outputs % 4 == 0:
