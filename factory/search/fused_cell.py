@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from factory.search import planes, planes_shared
+from factory.search import planes, planes_shared, planes_stages
 from factory.spaces.cell_space import EDGES, OPS
 
 Array = np.ndarray
@@ -187,7 +187,7 @@ class _State:
         small = (pixels // self.narrow, self.narrow, 1)
         self.table2, self.length2 = planes.tables(*small), planes.padded_length(*small)
         _run(
-            planes.first_stage,
+            planes_stages.first_stage,
             n,
             x,
             self.taps[:4],
@@ -203,7 +203,7 @@ class _State:
         self.slope1 = self.inv1.astype(dtype)
         self.offset1 = (-self.inv1 * self.mean1).astype(dtype)
         sums = np.empty((2, m, n, c, 2))
-        _run(planes.second_stage, n, self.z1, self.slope1, self.offset1, self.taps[4:],
+        _run(planes_stages.second_stage, n, self.z1, self.slope1, self.offset1, self.taps[4:],
              self.table2, self.length2, self.mix2, self.y2, self.z2, sums, self.narrow)  # fmt: skip
         mean2, inv2 = _normal(sums, 2, self.count)
         sums = np.empty((2, n, c, 2))
@@ -267,7 +267,7 @@ class _State:
         back1, back2 = (
             np.ascontiguousarray(w.transpose(0, 1, 3, 2)) for w in (self.mix1, self.mix2)
         )
-        _run(planes.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2, self.y2,
+        _run(planes_stages.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2, self.y2,
              self.slope1, self.offset1, flipped[4:], self.table2, self.length2, back2, gh,
              sums, grads[1], mixes[1],
              weights, self.narrow)  # fmt: skip
@@ -275,7 +275,7 @@ class _State:
         inner = _grad_coefs(self.inv1[:2], self.inv1[:2], self.mean1[:2], found[..., 0],
                             found[..., 1], self.count)  # fmt: skip
         coefs1 = np.concatenate([np.stack(inner[:3]), np.stack(coefs64[:3])[:, 2:4]], 1)
-        _run(planes.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype), self.z1, self.y1,
+        _run(planes_stages.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype), self.z1, self.y1,
              gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx, grads[0],
              mixes[0], weights, self.stride)  # fmt: skip
         _run(planes_shared.pools_grad, n, g, first, step, coefs, self.share, self.peak, self.mean_,
