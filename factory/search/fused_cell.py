@@ -3,8 +3,8 @@
 The same mathematics as :class:`factory.search.supernet.SuperCell`, which is the other path and the
 text to read first. State by state: both stages of the convolutions of all its edges, pools, skips
 and bypass, then one weighted sum into the nodes; backwards in reverse. Normalisation is folded into
-the loops that read a map: only the maps before it are kept, and they return to a stock afterwards
-(fresh memory costs more than most loops). Results depend on the number of threads, as torch's do,
+the loops that read a map: only the maps before it are kept; what lies between is computed once more
+where the weights' gradient needs it. Maps return to a stock (fresh memory costs time). Results depend on the number of threads, as torch's do,
 and on nothing else. Legend: N pictures, C channels, c = C / K, P pixels, m edges of a state, E, O.
 """
 
@@ -177,8 +177,8 @@ class _State:
         self.count = n * pixels
         self.x = x
         take = kept.take
-        self.y1, self.z1 = (take((4, m, n, c, pixels), dtype) for _ in range(2))
-        self.y2, self.z2 = (take((2, m, n, c, pixels), dtype) for _ in range(2))
+        self.z1 = take((4, m, n, c, pixels), dtype)
+        self.z2 = take((2, m, n, c, pixels), dtype)
         self.peak, self.mean_ = (take((n, c, pixels), dtype) for _ in range(2))
         self.index = take((n, c, pixels), np.uint8)
         sums = np.empty((4, m, n, c, 2))
@@ -194,7 +194,6 @@ class _State:
             self.table1,
             self.length1,
             self.mix1,
-            self.y1,
             self.z1,
             sums,
             stride,
@@ -204,7 +203,7 @@ class _State:
         self.offset1 = (-self.inv1 * self.mean1).astype(dtype)
         sums = np.empty((2, m, n, c, 2))
         _run(planes_stages.second_stage, n, self.z1, self.slope1, self.offset1, self.taps[4:],
-             self.table2, self.length2, self.mix2, self.y2, self.z2, sums, self.narrow)  # fmt: skip
+             self.table2, self.length2, self.mix2, self.z2, sums, self.narrow)  # fmt: skip
         mean2, inv2 = _normal(sums, 2, self.count)
         sums = np.empty((2, n, c, 2))
         self.share = _shares(height, width, stride, dtype)
@@ -267,17 +266,16 @@ class _State:
         back1, back2 = (
             np.ascontiguousarray(w.transpose(0, 1, 3, 2)) for w in (self.mix1, self.mix2)
         )
-        _run(planes_stages.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2, self.y2,
-             self.slope1, self.offset1, flipped[4:], self.table2, self.length2, back2, gh,
-             sums, grads[1], mixes[1],
-             weights, self.narrow)  # fmt: skip
+        _run(planes_stages.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2,
+             self.slope1, self.offset1, self.taps[4:], flipped[4:], self.table2, self.length2, back2,
+             gh, sums, grads[1], mixes[1], weights, self.narrow)  # fmt: skip
         found = sums.sum(2)
         inner = _grad_coefs(self.inv1[:2], self.inv1[:2], self.mean1[:2], found[..., 0],
                             found[..., 1], self.count)  # fmt: skip
         coefs1 = np.concatenate([np.stack(inner[:3]), np.stack(coefs64[:3])[:, 2:4]], 1)
-        _run(planes_stages.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype), self.z1, self.y1,
-             gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx, grads[0],
-             mixes[0], weights, self.stride)  # fmt: skip
+        _run(planes_stages.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype),
+             self.z1, gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx,
+             grads[0], mixes[0], weights, self.stride)  # fmt: skip
         _run(planes_shared.pools_grad, n, g, first, step, coefs, self.share, self.peak, self.mean_,
              self.index, self.stride, gx)  # fmt: skip
         both_stages = np.concatenate([sum(p) for p in grads])
