@@ -4,8 +4,9 @@ The same mathematics as :class:`factory.search.supernet.SuperCell`, which is the
 text to read first. State by state: both stages of the convolutions of all its edges, pools, skips
 and bypass, then one weighted sum into the nodes; backwards in reverse. Normalisation is folded into
 the loops that read a map: only the maps before it are kept; what lies between is computed once more
-where the weights' gradient needs it. Maps return to a stock (fresh memory costs time). Results depend on the number of threads, as torch's do,
-and on nothing else. Legend: N pictures, C channels, c = C / K, P pixels, m edges of a state, E, O.
+where the weights' gradient needs it. Maps return to a stock (fresh memory costs time). Results
+depend on the number of threads, as torch's do, and on nothing else.
+Legend: N pictures, C channels, c = C / K, P pixels, m edges of a state, E edges, O operators.
 """
 
 from __future__ import annotations
@@ -267,8 +268,8 @@ class _State:
             np.ascontiguousarray(w.transpose(0, 1, 3, 2)) for w in (self.mix1, self.mix2)
         )
         _run(planes_stages.second_stage_grad, n, g, first, step, coefs, self.z1, self.z2,
-             self.slope1, self.offset1, self.taps[4:], flipped[4:], self.table2, self.length2, back2,
-             gh, sums, grads[1], mixes[1], weights, self.narrow)  # fmt: skip
+             self.slope1, self.offset1, self.taps[4:], flipped[4:], self.table2, self.length2,
+             back2, gh, sums, grads[1], mixes[1], weights, self.narrow)  # fmt: skip
         found = sums.sum(2)
         inner = _grad_coefs(self.inv1[:2], self.inv1[:2], self.mean1[:2], found[..., 0],
                             found[..., 1], self.count)  # fmt: skip
