@@ -46,15 +46,13 @@ def summary(shares: list[list[float]], marks: list[int], goal: float) -> dict[st
     """Medians and quartiles of the share at each number of queries; queries to the goal."""
     values = np.array(shares)
     needed = [next((m + 1 for m, v in enumerate(row) if v >= goal), None) for row in shares]
-    reached = [n for n in needed if n is not None]
+    middle = float(np.median([np.inf if n is None else n for n in needed]))
     return {
         "median": {m: float(np.median(values[:, m - 1])) for m in marks},
         "quartiles": np.percentile(values[:, -1], [25, 75]).tolist(),
         "range": [float(values[:, -1].min()), float(values[:, -1].max())],
-        "seeds_at_goal": len(reached),
-        "median_queries_to_goal": float(np.median(reached))
-        if len(reached) > len(needed) / 2
-        else None,
+        "seeds_at_goal": sum(n is not None for n in needed),
+        "median_queries_to_goal": middle if np.isfinite(middle) else None,
     }
 
 

@@ -24,9 +24,7 @@ if sys.version_info < (3, 10):
 
 SOURCES = {}
 
-SOURCES[
-    "factory"
-] = r'''"""Model Factory: profile each chip, search the network that fits it, ship an ONNX model per tier.
+SOURCES['factory'] = r'''"""Model Factory: profile each chip, search the network that fits it, ship an ONNX model per tier.
 
 Every verb of the command line is a Python function of the same name with the same options:
 ``import factory; factory.build("recipes/demo.toml", out="runs/demo")``. Two verbs share their name
@@ -61,14 +59,10 @@ def __getattr__(name: str) -> Any:
     return api if name == "api" else getattr(api, name)
 '''
 
-SOURCES[
-    "factory.core"
-] = r'''"""core: words everyone shares (errors, units, registry, atomic files, provenance, progress)."""
+SOURCES['factory.core'] = r'''"""core: words everyone shares (errors, units, registry, atomic files, provenance, progress)."""
 '''
 
-SOURCES[
-    "factory.core.errors"
-] = r'''"""Errors that a user reads: one sentence with what, where, why and what to do next.
+SOURCES['factory.core.errors'] = r'''"""Errors that a user reads: one sentence with what, where, why and what to do next.
 
 Every error of the factory derives from :class:`FactoryError`; the command line prints its
 message without a traceback and exits with its ``exit_code``.
@@ -132,9 +126,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     return InputError(f"unknown {kind} {name!r}", where=where, fix=nearest(name, known))
 '''
 
-SOURCES[
-    "factory.core.registry"
-] = r'''"""A registry: one name, one object; a duplicate raises, an unknown name lists the known ones."""
+SOURCES['factory.core.registry'] = r'''"""A registry: one name, one object; a duplicate raises, an unknown name lists the known ones."""
 
 from __future__ import annotations
 
@@ -182,9 +174,7 @@ class Registry(Generic[T]):
         return iter(self._items)
 '''
 
-SOURCES[
-    "factory.core.provenance"
-] = r'''"""Provenance: which versions, on which machine, when; without importing what it reports."""
+SOURCES['factory.core.provenance'] = r'''"""Provenance: which versions, on which machine, when; without importing what it reports."""
 
 from __future__ import annotations
 
@@ -266,14 +256,10 @@ def provenance() -> dict[str, object]:
     }
 '''
 
-SOURCES[
-    "factory.devices"
-] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
+SOURCES['factory.devices'] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
 '''
 
-SOURCES[
-    "factory.devices.context"
-] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
+SOURCES['factory.devices.context'] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
 
 The worker imports this: no imports.
 """
@@ -281,9 +267,7 @@ The worker imports this: no imports.
 CONTEXT = "factory_context_"
 '''
 
-SOURCES[
-    "factory.devices.frames"
-] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
+SOURCES['factory.devices.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
 
 Layout of a frame: 8 bytes b"factory1", 4 bytes big-endian length of the header, the header (JSON,
 with the lengths of the blobs under "blobs"), the blobs. Imported by the worker: standard library
@@ -365,9 +349,7 @@ def unpack_arrays(
     }
 '''
 
-SOURCES[
-    "factory.devices.measure"
-] = r'''"""Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
+SOURCES['factory.devices.measure'] = r'''"""Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
 
 Runs in the child process only: standard library, numpy and onnxruntime.
 All the rules are those of :class:`factory.devices.base.TimingPlan`, which arrives as a dictionary.
@@ -734,9 +716,7 @@ def measure_many(
     return results
 '''
 
-SOURCES[
-    "factory.devices.placing"
-] = r'''"""Inside the worker: which node runs where, and a model compiled ahead for one SoC.
+SOURCES['factory.devices.placing'] = r'''"""Inside the worker: which node runs where, and a model compiled ahead for one SoC.
 
 Runs in the child process only: standard library and onnxruntime. What an execution provider says
 about the nodes that it refuses goes to stderr by way of native code, so stderr is a file meanwhile.
@@ -822,9 +802,7 @@ def compile_context(model: bytes, config: Mapping[str, Any], folder: str) -> byt
     return content
 '''
 
-SOURCES[
-    "factory.devices.worker"
-] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
+SOURCES['factory.devices.worker'] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
 
 A crash or a hang of the runtime ends this process and not the factory. It reads frames
 (factory/devices/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
@@ -1019,9 +997,7 @@ if __name__ == "__main__":
     main()
 '''
 
-SOURCES[
-    "factory.devices.process"
-] = r'''"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
+SOURCES['factory.devices.process'] = r'''"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
 
 The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
 itself when its stdin ends: also when the factory is killed.
@@ -1244,9 +1220,7 @@ def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> No
     shutil.rmtree(folder, ignore_errors=True)
 '''
 
-SOURCES[
-    "factory.devices.base"
-] = r'''"""What every device can do, whatever its transport: describe itself, time models, run one.
+SOURCES['factory.devices.base'] = r'''"""What every device can do, whatever its transport: describe itself, time models, run one.
 
 A measurement that fails is a value (:class:`Timing` with status "failed" and its reason), never
 an exception: one kernel that a runtime refuses must not end a profile of a thousand.
@@ -1474,9 +1448,7 @@ def open_device(profile: DeviceProfile) -> Device:
     return transport(profile)
 '''
 
-SOURCES[
-    "factory.devices.environment"
-] = r'''"""The Python that runs a worker: the factory's own, or one of an environment named in a profile.
+SOURCES['factory.devices.environment'] = r'''"""The Python that runs a worker: the factory's own, or one of an environment named in a profile.
 
 Some execution providers come as a package that replaces onnxruntime (onnxruntime-openvino), so they
 need an environment of their own. The worker needs only numpy and onnxruntime there; it gets a copy
@@ -1562,9 +1534,7 @@ def copy_worker(folder: Path) -> Path:
     return root
 '''
 
-SOURCES[
-    "factory.devices.local"
-] = r'''"""This machine as a device: ONNX Runtime in a pinned child process, started when first needed.
+SOURCES['factory.devices.local'] = r'''"""This machine as a device: ONNX Runtime in a pinned child process, started when first needed.
 
 A crash or a hang of the runtime is a failed Timing with its reason; the other models of the same
 block are measured by a fresh child.
@@ -1884,9 +1854,7 @@ def _read(path: Path) -> str:
     return ""
 '''
 
-SOURCES[
-    "factory.devices.agent_facts"
-] = r'''"""What a machine says about itself: chip, board, cores, clocks, temperature, memory, its load.
+SOURCES['factory.devices.agent_facts'] = r'''"""What a machine says about itself: chip, board, cores, clocks, temperature, memory, its load.
 
 Part of the device agent: standard library only, and nothing here fails where a system does not
 tell something (it is None then). Linux tells most, Android's Termux less, others little.
@@ -2005,9 +1973,7 @@ def _mhz(path: Path) -> int | None:
     return int(text) // 1000 if text.isdigit() else None
 '''
 
-SOURCES[
-    "factory.devices.agent_gate"
-] = r'''"""The gate before a measurement: it waits while the chip is hot or others use it.
+SOURCES['factory.devices.agent_gate'] = r'''"""The gate before a measurement: it waits while the chip is hot or others use it.
 
 Part of the device agent: standard library only. Waiting has an end: a chip that stays hot or busy
 is measured all the same, the reply says so, and the reference model of the block shows it.
@@ -2071,9 +2037,7 @@ class Gate:
             self.sleep(LOOK_EVERY_S)
 '''
 
-SOURCES[
-    "factory.devices.agent_models"
-] = r'''"""What a model from the wire must not hold: paths to files, precompiled blobs, anything unreadable.
+SOURCES['factory.devices.agent_models'] = r'''"""What a model from the wire must not hold: paths to files, precompiled blobs, anything unreadable.
 
 ONNX Runtime reads external weights and context binaries from paths that the model names, and a
 chip that accepts models from the network must not open files for them. The device agent has no
@@ -2186,9 +2150,7 @@ def _unreadable() -> RefusedModel:
     return RefusedModel("these bytes are not an ONNX model (protobuf parsing failed)")
 '''
 
-SOURCES[
-    "factory.devices.agent_jobs"
-] = r'''"""The work of the device agent: requests from the wire, checked, done by the local transport.
+SOURCES['factory.devices.agent_jobs'] = r'''"""The work of the device agent: requests from the wire, checked, done by the local transport.
 
 One :class:`Jobs` holds one :class:`factory.devices.local.LocalDevice`, whose child process has a
 memory limit here. Part of the device agent: standard library, numpy and onnxruntime only.
@@ -2431,9 +2393,7 @@ def _plan(header: Mapping[str, Any]) -> tuple[TimingPlan, int]:
     return plan, rounds
 '''
 
-SOURCES[
-    "factory.devices.agent_server"
-] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
+SOURCES['factory.devices.agent_server'] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
 
     GET  /v1/facts   the machine and its runtime, JSON
     POST /v1/work    one frame (factory/devices/frames.py) with "command" describe, time or run;
@@ -2737,9 +2697,7 @@ class _Body:
         return b"".join(parts)
 '''
 
-SOURCES[
-    "factory.devices.agent_main"
-] = r'''"""The command of the device agent: its options, what it prints, how it ends.
+SOURCES['factory.devices.agent_main'] = r'''"""The command of the device agent: its options, what it prints, how it ends.
 
 `python device_agent.py --help`, or `factory agent --help` where the factory is installed.
 """

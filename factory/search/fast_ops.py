@@ -9,13 +9,16 @@ The mathematics is that of torch.nn.functional; measured on two x86-64 cores wit
 - a stride-2, dilation-2 "same" convolution is a dense one on every second pixel.
 - batch normalisation of few channels reduces rows of several pixels at once; its affine-free
   output times a scalar per channel is one call, and the scalar's gradient comes with it.
-On an accelerator the plain functions are used. Legend: N batch, C channels, H height, W width.
+This path needs torch alone; where numba can be had, :func:`use_planes` takes the faster loops of
+planes.py. On an accelerator the plain functions are used.
+Legend: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,11 +28,27 @@ from torch import Tensor
 CL = torch.channels_last
 DENSE_BELOW = 8  # a grouped 1x1 convolution with fewer channels a group runs as a dense one
 MATRIX_UP_TO = 32  # channels that are copied by a product with a matrix of zeros and ones
+PLANES = True  # compiled loops where they can run
+PLANES_FROM = 1 << 14  # numbers in a batch of pictures from which compiled loops are worth it
 SPLIT_FROM = 1 << 18  # numbers in a map from which a weight gradient is worth splitting up
 
 
 def _fast(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+@cache
+def _have_planes() -> bool:
+    try:
+        import_module("factory.search.fused_cell")
+    except (ImportError, RuntimeError):  # no numba for this Python, or no folder for its cache
+        return False
+    return True
+
+
+def use_planes(x: Tensor) -> bool:
+    """Whether cells run on the compiled loops of planes.py for this input (CPU with numba)."""
+    return PLANES and _fast(x) and x.numel() >= PLANES_FROM and _have_planes()
 
 
 # ---------------------------------------------------------------- depthwise convolution

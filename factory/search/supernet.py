@@ -111,6 +111,23 @@ class _Preprocess(nn.Module):
             )
         return ops.batch_norm(y[None])[0]
 
+    def planes(self, x_NCHW: Tensor) -> Tensor:
+        """The same as a map of planes [N, C, H, W]."""
+        height, width = x_NCHW.shape[2:]
+        if self.weight_odd is None:
+            y = torch.matmul(self.weight, x_NCHW.flatten(2))
+        else:
+            if height % 2 or width % 2:
+                x_NCHW = F.pad(x_NCHW, (0, width % 2, 0, height % 2))
+            height, width = (height + 1) // 2, (width + 1) // 2
+            parts = [
+                torch.matmul(w, x_NCHW[:, :, i::2, i::2].flatten(2))
+                for i, w in enumerate((self.weight, self.weight_odd))
+            ]
+            y = torch.cat(parts, 1)
+        y = F.batch_norm(y, None, None, training=True)
+        return y.view(*y.shape[:2], height, width)
+
 
 class _EdgeGroup(nn.Module):
     """All candidates of all edges that leave the sources of one group.
@@ -223,13 +240,17 @@ class SuperCell(nn.Module):
         inputs: tuple[Tensor, Tensor],
         orders: tuple[Tensor | None, Tensor | None],
         mixing: Mixing,
+        planes: bool = False,
     ) -> Tensor:
         """The four nodes side by side, each before its channel shuffle (see output_order).
 
-        ``inputs`` are the outputs of the two cells before, after a ReLU.
+        ``inputs`` are the outputs of the two cells before, after a ReLU. With ``planes`` by
+        compiled loops (fused_cell.py), and the nodes are shuffled already.
         """
         c, channels = self.plan.channels // self.partial, self.plan.channels
         mixed_EO = mixing.alpha_EO * mixing.beta_E[:, None]
+        if planes:
+            return self._fused(inputs, mixed_EO, mixing.beta_E)
         states = [self.preprocess0(inputs[0], orders[0]), self.preprocess1(inputs[1], orders[1])]
         halves = [s.split([c, channels - c], 1) for s in states]
         front = [torch.cat([half[0] for half in halves], 1)]
@@ -266,6 +287,15 @@ class SuperCell(nn.Module):
                 front.append(ops.select_channels(value, self.front))
                 bypass.append(ops.select_channels(value, self.rest))
         return ops.image(torch.cat(nodes, 1), self.plan.node_size)
+
+    def _fused(self, inputs: tuple[Tensor, Tensor], mixed_EO: Tensor, beta_E: Tensor) -> Tensor:
+        """The same by compiled loops over planes; no reordering is needed there."""
+        from factory.search.fused_cell import Layout, fused_cell
+
+        stride = 2 if self.plan.reduction else 1
+        layout = Layout(self.plan.channels, self.partial, stride)
+        x0, x1 = self.preprocess0.planes(inputs[0]), self.preprocess1.planes(inputs[1])
+        return fused_cell(layout, x0, x1, mixed_EO, beta_E, list(self.groups))
 
     def _pool(self, x_RC: Tensor) -> Tensor:
         """What passes the operators by, at the nodes' size."""
@@ -334,14 +364,17 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, mixing: Mapping[str, Mixing]) -> Tensor:
         """Logits; ``mixing`` per cell type."""
+        planes = ops.use_planes(x)
         state0, state1 = self.stem(x.contiguous(memory_format=ops.CL))
+        if planes:
+            state0, state1 = state0.contiguous(), state1.contiguous()
         last = state1
         inputs = (F.relu(state0), F.relu(state1))
         orders: tuple[Tensor | None, Tensor | None] = (None, None)
         for cell in self.cells:
             assert isinstance(cell, SuperCell)
-            last = cell(inputs, orders, mixing[cell.plan.cell_type])
+            last = cell(inputs, orders, mixing[cell.plan.cell_type], planes)
             inputs = (inputs[1], F.relu(last))
-            orders = (orders[1], cell.output_order)
+            orders = (orders[1], None if planes else cell.output_order)
         features = last.mean((2, 3))
         return F.linear(features, _reorder(self.classifier_weight, orders[1]), self.classifier_bias)

@@ -80,7 +80,13 @@ def _rows(folder: Path):
     return [json.loads(line) for line in (folder / "a/history.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.heavy] if name.startswith(("fact", "second")) else [])
+        for name in ROWS
+    ],
+)
 def test_an_interrupted_search_ends_with_the_same_bits(name, tmp_path):
     settings = {**ROWS[name], "checkpoint_steps": 1}
     whole = _search(tmp_path / "whole", **settings)

@@ -38,12 +38,17 @@ def _mixing(arch):
     return {name: Mixing(a.softmax(1), b.sigmoid()) for name, (a, b) in arch.items()}
 
 
-@pytest.mark.parametrize("together", [0, 1 << 30], ids=["in turn", "stacked"])
+@pytest.mark.parametrize("together", [0, 1 << 30, None], ids=["in turn", "stacked", "planes"])
 @pytest.mark.parametrize(("partial", "channels", "stem", "image"), CASES)
 def test_equals_the_naive_one_forward_and_gradients(
     partial, channels, stem, image, together, monkeypatch
 ):
-    monkeypatch.setattr(supernet_module, "TOGETHER_UP_TO", together)
+    if together is None:
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(supernet_module, "TOGETHER_UP_TO", together)
+    monkeypatch.setattr(ops, "PLANES", together is None)
+    monkeypatch.setattr(ops, "PLANES_FROM", 0)
     monkeypatch.setattr(ops, "SPLIT_FROM", 0)
     net = Supernet(NetworkSpec(channels, 4, stem, image, 5), partial, seed=1).double()
     arch = _architecture(0)
@@ -119,3 +124,52 @@ def test_groups_cover_every_edge_once_and_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     second = Supernet(spec, 2, seed=5).state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def _loss_and_gradients(net, arch, x):
+    mixing = _mixing(arch)
+    loss = net(x, mixing).square().mean()
+    return [loss, *torch.autograd.grad(loss, [*net.parameters(), *arch["normal"]])]
+
+
+def test_compiled_loops_repeat_bit_for_bit_and_keep_two_graphs_apart(monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(ops, "PLANES_FROM", 0)
+    net = Supernet(NetworkSpec(4, 3, "cifar", (3, 8, 8), 5), 2, seed=1).double()
+    arch = _architecture(0)
+    x, other = torch.randn(2, 3, 3, 8, 8, dtype=torch.float64).unbind(0)
+    first, second = _loss_and_gradients(net, arch, x), _loss_and_gradients(net, arch, x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    early = net(x, _mixing(arch)).square().mean()
+    late = net(other, _mixing(arch)).square().mean()  # before the first one's backward pass
+    wanted = [*net.parameters(), *arch["normal"]]
+    torch.autograd.grad(late, wanted)
+    again = torch.autograd.grad(early, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(first[1:], again, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_number_of_threads_gives_the_same_result(threads, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(ops, "PLANES_FROM", 0)
+    net = Supernet(NetworkSpec(4, 3, "cifar", (3, 8, 8), 5), 2, seed=1).double()
+    arch = _architecture(0)
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = _loss_and_gradients(net, arch, x)
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setattr(ops, "PLANES", False)
+    for a, b in zip(found, _loss_and_gradients(net, arch, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11)
+
+
+def test_a_weight_that_is_not_a_number_is_seen_in_the_loss(monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(ops, "PLANES_FROM", 0)
+    net = Supernet(NetworkSpec(4, 3, "cifar", (3, 8, 8), 5), 1, seed=1).double()
+    with torch.no_grad():
+        net.cells[0].groups[0].pointwise1[0, 0, 0] = torch.nan
+    assert net(torch.randn(2, 3, 8, 8).double(), _mixing(_architecture(0))).isnan().all()
