@@ -123,9 +123,9 @@ def test_interrupted_it_says_how_to_go_on_and_does(finished, tmp_path):
         assert (out / name).read_bytes() == (reference / name).read_bytes(), name
 
 
-def test_a_model_over_budget_as_measured_is_searched_again(tiny, tmp_path, monkeypatch):
+def test_a_model_over_budget_as_measured_is_searched_again(finished, tmp_path, monkeypatch):
     """The chip is 30 % slower once the model is trained: a lower target, and it passes."""
-    answer = _build_with_slow_verification(tiny, tmp_path / "out", monkeypatch, 1.3)
+    answer = _verified_again(finished, tmp_path / "out", monkeypatch, 1.3)
     assert answer["passed"] is True
     (tier,) = answer["tiers"]
     assert tier["median_ms"] <= tier["max_latency_ms"]
@@ -137,8 +137,8 @@ def test_a_model_over_budget_as_measured_is_searched_again(tiny, tmp_path, monke
     assert read_json(tmp_path / "out/06-verify/sim.json")["rounds"] == 1
 
 
-def test_a_model_that_stays_over_budget_fails_and_says_by_how_much(tiny, tmp_path, monkeypatch):
-    answer = _build_with_slow_verification(tiny, tmp_path / "out", monkeypatch, 20.0)
+def test_a_model_that_stays_over_budget_fails_and_says_by_how_much(finished, tmp_path, monkeypatch):
+    answer = _verified_again(finished, tmp_path / "out", monkeypatch, 20.0)
     assert answer["passed"] is False
     (tier,) = answer["tiers"]
     assert tier["verdict"] == "failed"
@@ -147,11 +147,14 @@ def test_a_model_that_stays_over_budget_fails_and_says_by_how_much(tiny, tmp_pat
     assert Path(answer["report"]).is_file()
 
 
-def _build_with_slow_verification(recipe, out, monkeypatch, factor):
-    """A build in this process on a chip that is ``factor`` times slower in the verify stage."""
+def _verified_again(finished, out, monkeypatch, factor):
+    """A finished build whose verification is made anew, on a chip ``factor`` times slower."""
     from factory.api import build as verb
     from factory.devices.simulated import SimulatedDevice
 
+    recipe, reference, _ = finished
+    shutil.copytree(reference, out)
+    shutil.rmtree(out / "06-verify")
     monkeypatch.setattr(
         "factory.pipeline.stages.verify.open_device",
         lambda profile: SimulatedDevice(profile, drift=lambda timed: factor),
