@@ -78,8 +78,8 @@ def _share_the_cores() -> None:
     """Let idle OpenMP threads sleep soon, before a library that reads these variables is loaded.
 
     A thread of torch that waits for its siblings spins, for milliseconds by default. While another
-    program uses the cores that makes a training step many times slower (docs/results.md); a short
-    spin costs an idle machine a few percent. What the user has set stays.
+    program uses the cores that makes a training step many times slower; a short spin costs an idle
+    machine a few percent (tools/bench_threads.py). What the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
