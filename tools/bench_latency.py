@@ -33,11 +33,11 @@ from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.onnx_import import from_onnx, load_onnx
-from factory.latency.facts import REFERENCE_SHARE, parse_counts, reference_median
+from factory.latency.facts import REFERENCE_SHARE, parse_counts
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.network_samples import sample_network
 from factory.profiling.profiler import counts_text
-from factory.profiling.reference import reference_model
+from factory.profiling.reference import reference_model, usual_reference_ms
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
@@ -193,7 +193,7 @@ def score(args: argparse.Namespace) -> None:
     predictor = LatencyPredictor.fit(table)
     fit_s = time.monotonic() - started
     blind = predictor.without_lookup()
-    measured = collect(args, table.device_id, reference_median(table.rows("reference")))
+    measured = collect(args, table.device_id, usual_reference_ms(table) or 0.0)
     cache_path = args.work / f"counts-{table.dtype}.json"
     cache: dict[str, str] = read_json(cache_path) if cache_path.exists() else {}
     rows: dict[str, dict[str, Any]] = {}

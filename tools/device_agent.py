@@ -62,6 +62,36 @@ def __getattr__(name: str) -> Any:
 SOURCES['factory.core'] = r'''"""core: words everyone shares (errors, units, registry, atomic files, provenance, progress)."""
 '''
 
+SOURCES['factory.core.closing'] = r'''"""What is closed at the end of a ``with``: one class to inherit from."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the device agent takes this file to Python 3.10
+    from typing import Self
+
+
+class Closing:
+    """Enters as itself and calls :meth:`close` on the way out."""
+
+    def close(self) -> None:
+        """Let go of what is held; closing twice is fine."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+'''
+
 SOURCES['factory.core.errors'] = r'''"""Errors that a user reads: one sentence with what, where, why and what to do next.
 
 Every error of the factory derives from :class:`FactoryError`; the command line prints its
@@ -1235,6 +1265,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from factory.core.errors import InputError
 from factory.core.registry import Registry
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
@@ -1244,6 +1275,7 @@ if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
 
 CPU = "CPUExecutionProvider"
+CHUNK_BYTES = 32 << 20  # of inputs that travel to a device at once
 
 
 @dataclass(frozen=True)
@@ -1376,6 +1408,24 @@ class Device(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def in_chunks(
+    run: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
+    inputs: np.ndarray,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> np.ndarray:
+    """First outputs of ``run({"inputs": part})`` over parts of ``inputs`` [N, ...], joined.
+
+    Raises InputError for an empty batch.
+    """
+    if len(inputs) == 0:
+        raise InputError("an empty batch cannot be run", fix="give at least one input")
+    step = max(1, chunk_bytes // max(inputs[0].nbytes, 1))
+    starts = range(0, len(inputs), step)
+    return np.concatenate(
+        [next(iter(run({"inputs": inputs[at : at + step]}).values())) for at in starts]
+    )
 
 
 def mirrored(device: Device, progress: Progress) -> Progress:
@@ -1548,24 +1598,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
 from factory.devices.environment import copy_worker, emulator, own_command
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
-    from typing import Self
-
     from factory.devices.profile import DeviceProfile
 
-CHUNK_BYTES = 32 << 20
 EMPTY_RUN_PLAN = TimingPlan(min_runs=200, max_runs=200, min_time_ms=0.0, warmup_time_ms=5.0)
 # A graph that does nothing with one number: what a run costs by itself (Identity, opset 18).
 EMPTY_MODEL = bytes.fromhex(
@@ -1591,7 +1638,7 @@ def allowed_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-class LocalDevice:
+class LocalDevice(Closing):
     """ONNX Runtime on this machine.
 
     Args:
@@ -1771,14 +1818,7 @@ class LocalDevice:
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being in the worker."""
-        if len(inputs) == 0:
-            raise InputError("an empty batch cannot be run", fix="give at least one input")
-        step = max(1, CHUNK_BYTES // max(inputs[0].nbytes, 1))
-        parts = []
-        for start in range(0, len(inputs), step):
-            chunk = {"inputs": inputs[start : start + step]}
-            parts.append(next(iter(self._run("run_batch", model, chunk).values())))
-        return np.concatenate(parts)
+        return in_chunks(lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES)
 
     def _run(
         self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -1829,17 +1869,6 @@ class LocalDevice:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _load_1min() -> float | None:

@@ -13,11 +13,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.devices import adb_perf_test
 from factory.devices.adb_client import Adb, PhoneGone, find_phone
@@ -26,12 +26,12 @@ from factory.devices.adb_job import JOB, file_names, job_text, outputs_of, read_
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
-from factory.devices.base import CPU, Timing, TimingPlan
-from factory.devices.local import CHUNK_BYTES, EMPTY_MODEL, EMPTY_RUN_PLAN
+from factory.devices.base import CHUNK_BYTES, CPU, Timing, TimingPlan, in_chunks
+from factory.devices.local import EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.profile import DeviceProfile
 
 
-class AdbDevice:
+class AdbDevice(Closing):
     """ONNX Runtime on an Android phone; made by :meth:`connect`."""
 
     def __init__(self, profile: DeviceProfile, adb: Adb, facts: Mapping[str, Any]) -> None:
@@ -273,14 +273,7 @@ class AdbDevice:
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being on the phone."""
-        if len(inputs) == 0:
-            raise InputError("an empty batch cannot be run", fix="give at least one input")
-        step = max(1, CHUNK_BYTES // max(inputs[0].nbytes, 1))
-        parts = []
-        for start in range(0, len(inputs), step):
-            chunk = {"inputs": inputs[start : start + step]}
-            parts.append(next(iter(self._run("batch", model, chunk).values())))
-        return np.concatenate(parts)
+        return in_chunks(lambda chunk: self._run("batch", model, chunk), inputs, CHUNK_BYTES)
 
     def _run(
         self, kind: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -332,17 +325,6 @@ class AdbDevice:
     def close(self) -> None:
         """Remove everything of ours from the phone."""
         self.link.clean_up()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

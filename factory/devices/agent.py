@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.devices.agent_client import AgentClient, Event, RequestCut
 from factory.devices.agent_token import load_token
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import Timing, TimingPlan, in_chunks
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.profile import DeviceProfile
 
-CHUNK_BYTES = 32 << 20
 TIMING_FIELDS = frozenset(entry.name for entry in fields(Timing))  # an agent may know more
 MOST_CUTS = 3  # of one request before it is divided, and of a single model before it fails
 
 
-class AgentDevice:
+class AgentDevice(Closing):
     """ONNX Runtime behind a device agent.
 
     Args:
@@ -132,14 +131,7 @@ class AgentDevice:
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being there."""
-        if len(inputs) == 0:
-            raise InputError("an empty batch cannot be run", fix="give at least one input")
-        step = max(1, CHUNK_BYTES // max(inputs[0].nbytes, 1))
-        parts = []
-        for start in range(0, len(inputs), step):
-            chunk = {"inputs": inputs[start : start + step]}
-            parts.append(self._run(model, chunk, batch=True)["outputs"])
-        return np.concatenate(parts)
+        return in_chunks(lambda chunk: self._run(model, chunk, batch=True), inputs)
 
     def _run(
         self, model: bytes, arrays: Mapping[str, np.ndarray], batch: bool
@@ -182,14 +174,3 @@ class AgentDevice:
 
     def close(self) -> None:
         """Nothing is kept open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -15,6 +15,7 @@ import factory
 MODULES = (
     "factory",
     "factory.core",
+    "factory.core.closing",
     "factory.core.errors",
     "factory.core.registry",
     "factory.core.provenance",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from factory.core.errors import InputError
 from factory.core.registry import Registry
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
 
 CPU = "CPUExecutionProvider"
+CHUNK_BYTES = 32 << 20  # of inputs that travel to a device at once
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,24 @@ class Device(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def in_chunks(
+    run: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
+    inputs: np.ndarray,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> np.ndarray:
+    """First outputs of ``run({"inputs": part})`` over parts of ``inputs`` [N, ...], joined.
+
+    Raises InputError for an empty batch.
+    """
+    if len(inputs) == 0:
+        raise InputError("an empty batch cannot be run", fix="give at least one input")
+    step = max(1, chunk_bytes // max(inputs[0].nbytes, 1))
+    starts = range(0, len(inputs), step)
+    return np.concatenate(
+        [next(iter(run({"inputs": inputs[at : at + step]}).values())) for at in starts]
+    )
 
 
 def mirrored(device: Device, progress: Progress) -> Progress:

@@ -13,15 +13,16 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.progress import Progress
 from factory.core.resources import user_home
 from factory.devices import browser_boundary, browser_facts
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
 from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_files import ort_version
 from factory.devices.browser_launch import HeadlessChromium, show_address
@@ -31,14 +32,13 @@ from factory.devices.browser_progress import PageProgress
 from factory.devices.browser_server import PageServer
 from factory.devices.browser_timings import timing_of
 from factory.devices.frames import pack_arrays, unpack_arrays
-from factory.devices.local import CHUNK_BYTES
 from factory.devices.profile import DeviceProfile
 
 FAREWELL_S = 3.0
 Announce = Callable[[str, str], None]
 
 
-class BrowserDevice:
+class BrowserDevice(Closing):
     """ONNX Runtime Web in whatever browser opens the page.
 
     Args:
@@ -220,14 +220,7 @@ class BrowserDevice:
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being in the page."""
-        if len(inputs) == 0:
-            raise InputError("an empty batch cannot be run", fix="give at least one input")
-        step = max(1, CHUNK_BYTES // max(inputs[0].nbytes, 1))
-        parts = []
-        for start in range(0, len(inputs), step):
-            chunk = {"inputs": inputs[start : start + step]}
-            parts.append(next(iter(self._run("run_batch", model, chunk).values())))
-        return np.concatenate(parts)
+        return in_chunks(lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES)
 
     def _run(
         self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -299,9 +292,6 @@ class BrowserDevice:
         self._server.close()
         self._server = None
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -309,4 +299,4 @@ class BrowserDevice:
         trace: TracebackType | None,
     ) -> None:
         self._interrupted = kind is not None
-        self.close()
+        super().__exit__(kind, error, trace)

@@ -12,24 +12,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
 from factory.devices.environment import copy_worker, emulator, own_command
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
-    from typing import Self
-
     from factory.devices.profile import DeviceProfile
 
-CHUNK_BYTES = 32 << 20
 EMPTY_RUN_PLAN = TimingPlan(min_runs=200, max_runs=200, min_time_ms=0.0, warmup_time_ms=5.0)
 # A graph that does nothing with one number: what a run costs by itself (Identity, opset 18).
 EMPTY_MODEL = bytes.fromhex(
@@ -55,7 +52,7 @@ def allowed_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-class LocalDevice:
+class LocalDevice(Closing):
     """ONNX Runtime on this machine.
 
     Args:
@@ -235,14 +232,7 @@ class LocalDevice:
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being in the worker."""
-        if len(inputs) == 0:
-            raise InputError("an empty batch cannot be run", fix="give at least one input")
-        step = max(1, CHUNK_BYTES // max(inputs[0].nbytes, 1))
-        parts = []
-        for start in range(0, len(inputs), step):
-            chunk = {"inputs": inputs[start : start + step]}
-            parts.append(next(iter(self._run("run_batch", model, chunk).values())))
-        return np.concatenate(parts)
+        return in_chunks(lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES)
 
     def _run(
         self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -293,17 +283,6 @@ class LocalDevice:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _load_1min() -> float | None:

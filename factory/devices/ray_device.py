@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.local import LocalDevice
@@ -65,7 +65,7 @@ def ray_profiles(profile: DeviceProfile, address: str) -> list[DeviceProfile]:
     return named
 
 
-class RayDevice:
+class RayDevice(Closing):
     """The local transport on a node of a Ray cluster."""
 
     def __init__(self, profile: DeviceProfile) -> None:
@@ -127,17 +127,6 @@ class RayDevice:
         """End the actor and with it the child process."""
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Refused:

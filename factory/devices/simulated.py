@@ -15,11 +15,11 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.context import CONTEXT
@@ -47,7 +47,7 @@ class Roofline:
         return self.overhead_ms + max(compute_ms, moved * self.ms_per_mb / 1e6)
 
 
-class SimulatedDevice:
+class SimulatedDevice(Closing):
     """A device with known ground truth.
 
     Args:
@@ -180,17 +180,6 @@ class SimulatedDevice:
 
     def close(self) -> None:
         """Nothing to let go."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _load(model: bytes) -> Any:

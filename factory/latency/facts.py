@@ -11,6 +11,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
+from factory.profiling.reference import usual_reference_ms
 
 MAX_REORDER_SHARE = 0.9
 ORDINARY_SCATTER = 0.05
@@ -93,12 +94,6 @@ def quiet_ratio(rows: Iterable[Any]) -> float:
     return max(1.0, float(min(high, (1.0 + ORDINARY_SCATTER) * low)))
 
 
-def reference_median(references: Iterable[Any]) -> float:
-    """What the reference model usually took, 0 when it was not measured."""
-    times = [float(row.median_ms) for row in references if _usable(row)]
-    return float(np.median(times)) if times else 0.0
-
-
 def at_usual_speed(row: Any, usual_ms: float) -> float:
     """Factor from the speed that the chip had in this row's block to its usual speed.
 
@@ -155,7 +150,7 @@ def read_facts(table: Any) -> Facts:
     times: dict[Kernel, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
     kernel_rows = list(table.rows("kernel"))
-    usual_ms = reference_median(table.rows("reference"))
+    usual_ms = usual_reference_ms(table) or 0.0
     rows = list(table.rows("network"))
     quiet = quiet_ratio(r for r in kernel_rows or rows if _usable(r))
     for row in kernel_rows:

@@ -42,5 +42,5 @@ def reference_model(dtype: str) -> bytes:
 
 def usual_reference_ms(table: LatencyTable) -> float | None:
     """What the reference model took while the table was measured, in ms: the median of its rows."""
-    found = [row.median_ms for row in table.rows("reference") if row.ok]
+    found = [row.median_ms for row in table.rows("reference") if row.status == "ok"]
     return statistics.median(found) if found else None

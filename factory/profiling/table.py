@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.files import disk_errors
 from factory.core.provenance import provenance
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-class LatencyTable:
+class LatencyTable(Closing):
     """Rows of one table; made by :meth:`open` (to append) or :meth:`read`."""
 
     def __init__(self, path: Path, header: Mapping[str, Any], rows: list[Row]) -> None:
@@ -173,17 +173,6 @@ class LatencyTable:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def table_name(describe: Mapping[str, Any]) -> str:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from factory.core.files import read_json, write_atomic_text
 from factory.reporting.artefacts import Json, mapping, number, records
 from factory.reporting.formatting import UNKNOWN, show_macs, show_ms, show_percent, show_size
-
-TEMPLATES = Path(__file__).parent / "templates"
+from factory.reporting.page import render_page
 
 
 def write_certificate_page(certificate: Path | str, out: Path | str) -> Path:
@@ -25,14 +21,8 @@ def write_certificate_page(certificate: Path | str, out: Path | str) -> Path:
 
 def render_certificate(value: Json, file: str = "certificate.json") -> str:
     """The page of a certificate."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("certificate.html.j2").render(
+    return render_page(
+        "certificate",
         c=value,
         file=file,
         headline=headline(value),
@@ -42,7 +32,6 @@ def render_certificate(value: Json, file: str = "certificate.json") -> str:
             ("The file", _file_rows(value)),
             ("The chip", _chip_rows(value)),
         ],
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     )
 
 

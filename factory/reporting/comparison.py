@@ -11,17 +11,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from factory.core.files import write_atomic_text
 from factory.reporting import figures
 from factory.reporting.artefacts import Json, RunArtefacts, number, read_run, records
-from factory.reporting.formatting import FILTERS, show_ms, show_percent
+from factory.reporting.formatting import show_ms, show_percent
 from factory.reporting.kernel_view import kernel_rows, readable
+from factory.reporting.page import render_page
 from factory.reporting.summary import summarise
 
-TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 10
 _DTYPE = re.compile(r",?dtype=[a-z0-9]+")
 
@@ -38,16 +37,9 @@ def render_comparison(run: RunArtefacts) -> str:
     """The page for a run that has been read."""
     rows = summarise(run)["tiers"]
     kernels = {tier.name: tier.verify.get("kernels") for tier in run.tiers}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
     plot = figures.accuracy_latency(rows)
-    return environment.get_template("comparison.html.j2").render(
+    return render_page(
+        "comparison",
         rows=[{**row, "why": why(row, kernels.get(row["name"]))} for row in rows],
         plot=None if plot is None else Markup(plot),
         pairs=[
@@ -55,7 +47,6 @@ def render_comparison(run: RunArtefacts) -> str:
             for a, b in combinations(rows, 2)
         ],
         folder=run.root.resolve().name,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
     )
 
 

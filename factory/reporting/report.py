@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from factory.core.files import write_atomic_text, write_json
@@ -17,11 +16,9 @@ from factory.deployment.snippet import run_snippet
 from factory.reporting import figures
 from factory.reporting.artefacts import Json, RunArtefacts, TierArtefacts, mapping, number, read_run
 from factory.reporting.drawing import OP_COLOURS, draw_cell
-from factory.reporting.formatting import FILTERS
 from factory.reporting.kernel_view import kernel_rows, node_rows
+from factory.reporting.page import render_page
 from factory.reporting.summary import first_number, is_simulated, summarise
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -37,17 +34,9 @@ def write_report(run_dir: Path | str) -> Path:
 
 def render_report(run: RunArtefacts, summary: Json) -> str:
     """The page for a run that has been read and summarised."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report",
         summary=summary,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         tiers=[
             _tier_view(run, tier, row, index)
             for index, (tier, row) in enumerate(zip(run.tiers, summary["tiers"], strict=True))
