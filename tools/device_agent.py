@@ -2597,36 +2597,39 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(409, "another measurement is running", length)
         else:
             try:
-                self._work(length)
+                refusal = self._work(length)
             finally:
                 self.server.at_work.release()
+            # Only now: who has read the end of an answer may ask again at once.
+            if refusal:
+                self._refuse(400, refusal)
+            else:
+                self._chunk(b"")
 
-    def _work(self, length: int) -> None:
+    def _work(self, length: int) -> str:
+        """Do what the body asks, all of the answer but its end; why it is refused, if it is."""
         body = _Body(self.rfile, self.connection, length)
         try:
             frame = read_frame(cast(BinaryIO, body), longest_header=LONGEST_HEADER)
             if frame is None or body.left:
                 raise BrokenFrame("the body is empty" if frame is None else "more than one frame")
         except (BrokenFrame, OSError) as error:
-            self._refuse(400, f"the body is damaged ({error})")
-            return
+            return f"the body is damaged ({error})"
         self.connection.settimeout(BODY_TIMEOUT_S)
         self._started = False
         try:
             header, blobs = frame
             last, contents = self.server.jobs.handle(header, blobs, self._say)
         except BadRequest as error:
-            if self._started:
-                self._say({"event": "error", "what": str(error)})
-                self._chunk(b"")
-            else:
-                self._refuse(400, str(error))
-            return
+            if not self._started:
+                return str(error)
+            self._say({"event": "error", "what": str(error)})
+            return ""
         self._say(last)
         for content in contents:
             for start in range(0, len(content), 1 << 20):
                 self._chunk(content[start : start + (1 << 20)])
-        self._chunk(b"")
+        return ""
 
     def _say(self, event: Mapping[str, Any]) -> None:
         """One event as a line of its own chunk; the headers go before the first."""

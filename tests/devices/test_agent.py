@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,6 +250,29 @@ def test_a_wrong_request_is_answered_with_its_reason(agent, arguments, status, r
     got, content = post(agent, **arguments)
     assert got == status
     assert reason in json.loads(content)["error"]
+
+
+def test_the_chip_is_free_before_an_answer_ends():
+    """A client that asks again at once after a refusal or a result is not told "busy"."""
+    server = make_server(parser("agent").parse_args(["--port", "0", "--token", TOKEN]), COMMAND)
+    freed = server.at_work.release
+
+    def free_late() -> None:
+        time.sleep(0.3)
+        freed()
+
+    server.at_work = SimpleNamespace(acquire=server.at_work.acquire, release=free_late)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        here = SimpleNamespace(port=server.server_address[1])
+        bodies = [frame({"command": "reboot"}), frame({"command": "describe", "config": CONFIG})]
+        statuses = [post(here, body)[0] for body in bodies * 2]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert statuses == [400, 200, 400, 200]
 
 
 def test_a_body_that_is_cut_leaves_the_agent_free(agent, device):
