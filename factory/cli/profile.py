@@ -91,6 +91,7 @@ def profile(
         [
             f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
             f"{answer['failed']} failed, {answer['seconds']:.0f} s",
+            *([answer["drift"]] if answer["drift"] else []),
             f"table: {answer['table']}",
             f"next: factory fit --device {answer['device']}",
         ]
@@ -116,6 +117,7 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
         f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
         f"{answer['stopped']}",
         *rounds,
+        *([answer["drift"]] if answer["drift"] else []),
         f"table: {answer['table']}",
         f"next: factory fit --device {answer['device']}",
     ]

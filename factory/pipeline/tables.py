@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from factory.core.errors import InputError
-from factory.core.files import sha256_file
 from factory.core.provenance import chip_fingerprint, package_version
 from factory.core.resources import user_home
 from factory.devices.browser_options import ANY_CHIP
 from factory.devices.profile import DeviceProfile
 from factory.latency.predictor import LatencyPredictor
+from factory.profiling.quarantine import content_digest
 from factory.profiling.table import LatencyTable, find_tables
 
 TABLES = "latency_tables"
@@ -68,7 +68,7 @@ def mismatch(table: LatencyTable, profile: DeviceProfile) -> str:
 
 def predictor_path(table: LatencyTable) -> Path:
     """Where the predictor of exactly this table's content is kept."""
-    digest = sha256_file(table.path)[:12]
+    digest = content_digest(table.path)[:12]
     return own_tables() / "predictors" / f"{table.path.stem}.{digest}.json"
 
 
