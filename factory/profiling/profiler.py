@@ -254,13 +254,17 @@ class _Run:
     def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
         """The network's kernels; before its own row, so that a killed profile loses none."""
         cells = self._cells("in_place", job.key, timing, reference_ms, self.next_block)
-        cells.update(reorder_share=0.0, reason=mark)
         if self.overhead_ms is None:
             calibration = self.device.time_many([calibration_model()], self.plan)[0]
             self.overhead_ms = trace_overhead_ms(calibration)
-        for found in in_place_times(job.build(), timing, self.overhead_ms):
+        asked = self.device.profile.execution_provider
+        asked = asked if asked in (timing.providers or {}) else ""  # else: it has other names
+        for found in in_place_times(job.build(), timing, self.overhead_ms, asked):
             spread = {name: cells[name] / timing.median_ms for name in SPREAD}
             times = {name: found.ms * ratio for name, ratio in spread.items()}
+            fallback = f"fallback: it ran on {found.elsewhere}" if found.elsewhere else ""
+            cells["reason"] = "; ".join(filter(None, [mark, fallback]))
+            cells["reorder_share"] = found.reorder_share
             kernels = f"{found.count}*{found.kernel}"
             key = f"{found.kernel}@{job.key}"
             self.table.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import subprocess
@@ -290,7 +291,7 @@ def test_a_table_of_version_2_is_read_and_goes_on_as_it_is(path):
         table.append(row(1, session_ms=3.0, model_mb=2.0))
     lines = path.read_text().splitlines()
     assert lines[-2] + "\n" == old
-    assert lines[-1].count(",") == lines[-2].count(",") + 11  # the commas of the kernel's text
+    assert [len(next(csv.reader([line]))) for line in lines[-3:]] == [14, 14, 14]
     assert LatencyTable.read(path).rows()[1] == row(1)
     for length in range(len(header) - 120, len(header)):
         path.write_text(header[:length])
