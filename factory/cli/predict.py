@@ -52,7 +52,7 @@ def _lines(answer: Mapping[str, Any], top: int) -> list[str]:
         f"(90 % interval {answer['low_ms']:.3f} to {answer['high_ms']:.3f} ms)",
         *_beside(answer),
         *_start_up(answer),
-        *[f"note: {text}" for text in answer["warnings"]],
+        *[f"note: {text.partition('; measure:')[0]}" for text in answer["warnings"]],
         *_to_measure(answer["measure"]),
         "",
         *table(["share", "ms", "count", "source", "kernel", "why"], rows),

@@ -86,7 +86,9 @@ def _device(answer: Json, index: int) -> Json:
         "bounds": _bounds(kernels),
         "plot": None if plot is None else Markup(plot),
         "measure": [str(text) for text in answer.get("measure") or []],
-        "warnings": [str(text) for text in answer.get("warnings") or []],
+        "warnings": [
+            str(text).partition("; measure:")[0] for text in answer.get("warnings") or []
+        ],
     }
 
 
