@@ -27,13 +27,28 @@ import tiny_models
 CPU, QNN = "CPUExecutionProvider", "QNNExecutionProvider"
 PLAN = TimingPlan(min_runs=3, max_runs=5, min_time_ms=1.0, warmup_time_ms=1.0)
 REFUSED = """\
-2026 [V:onnxruntime:, qnn.cc:1713 LogNodeSupport] Validation FAILED for OrtNodeUnit (Mod):
+2026 [V:onnxruntime:, qnn.cc:1713 LogNodeSupport] Validation FAILED for 1 nodes in OrtNodeUnit \
+(Mod) :
 \tOperator type: Mod Node name: odd part Node index: 645
 \tREASON : QNN Mod Op only support fmod == 0 for now.
+2026 [V:onnxruntime:, qnn.cc:1713 LogNodeSupport] Validation FAILED for 1 nodes in OrtNodeUnit \
+(QuantizeLinear) :
 \tOperator type: QuantizeLinear Node name: q0 Node index: 0
 \tREASON : QNN EP is configured to not take Q nodes that consume a graph input.
+2026 [V:onnxruntime:, qnn.cc:1713 LogNodeSupport] Validation FAILED for 1 nodes in OrtNodeUnit \
+(DequantizeLinear) :
 \tOperator type: DequantizeLinear Node name: dq9 Node index: 9
 \tREASON : QNN EP is configured to not take DQ nodes that generate a graph output.
+"""
+DILATED = """\
+2026 [W:onnxruntime:, qnn_model_wrapper.cc:565 CreateQnnNode] QNN.backendValidateOpConfig() failed \
+for node `down_Conv_token_89` of type `DepthWiseConv2d` with error code 3110
+2026 [V:onnxruntime:, qnn.cc:1713 LogNodeSupport] Validation FAILED for 3 nodes in OrtNodeUnit \
+(Conv) :
+\tOperator type: DequantizeLinear Node name: DequantizeLinear_token_87 Node index: 558
+\tOperator type: Conv Node name: down_Conv_token_89 Node index: 560
+\tOperator type: QuantizeLinear Node name: down_q Node index: 128
+\tREASON : Failed to add node.
 """
 UNKNOWN_SOC = (
     "\x1b[1;31m2026 [E:onnxruntime:, qnn.cc:2290 GetCapabilityImpl] QNN SetupBackend failed "
@@ -65,7 +80,38 @@ def test_a_refused_node_has_its_reason_and_what_to_change():
     assert mod.change.startswith("replace Mod by operators that it takes")
     assert border.change.startswith("harmless: one conversion at the border")
     silent = place(fake([("c", "Conv", QNN), ("x", "Mod", CPU)]), b"")
+    added = place(fake([("c", "Conv", QNN), ("DequantizeLinear_token_10", "D", CPU)]), b"")
+    assert added.refused[0].change == "harmless: one copy at the border"
     assert silent.refused[0].reason == "the provider does not say why"
+
+
+def test_a_refused_node_is_named_although_no_session_can_be_made():
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv", ["x", "w"], ["y"], "down_Conv", strides=[2, 2], dilations=[2, 2]
+            )
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor("w", TensorProto.FLOAT, [4, 1, 5, 5], np.zeros(100))],
+    )
+    model = helper.make_model(graph).SerializeToString()
+    placement = place(
+        fake([], DILATED, failure="Node 'down_Conv_token_89' was not selected"), model
+    )
+    assert placement.taken == 0
+    [conv] = placement.refused
+    assert (conv.name, conv.op) == ("down_Conv", "Conv")
+    assert conv.reason.startswith("Failed to add node. QNN.backendValidateOpConfig() failed")
+    assert "factory export --target int8-qnn" in conv.change
+    from factory.cli.explain_lines import explained_lines
+
+    facts = {"model": "m", "device": "npu", "notes": [], "cosine_to_cpu": None, "contexts": []}
+    text = "\n".join(explained_lines({**facts, **placement.to_dict()}))
+    for part in ("no session can be made", "down_Conv", "3110", "strided and dilated"):
+        assert part in text
 
 
 def test_an_unknown_soc_is_no_accelerator():
@@ -216,8 +262,12 @@ def environments():
 def test_openvino_takes_a_network_as_one_piece(environments):
     model = tiny_models.conv(16, 16)
     with open_device(environments("local-openvino-t1-fp32")) as device:
-        plan = TimingPlan(min_runs=3, max_runs=5, min_time_ms=1.0, profile_runs=3)
+        plan = TimingPlan(
+            min_runs=3, max_runs=5, min_time_ms=1.0, profile_runs=3, optimised_graph=True
+        )
         timing = device.time_many([model], plan)[0]
+        assert timing.ok, timing.reason
+        assert timing.optimised == ""  # it compiles nodes, which cannot be written to a file
         assert set(timing.providers) == {"OpenVINOExecutionProvider"}
         assert len(timing.nodes) == 1
         assert cosine(device, model) > 0.999
@@ -236,6 +286,30 @@ def test_qnn_takes_explains_and_compiles(environments):
         assert device.describe()["simulated"]
         context = onnx.load_from_string(compile_context(device, int8_model()))
     assert "EPContext" in {node.op_type for node in context.graph.node}
+
+
+@pytest.mark.heavy
+def test_qnn_takes_what_the_export_made_of_a_strided_dilated_convolution(environments, tmp_path):
+    from factory.api import explain, export
+    from factory.graph.kernel import Kernel
+    from factory.graph.onnx_build import kernel_to_onnx
+
+    text = "Conv(x=1x16x16x16,w=16x1x5x5,s=2,p=4,d=2,g=16,act=relu,dtype={})"
+    device = environments("qnn-htp-sm8550-int8").id
+    plain = tmp_path / "plain.onnx"
+    plain.write_bytes(kernel_to_onnx(Kernel.parse(text.format("i8"))).SerializeToString())
+    refused = explain(plain, device, numerics=False)
+    assert refused["taken"] == 0
+    assert "strided and dilated" in " ".join(node["change"] for node in refused["nodes"])
+    floats = tmp_path / "floats.onnx"
+    floats.write_bytes(kernel_to_onnx(Kernel.parse(text.format("f32"))).SerializeToString())
+    made = tmp_path / "made.onnx"
+    assert export(floats, target=["int8-qnn"], out=made)["ok"]
+    taken = explain(made, device)
+    assert (taken["failure"], taken["partitions"][QNN]) == ("", 1)
+    outside = [node for node in taken["nodes"] if node["provider"] != QNN]
+    assert all(node["change"].startswith("harmless") for node in outside)
+    assert taken["cosine_to_cpu"] >= 0.98
 
 
 @pytest.mark.heavy
