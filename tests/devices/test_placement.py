@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -53,6 +54,12 @@ for node `down_Conv_token_89` of type `DepthWiseConv2d` with error code 3110
 UNKNOWN_SOC = (
     "\x1b[1;31m2026 [E:onnxruntime:, qnn.cc:2290 GetCapabilityImpl] QNN SetupBackend failed "
     "Failed to create device. Error: QNN_DEVICE_ERROR_INVALID_CONFIG: Invalid config values\x1b[m\n"
+)
+
+
+MISSING_BACKEND = (
+    "2026 [E:onnxruntime:, qnn.cc:2290 GetCapabilityImpl] QNN SetupBackend failed Unable to load "
+    "backend, error:  /nowhere/libQnnHtp.so: cannot open shared object file\n"
 )
 
 
@@ -114,11 +121,18 @@ def test_a_refused_node_is_named_although_no_session_can_be_made():
         assert part in text
 
 
-def test_an_unknown_soc_is_no_accelerator():
-    device = fake([("conv", "Conv", CPU), ("relu", "Relu", CPU)], UNKNOWN_SOC)
+@pytest.mark.parametrize(
+    ("log", "fault"),
+    [
+        (UNKNOWN_SOC, "QNN_DEVICE_ERROR_INVALID_CONFIG: Invalid config values"),
+        (MISSING_BACKEND, "/nowhere/libQnnHtp.so: cannot open shared object file"),
+    ],
+)
+def test_an_unknown_soc_or_a_missing_backend_is_no_accelerator(log, fault):
+    device = fake([("conv", "Conv", CPU), ("relu", "Relu", CPU)], log)
     placement = place(device, b"")
     assert placement.taken == 0
-    assert placement.faults[0].endswith("QNN_DEVICE_ERROR_INVALID_CONFIG: Invalid config values")
+    assert placement.faults[0].endswith(fault)
     assert all("soc_model" in node.change for node in placement.refused)
     with pytest.raises(InputError, match=r"compiled nothing for device 'npu' \(QNN SetupBackend"):
         compile_context(device, b"")
@@ -141,6 +155,39 @@ def test_a_whole_fallback_is_a_failure_and_a_part_of_one_is_counted():
     assert timing({CPU: 2, QNN: 1}).placed_on(QNN).providers == {CPU: 2, QNN: 1}
     assert timing({CPU: 5}).placed_on(CPU).ok
     assert Timing.failed("x").placed_on(QNN).reason == "x"
+
+
+def test_a_provider_that_takes_nothing_is_heard_with_the_real_runtime():
+    """The plain package lists a provider that takes no node: the session runs, on the CPU."""
+    azure = "AzureExecutionProvider"
+    if azure not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no provider that takes nothing")
+    with LocalDevice(DeviceProfile(id="x", execution_provider=azure, threads=1)) as device:
+        timing = device.time_many([tiny_models.conv()], PLAN)[0]
+        assert timing.reason == f"no node ran on {azure}: the CPU took the whole model"
+        assert place(device, tiny_models.conv()).taken == 0
+
+
+@pytest.mark.parametrize("library", ["", "plug-in"])
+def test_a_session_that_fails_is_never_made_again_on_the_cpu(monkeypatch, library):
+    """The runtime's InferenceSession tries the CPU when a provider fails, unless told not to."""
+    from factory.devices import measure
+
+    tried = []
+
+    def broken(self, *arguments, **_):
+        tried.append(arguments)
+        raise RuntimeError("the accelerator is upset")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", broken)
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: [])
+    monkeypatch.setattr(
+        onnxruntime.SessionOptions, "add_provider_for_devices", lambda *_: None, raising=False
+    )
+    config = {"execution_provider": CPU, "provider_options": {}, "threads": 1}
+    with pytest.raises(RuntimeError, match="upset"):
+        measure.make_session(tiny_models.add(), {**config, "provider_library": library})
+    assert len(tried) == 1
 
 
 def test_times_of_an_emulator_are_refused(monkeypatch):
@@ -274,6 +321,16 @@ def test_openvino_takes_a_network_as_one_piece(environments):
 
 
 @pytest.mark.heavy
+def test_openvino_without_its_hardware_is_no_time_of_the_cpu(environments):
+    profile = environments("local-openvino-t1-fp32")
+    away = profile.model_copy(update={"provider_options": {"device_type": "NPU"}})
+    with open_device(away) as device:
+        timing = device.time_many([tiny_models.conv()], PLAN)[0]
+    assert timing.status == "failed"
+    assert timing.reason
+
+
+@pytest.mark.heavy
 def test_qnn_takes_explains_and_compiles(environments):
     profile = environments("qnn-htp-sm8550-int8")
     model = refused_model()
@@ -328,6 +385,15 @@ def test_the_silent_cases_of_qnn_are_heard(environments, options):
         assert placement.failure or placement.faults
         with pytest.raises(InputError, match="compiled nothing"):
             compile_context(device, int8_model())
+
+
+@pytest.mark.heavy
+def test_a_word_that_is_no_backend_of_qnn_is_heard(environments):
+    """QNN takes its default backend in place of it."""
+    profile = environments("qnn-htp-sm8550-int8")
+    odd = profile.model_copy(update={"provider_options": {"backend_type": "nonsense"}})
+    with open_device(odd) as device:
+        assert any("backend_type" in fault for fault in place(device, int8_model()).faults)
 
 
 def test_random_feeds_fit_the_model():
