@@ -7,6 +7,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import importlib
 import json
@@ -228,15 +229,20 @@ def trace_nodes(
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
-    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
+    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64; ""
+    where it cannot be written: a provider that compiles nodes refuses that for the whole session.
     """
     with tempfile.TemporaryDirectory(dir=folder) as here:
-        optimised = os.path.join(here, "optimised.onnx") if graph else None
-        candidate = Candidate(model, config, os.path.join(here, "trace"), optimised)
-        content = ""
-        if optimised is not None:
-            with open(optimised, "rb") as stream:
-                content = base64.b64encode(stream.read()).decode()
+        optimised = os.path.join(here, "optimised.onnx")
+        prefix, content = os.path.join(here, "trace"), ""
+        candidate = None
+        if graph:
+            with contextlib.suppress(Exception):
+                candidate = Candidate(model, config, prefix, optimised)
+                with open(optimised, "rb") as stream:
+                    content = base64.b64encode(stream.read()).decode()
+        if candidate is None:
+            candidate = Candidate(model, config, prefix)
         candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
