@@ -85,8 +85,13 @@ def profile(
     if dry_run:
         print_lines(
             [
-                f"{answer['kernels']} kernels and {answer['networks']} networks would be measured "
-                f"on {answer['device']}, into {answer['folder']}"
+                f"{answer['kernels']} kernels ({answer['measured_before']} of them measured "
+                f"before) and {answer['networks']} networks would be measured on "
+                f"{answer['device']}, into {answer['folder']}",
+                *(
+                    f"--effort {name}: about {plan['seconds'] / 60:.1f} min"
+                    for name, plan in answer["efforts"].items()
+                ),
             ]
         )
         return

@@ -14,13 +14,15 @@ from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.browser_profile import BrowserRequest, any_browser, open_browser
 from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
 from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
+from factory.pipeline.profiling_plan import EFFORTS as SIZE_EFFORTS
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import network_spec
-from factory.pipeline.tables import own_tables, predictor_path, run_table, table_for
+from factory.pipeline.tables import mismatch, own_tables, predictor_path, run_table, table_for
 from factory.profiling.table import LatencyTable, table_name
 
 SCHEMA_VERSION = 1
 POOL = 256
+BESIDE_A_KERNEL, BESIDE_A_NETWORK = 1.3, 1.6  # of the timed runs, on a two-core machine
 
 
 def profile(
@@ -85,8 +87,27 @@ def profile(
         "folder": str(folder),
     }
     if dry_run:
-        kernels = len(kernels_of([spec], device_profile.dtype))
-        return {**answer, "dry_run": True, "kernels": kernels, "networks": networks}
+        kernels = kernels_of([spec], device_profile.dtype)
+        known = _known_table(device_profile, folder)
+        left = [k for k in kernels if known is None or not known.has(str(k), kind="kernel")]
+        efforts = {
+            name: {
+                "kernels": len(left),
+                "networks": networks,
+                "seconds": _forecast_seconds(name, len(left), networks),
+            }
+            for name in SIZE_EFFORTS
+        }
+        return {
+            **answer,
+            "dry_run": True,
+            "effort": effort,
+            "kernels": len(kernels),
+            "measured_before": len(kernels) - len(left),
+            "networks": networks,
+            "seconds": efforts[effort]["seconds"],
+            "efforts": efforts,
+        }
     started = time.monotonic()
     with _opened(device_profile, browser) as opened:
         device_profile = opened.profile
@@ -116,6 +137,22 @@ def profile(
         "seconds": round(time.monotonic() - started, 1),
         "describe": describe,
     }
+
+
+def _forecast_seconds(effort: str, kernels: int, networks: int) -> int:
+    """About how long it takes: the timed runs, and what warm-up, trace and reference add."""
+    settings = effort_settings(effort)
+    kernels_ms = BESIDE_A_KERNEL * kernels * settings.min_time_ms
+    return round((kernels_ms + BESIDE_A_NETWORK * networks * settings.network_time_ms) / 1e3)
+
+
+def _known_table(device_profile: DeviceProfile, folder: Path) -> LatencyTable | None:
+    """The device's table in ``folder`` as far as that can be said without opening the device."""
+    for path in sorted(folder.glob(f"{device_profile.id}__*.csv")):
+        table = LatencyTable.read(path)
+        if not mismatch(table, device_profile):
+            return table
+    return None
 
 
 def _opened(device_profile: DeviceProfile, browser: BrowserRequest | None) -> Device:
