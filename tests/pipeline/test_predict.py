@@ -171,11 +171,11 @@ def test_a_row_in_quarantine_changes_the_prediction_at_once(at_home, tmp_path, m
     shutil.copytree(at_home, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setenv("FACTORY_HOME", str(tmp_path / "copy"))
+    from factory.devices.profile import load_profile
+    from factory.latency.neighbours import Doubt
     from factory.pipeline.tables import predictor_for
     from factory.pipeline.verbs.table import _entry
     from factory.profiling.quarantine import row_id, save_quarantine
-    from factory.devices.profile import load_profile
-    from factory.latency.neighbours import Doubt
 
     path = next((tmp_path / "copy" / "latency_tables").glob("fast__*.csv"))
     rows = LatencyTable.read(path).rows("in_place")

@@ -66,23 +66,17 @@ def fault(act, *arguments, **named) -> str:
 
 
 def test_show_tells_what_is_there(tmp_path, capsys):
-    path = measured(
-        tmp_path / "t.csv", fails_on=lambda k: "no room" if k == KERNELS[3] else None
-    )
+    path = measured(tmp_path / "t.csv", fails_on=lambda k: "no room" if k == KERNELS[3] else None)
     answer = api.show_table(path)
     assert answer["rows"]["kernel"] == {"ok": len(KERNELS) - 1, "failed": 1}
-    assert answer["failures"] == [
-        {"reason": "no room", "count": 1, "examples": [str(KERNELS[3])]}
-    ]
+    assert answer["failures"] == [{"reason": "no room", "count": 1, "examples": [str(KERNELS[3])]}]
     dense = next(entry for entry in answer["families"] if entry["family"] == "conv_dense")
     assert dense["alone"] == len(KERNELS) - 1
     assert 0 < dense["least_ms"] <= dense["median_ms"] <= dense["most_ms"]
     assert answer["networks"]["session_ms"]["median"] > 0
     assert answer["networks"]["model_mb"]["median"] > 0
     assert sum(block["rows"] for block in answer["blocks"]) == sum(
-        kind["ok"] + kind["failed"]
-        for name, kind in answer["rows"].items()
-        if name != "reference"
+        kind["ok"] + kind["failed"] for name, kind in answer["rows"].items() if name != "reference"
     )
     assert answer["simulated"]
     json.dumps(answer, allow_nan=False)
