@@ -6,7 +6,8 @@ bends; it is fitted to the rows of other networks, cut off at CUT deviations. Wh
 is compared with the weighted median of its nearest neighbours in feature space, rows of its own
 network left out: where the same kernel was timed in other networks, these are nearest. A row
 disagrees when it is off by more than SIGMAS robust deviations, by a factor of more than FACTOR, and
-by more than what the clock can tell. A row without near neighbours is not judged: nothing speaks against it.
+by more than what the clock can tell. A row without near neighbours is not judged: nothing speaks
+against it.
 
 The kernels of a network sum to its time. Where that sum is off as a whole, the network was
 disturbed and none of its rows is believed; where a single kernel is off, only that one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -140,6 +141,24 @@ def test_kernels_like_the_measured_ones_are_lookups_and_far_ones_are_outside(at_
     assert "outside of what was measured" in " ".join(part["why"] for part in far["kernels"])
 
 
+def test_profiling_the_model_itself_is_what_the_list_asks_for(at_home, tmp_path, monkeypatch):
+    shutil.copytree(at_home, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("FACTORY_HOME", str(tmp_path / "copy"))
+    assert api.predict("m.onnx", "fast")["measure"]
+    planned = api.profile("fast", model="m.onnx", dry_run=True)
+    assert (planned["networks"], planned["seconds"] > 0) == (1, True)
+    done = api.profile("fast", model="m.onnx")
+    assert done["kernels_in_place"] == done["kernels"] == planned["kernels"]
+    api.fit("fast")
+    after = api.predict("m.onnx", "fast")
+    assert after["measure"] == []
+    assert after["latency_ms"] == pytest.approx(truth_ms("fast"), rel=0.02)
+    assert api.profile("fast", model="m.onnx")["skipped"] == 1
+    with pytest.raises(InputError, match="exclude each other"):
+        api.profile("fast", model="m.onnx", quick=True)
+
+
 def test_the_page_stands_alone_and_tells_every_device(at_home):
     answers = api.predict("m.onnx", ["fast", "slow"], html="page.html")
     text = (at_home / "page.html").read_text()
@@ -166,8 +185,6 @@ def test_predicting_a_fitted_chip_loads_neither_torch_nor_scikit_learn(at_home):
 
 
 def test_a_row_in_quarantine_changes_the_prediction_at_once(at_home, tmp_path, monkeypatch):
-    import shutil
-
     shutil.copytree(at_home, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setenv("FACTORY_HOME", str(tmp_path / "copy"))
@@ -207,3 +224,15 @@ def test_baselines_are_what_they_say():
     assert said["macs_line"]["latency_ms"] == pytest.approx(networks[0].median_ms)
     assert fit_baselines(networks[:2], 0) == {}
     assert predict_baselines({}, counts[0]) == {}
+
+
+def test_verify_tells_cold_start_memory_and_size(at_home, capsys):
+    assert run(["verify", "m.onnx", "--device", "fast", "--json"]) in (0, 1)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["cold_start_ms"] == answer["session_ms"] + answer["first_run_ms"]
+    assert answer["peak_memory_mb"] > 0
+    assert answer["model_bytes"] == (at_home / "m.onnx").stat().st_size
+    run(["verify", "m.onnx", "--device", "fast"])
+    shown = capsys.readouterr().out
+    for words in ("cold start", "first run", "peak memory", "model size"):
+        assert words in shown
