@@ -20,9 +20,7 @@ def predict(
         typer.Option(help="Device id or the path of a device profile; repeatable."),
     ],
     run: options.Run = None,
-    html: Annotated[
-        str | None, typer.Option(help="Write a page with plots to this file.")
-    ] = None,
+    html: Annotated[str | None, typer.Option(help="Write a page with plots to this file.")] = None,
     top: Annotated[int, typer.Option(help="Show so many kernels.", min=0)] = 12,
     json: options.Json = False,
 ) -> None:

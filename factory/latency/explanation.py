@@ -57,8 +57,7 @@ def worth_measuring(kernels: list[dict[str, Any]]) -> list[str]:
     found = [
         entry
         for entry in kernels
-        if entry["source"] != "measured"
-        and (entry["share"] >= WORTH_MEASURING or entry["outside"])
+        if entry["source"] != "measured" and (entry["share"] >= WORTH_MEASURING or entry["outside"])
     ]
     found.sort(key=lambda entry: (not entry["outside"], -entry["share"], entry["kernel"]))
     return [entry["kernel"] for entry in found]

@@ -138,7 +138,7 @@ def _groups(points: Sequence[_Point]) -> dict[tuple[str, str], list[_Point]]:
 
 def _expect(points: list[_Point]) -> None:
     """What the other rows of a family make of each of its rows."""
-    if len(points) < FEWEST_ROWS or len({p.network for p in points}) == 1 and points[0].network:
+    if len(points) < FEWEST_ROWS or (len({p.network for p in points}) == 1 and points[0].network):
         return
     kernels = list(dict.fromkeys(point.kernel for point in points))
     position = {kernel: index for index, kernel in enumerate(kernels)}

@@ -114,9 +114,7 @@ def _check_same(first: LatencyTable, other: LatencyTable) -> None:
     here, there = first.fingerprint, other.fingerprint
     facts = [(key, here.get(key), there.get(key)) for key in sorted({*here, *there})]
     facts += [("dtype", first.dtype, other.dtype)]
-    facts += [
-        ("imported", bool(first.header.get("imported")), bool(other.header.get("imported")))
-    ]
+    facts += [("imported", bool(first.header.get("imported")), bool(other.header.get("imported")))]
     differing = [f"{key.replace('_', ' ')} {a!r} and {b!r}" for key, a, b in facts if a != b]
     if differing:
         raise InputError(
@@ -147,8 +145,7 @@ def _check_speed(older: LatencyTable, newer: LatencyTable) -> None:
     middle = statistics.median(ratios)
     if not 1 / (1 + MOST_APART) <= middle <= 1 + MOST_APART:
         raise InputError(
-            f"{what} takes {middle:.2f} times as long in {newer.path.name} as in "
-            f"{older.path.name}",
+            f"{what} takes {middle:.2f} times as long in {newer.path.name} as in {older.path.name}",
             why="one of them was measured at another clock or load, or in another unit",
             fix="look at both with `factory table compare` and measure one of them again",
         )

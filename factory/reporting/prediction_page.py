@@ -104,7 +104,9 @@ def _facts(answer: Json) -> list[tuple[str, str]]:
     noise, start = mapping(answer.get("noise")), mapping(answer.get("start_up"))
     rates = mapping(answer.get("rates"))
     names = {"macs_line": "MACs only", "counts_ridge": "ridge on kernel counts"}
-    rows = [("this predictor errs by", _percent(held_out.get("mean_percent"), "on unseen networks"))]
+    rows = [
+        ("this predictor errs by", _percent(held_out.get("mean_percent"), "on unseen networks"))
+    ]
     for key, name in names.items():
         one = mapping(baselines.get(key))
         if one:
