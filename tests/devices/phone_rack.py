@@ -16,7 +16,7 @@ from factory.devices.profile import DeviceProfile
 
 ROOT = Path(__file__).resolve().parents[2]
 # A loaded machine may stop all of us for minutes: no phone of ours is gone for that.
-LIMITS = {"QUICK_TIMEOUT_S": 240.0, "STATE_TIMEOUT_S": 240.0}
+LIMITS = {"QUICK_TIMEOUT_S": 600.0, "STATE_TIMEOUT_S": 600.0}
 ADB_MISSING = "needs the adb client: apt-get install adb"
 
 
@@ -58,7 +58,7 @@ class PhoneRack:
             assert adb_client.Adb(phone.address).is_there(), said
 
     def adb(self, *arguments: str) -> str:
-        done = subprocess.run(["adb", *arguments], capture_output=True, text=True, timeout=240)
+        done = subprocess.run(["adb", *arguments], capture_output=True, text=True, timeout=600)
         return done.stdout + done.stderr
 
     def profile(self, device_id: str, index: int = 0, **more) -> DeviceProfile:
