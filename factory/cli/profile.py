@@ -95,6 +95,7 @@ def profile(
             f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
             f"{answer['failed']} failed, {answer['seconds']:.0f} s",
             *_failure_lines(answer["reasons"]),
+            *([answer["drift"]] if answer["drift"] else []),
             f"table: {answer['table']}",
             f"next: factory fit --device {answer['device']}",
         ]
@@ -121,6 +122,7 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
         f"{answer['stopped']}",
         *_failure_lines(answer["reasons"]),
         *rounds,
+        *([answer["drift"]] if answer["drift"] else []),
         f"table: {answer['table']}",
         f"next: factory fit --device {answer['device']}",
     ]

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from factory.devices import memory
 from factory.devices.context import CONTEXT
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -108,6 +109,7 @@ class Candidate:
         trace: str | None = None,
         optimised_path: str | None = None,
     ) -> None:
+        before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
@@ -122,6 +124,8 @@ class Candidate:
             self.binding.bind_output(output.name)
         self.samples_ns: list[int] = []
         self.runs_per_round = 1
+        self.first_run_ms = self.run(1)[0] / 1e6
+        self.peak_memory_mb = memory.peak_mb(before_kb)
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -165,6 +169,8 @@ class Candidate:
             "status": "ok",
             **sample_statistics(self.samples_ns),
             "session_ms": self.session_ms,
+            "first_run_ms": self.first_run_ms,
+            "peak_memory_mb": self.peak_memory_mb,
             "providers": assigned_providers(self.session),
         }
 
@@ -237,7 +243,7 @@ def trace_nodes(
                     content = base64.b64encode(stream.read()).decode()
         if candidate is None:
             candidate = Candidate(model, config, prefix)
-        candidate.run(TRACE_WARMUP_RUNS + runs)
+        candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
     return (*nodes_of_events(events, runs), content)
