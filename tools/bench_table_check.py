@@ -2,8 +2,8 @@
 
 Planted are, one kind after the other: the time of a kernel within a traced network multiplied by a
 factor, the rest of that network rescaled so that it still sums to its total, as a disturbed trace
-would have it; and a whole network with all its kernels multiplied. Rows of 20 us and more only, each
-in a network of its own. Without anything planted every accusation is counted as false.
+would have it; and a whole network with all its kernels multiplied. Rows of 20 us and more only,
+each in a network of its own. Without anything planted every accusation is counted as false.
 
     python tools/bench_table_check.py TABLE.csv [TABLE.csv ...] --out check.json
 """

@@ -16,14 +16,14 @@ disturbed and none of its rows is believed; where a single kernel is off, only t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from factory.graph.kernel import Kernel
-from factory.latency.facts import at_usual_speed, parse_counts
+from factory.latency.facts import at_usual_speed, parse_counts, reference_share
 from factory.latency.features import FeatureSpace, family
 from factory.latency.gaussian import fit_gaussian
 from factory.profiling.reference import usual_reference_ms
@@ -98,15 +98,17 @@ def judge(table: Any, believed: frozenset[str] | set[str] = frozenset()) -> Judg
     from factory.profiling.quarantine import row_id
 
     usual_ms = usual_reference_ms(table) or 0.0
+    share = reference_share([row.median_ms for row in table.rows("reference") if row.ok])
     rows = [row for row in table.all_rows() if row.ok]
-    points = _points(rows, usual_ms)
+    speeds = {id(row): at_usual_speed(row, usual_ms, share) for row in rows}
+    points = _points(rows, speeds)
     for group in _groups(points).values():
         _expect(group)
     result = Judgement(
         judged=sum(p.expected_ms > 0 for p in points),
         unjudged=sum(p.expected_ms <= 0 for p in points),
     )
-    found = _repeated(rows, points, usual_ms)
+    found = _repeated(rows, points, speeds)
     found += _networks(rows, points)
     found += [_doubt(point) for point in points if point.doubtful]
     told: set[int] = set()
@@ -117,12 +119,12 @@ def judge(table: Any, believed: frozenset[str] | set[str] = frozenset()) -> Judg
     return result
 
 
-def _points(rows: Sequence[Row], usual_ms: float) -> list[_Point]:
+def _points(rows: Sequence[Row], speeds: Mapping[int, float]) -> list[_Point]:
     found = []
     for row in rows:
         if row.kind not in ("kernel", "in_place") or row.median_ms <= 0:
             continue
-        speed = at_usual_speed(row, usual_ms)
+        speed = speeds[id(row)]
         if row.kind == "kernel":
             ms = row.median_ms * (1.0 - min(row.reorder_share, 0.9)) * speed
             found.append(_Point(row, Kernel.parse(row.key), ms, 1.0, ""))
@@ -274,7 +276,9 @@ def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(np.take_along_axis(values, order, axis=1)[np.arange(len(values)), at])
 
 
-def _repeated(rows: Sequence[Row], points: Sequence[_Point], usual_ms: float) -> list[Doubt]:
+def _repeated(
+    rows: Sequence[Row], points: Sequence[_Point], speeds: Mapping[int, float]
+) -> list[Doubt]:
     """Of two runs of one kernel or network that disagree: the one that the others contradict."""
     expected = {id(point.row): point for point in points}
     runs: dict[tuple[str, str], list[Row]] = defaultdict(list)
@@ -284,7 +288,7 @@ def _repeated(rows: Sequence[Row], points: Sequence[_Point], usual_ms: float) ->
     found = []
     for repeats in runs.values():
         while len(repeats) > 1:
-            ms = np.array([row.median_ms * at_usual_speed(row, usual_ms) for row in repeats])
+            ms = np.array([row.median_ms * speeds[id(row)] for row in repeats])
             low, high = int(ms.argmin()), int(ms.argmax())
             near = ms[high] <= RUN_FACTOR * ms[low] or ms[high] - ms[low] <= LEAST_MS
             if near:
