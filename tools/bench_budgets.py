@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup-epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--least-used", type=float, help="budget.least_used of the recipe")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of every network")
+    parser.add_argument("--rounds", type=int, default=1, help="measurements of every network")
     parser.add_argument("--until", default="search", choices=["profile", "fit", "search"])
     return parser.parse_args()
 

@@ -56,7 +56,8 @@ def main() -> None:
         device: statistics.median(term.value(space.one_hot(g)) for g in window)
         for device, term in latency.items()
     }
-    limits_ms = {device: args.cut * usual_ms[device] for device in args.devices}
+    cuts = args.cut * len(args.devices) if len(args.cut) == 1 else args.cut
+    limits_ms = {d: cut * usual_ms[d] for d, cut in zip(args.devices, cuts, strict=True)}
     costs = {FREE: [macs]}
     for device, term in latency.items():
         costs[device] = [term.with_limit(limits_ms[device]), macs]
@@ -109,7 +110,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", required=True, help="e.g. local-cpu-t1-fp32")
     parser.add_argument("--preset", default="la-darts-short")
     parser.add_argument("--max-macs", type=float, default=4e6)
-    parser.add_argument("--cut", type=float, default=0.75, help="budget over the usual latency")
+    parser.add_argument(
+        "--cut", nargs="+", type=float, default=[0.75], help="budget over usual latency, by chip"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train-seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--kind", default="digits", choices=["digits", "cifar10"])

@@ -72,7 +72,7 @@ class BudgetSection(Section):
         0.95, gt=0.5, le=1.0, description="The search aims at this share of each latency budget."
     )
     least_used: float = Field(
-        0.92,
+        0.96,
         ge=0,
         le=0.99,
         description="A network uses at least this share of what the search aims at, where one "
