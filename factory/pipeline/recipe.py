@@ -71,6 +71,13 @@ class BudgetSection(Section):
     safety: float = Field(
         0.95, gt=0.5, le=1.0, description="The search aims at this share of each latency budget."
     )
+    least_used: float = Field(
+        0.96,
+        ge=0,
+        le=0.99,
+        description="A network uses at least this share of what the search aims at, where one "
+        "that does is within the other limits.",
+    )
     finalist_rounds: int = Field(
         2, ge=0, le=10, description="New searches for a finalist measured over budget."
     )

@@ -140,7 +140,9 @@ def _costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostT
     profile, budget = ctx.device(tier), fit.load_budgets(ctx)[tier.name]
     presence = ctx.space(tier).presence(profile.dtype)
     weights_ms, constant_ms = fit.load_predictor(ctx, profile.id).linear_ms(presence.kernels)
-    terms = [CostTerm("latency_ms", presence, weights_ms, constant_ms, target_ms, "ms", profile.id)]
+    latency = CostTerm("latency_ms", presence, weights_ms, constant_ms, None, "ms", profile.id)
+    least_ms = ctx.recipe.budget.least_used * target_ms
+    terms = [latency.with_limit(target_ms, least_ms or None)]
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
     if budget.get("max_params") is not None:
