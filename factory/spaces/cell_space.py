@@ -137,6 +137,10 @@ class CellSpace:
         """Always: a genotype that can be written can be built."""
         return True
 
+    def canonical(self, genotype: Genotype) -> Genotype:
+        """The two operators of every node by rising source."""
+        return self.from_choices(self.choices(genotype))
+
     def features(self, genotypes: Sequence[Genotype]) -> np.ndarray:
         """The choice q and how often each operator occurs in either cell, [B, 2 * (112 + 8)]."""
         q = self.one_hot_many(genotypes)
