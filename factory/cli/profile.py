@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from factory.cli import options
 from factory.cli.output import print_json, print_lines
 from factory.cli.progress import shown_progress
+
+MOST_REASONS = 3  # why rows failed
 
 
 def profile(
@@ -91,6 +94,8 @@ def profile(
         [
             f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
             f"{answer['failed']} failed, {answer['seconds']:.0f} s",
+            *_failure_lines(answer["reasons"]),
+            *([answer["drift"]] if answer["drift"] else []),
             f"table: {answer['table']}",
             f"next: factory fit --device {answer['device']}",
         ]
@@ -115,7 +120,16 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
         f"{answer['networks']} networks on {answer['device']}, {answer['failed']} failed, "
         f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
         f"{answer['stopped']}",
+        *_failure_lines(answer["reasons"]),
         *rounds,
+        *([answer["drift"]] if answer["drift"] else []),
         f"table: {answer['table']}",
         f"next: factory fit --device {answer['device']}",
     ]
+
+
+def _failure_lines(reasons: dict[str, str]) -> list[str]:
+    """Why rows failed, the most frequent reasons first."""
+    counted = Counter(reasons.values()).most_common(MOST_REASONS + 1)
+    lines = [f"  {number} failed: {reason}" for reason, number in counted[:MOST_REASONS]]
+    return [*lines, "  others: see the table"] if len(counted) > MOST_REASONS else lines

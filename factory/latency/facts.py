@@ -195,7 +195,9 @@ def read_facts(table: Any) -> Facts:
     kernel_ms = {kernel: float(np.median(values)) for kernel, values in sorted(times.items())}
     for kernel in kernel_ms:
         failed.pop(str(kernel), None)
-    _check_units(where, networks, kernel_ms, in_place)
+    held = {str(row.key).rpartition("@")[2] for row in getattr(table, "quarantined", ())}
+    whole = [network for network in networks if network.key not in held]  # no row in quarantine
+    _check_units(where, whole, kernel_ms, in_place)
     return Facts(
         device_id=str(table.device_id),
         dtype=dtypes[0],

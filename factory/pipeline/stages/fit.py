@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import read_json, sha256_file, write_json
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.context import BuildContext
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import profile
+from factory.profiling.quarantine import quarantine_path
 from factory.spaces.base import SearchSpace
 
 SCHEMA_VERSION = 1
@@ -70,6 +71,9 @@ def device_unit(ctx: BuildContext, device_id: str) -> Unit:
         "profile": profile.device_unit(ctx, device_id).digest(),
         "seed": str(ctx.seed),
     }
+    for path in profile.table_paths(ctx, device_id):
+        if quarantine_path(path).exists():
+            inputs["quarantine"] = sha256_file(quarantine_path(path))
     return ctx.folder.unit("fit", device_id, inputs, shared=True)
 
 

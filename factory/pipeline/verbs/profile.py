@@ -112,6 +112,7 @@ def profile(
         "skipped": measured.kernels.skipped + measured.networks.skipped,
         "failed": measured.failed,
         "reasons": {**measured.kernels.reasons, **measured.networks.reasons},
+        "drift": measured.networks.drift or measured.kernels.drift,
         "seconds": round(time.monotonic() - started, 1),
         "describe": describe,
     }
@@ -159,6 +160,7 @@ def _any_network(
         "reasons": summary.reasons,
         "repeated_blocks": summary.repeated_blocks,
         "marked_blocks": summary.marked_blocks,
+        "drift": summary.drift,
         "rounds": done.rounds,
         "error_percent": done.rounds[-1]["error_percent"] if done.rounds else None,
         "stopped": done.stopped,
