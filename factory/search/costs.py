@@ -49,6 +49,8 @@ class CostTerm:
         limit: the budget; None: observed only.
         unit: "ms" or "macs" or any text that follows a number.
         device: the chip, for messages.
+        exact: the cost of an architecture where ``presence`` only approximates it.
+        pool: architectures to fall back on there, by rising exact cost.
     """
 
     name: str
@@ -58,6 +60,8 @@ class CostTerm:
     limit: float | None = None
     unit: str = "ms"
     device: str = ""
+    exact: Callable[[Any], float] | None = None
+    pool: tuple[Any, ...] = ()
 
     def with_limit(self, limit: float | None) -> CostTerm:
         """The same cost under another budget."""
@@ -79,9 +83,9 @@ class CostTerm:
 
 def additive(term: CostTerm, cfg: SearchConfig, seed: int) -> Cost:
     """The expected cost as it is, exact at a one-hot choice."""
-    from factory.latency.differentiable import ExpectedCost
+    from factory.search.form import exact_cost
 
-    return ExpectedCost(term.weights, term.constant, term.presence)
+    return exact_cost(term)
 
 
 def no_cost(term: CostTerm, cfg: SearchConfig, seed: int) -> None:

@@ -56,9 +56,7 @@ class FrontEvolution(HistoryStrategy):
         return new_random(problem, history, rng)
 
 
-def _weights(
-    problem: Problem[Any], history: History[Any], front: list[Seen[Any]]
-) -> np.ndarray:
+def _weights(problem: Problem[Any], history: History[Any], front: list[Seen[Any]]) -> np.ndarray:
     """Probability of each of the front, by rising latency; they add up to one."""
     points = np.array([seen.point for seen in front])
     seen = np.array([other.point for other in history.feasible() or front])
