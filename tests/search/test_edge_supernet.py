@@ -7,7 +7,7 @@ import search_naive as naive
 import torch
 
 from factory.search import edge_supernet as module
-from factory.search.activations import FUNCTIONS
+from factory.spaces.activation_functions import FUNCTIONS
 from factory.search.axes import ACTIVATIONS
 from factory.search.edge_supernet import EdgeSupernet, SkipDropout
 from factory.search.relaxation import ArchParameters, EdgeMixing
