@@ -8,6 +8,7 @@ blocks are numbered anew; rows that are in two tables alike are written once.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ def merge_rows(tables: Sequence[LatencyTable], out: Path, device: str | None = N
     for other in tables[1:]:
         _check_same(first, other)
     ordered = sorted(tables, key=lambda table: max((r.date for r in table.all_rows()), default=""))
-    for older, newer in zip(ordered, ordered[1:], strict=False):
+    for older, newer in itertools.pairwise(ordered):
         _check_speed(older, newer)
     rows: list[Row] = []
     parts: list[dict[str, Any]] = []

@@ -81,12 +81,12 @@ def _device(answer: Json, index: int) -> Json:
         "facts": _facts(answer),
         "rows": rows,
         "rest": {"count": len(rest), "share": sum(number(p.get("share")) or 0.0 for p in rest)},
-        "largest": max([row["share"] for row in rows], default=1.0) or 1.0,
+        "largest": max((number(p.get("share")) or 0.0 for p in kernels), default=0.0) or 1.0,
         "kinds": [{**kind, "name": KIND_NAMES.get(kind["kind"], kind["kind"])} for kind in kinds],
         "bounds": _bounds(kernels),
         "plot": None if plot is None else Markup(plot),
         "measure": [str(text) for text in answer.get("measure") or []],
-        "warnings": [str(text) for text in answer.get("warnings") or []],
+        "warnings": [str(text).partition("; measure:")[0] for text in answer.get("warnings") or []],
     }
 
 
