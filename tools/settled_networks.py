@@ -41,11 +41,12 @@ def settled(name: str) -> nn.Module:
 
 @torch.no_grad()
 def settle(network: nn.Module, image_shape: tuple[int, int, int], seed: int = 0) -> None:
-    """Give every batch normalisation the statistics of PICTURES pictures of blurred noise."""
+    """Give every batch normalisation the statistics of PICTURES pictures like the export's own."""
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = image_shape
     coarse = torch.randn(PICTURES, channels, -(-height // 8), -(-width // 8), generator=generator)
-    pictures = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    pictures = nn.functional.interpolate(coarse, (height, width), mode="nearest")
+    pictures += 0.3 * torch.randn(pictures.shape, generator=generator)
     network.eval()
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
