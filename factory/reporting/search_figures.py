@@ -54,9 +54,7 @@ def _matrix(row: Json, name: str) -> np.ndarray | None:
     return values if values.shape == wanted and bool(np.isfinite(values).all()) else None
 
 
-def _probabilities(
-    tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]
-) -> str:
+def _probabilities(tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]) -> str:
     ops, edges = OPS_OF[name], EDGES_OF[name]
     step = -(-len(maps) // MOST_EPOCHS)
     kept = sorted({*range(0, len(maps), step), len(maps) - 1})

@@ -61,12 +61,9 @@ class CostTerm:
     limit: float | None = None
     unit: str = "ms"
     device: str = ""
-<<<<<<< HEAD
     least: float | None = None
-=======
     exact: Callable[[Any], float] | None = None
     pool: tuple[Any, ...] = ()
->>>>>>> 18696d1ad550c7937995610671c9b1244aa55675
 
     def with_limit(self, limit: float | None, least: float | None = None) -> CostTerm:
         """The same cost under another budget."""
@@ -82,6 +79,7 @@ class CostTerm:
             constant=largest - self.constant,
             limit=largest - self.least,
             least=None,
+            exact=None,
         )
 
     def value(self, q: Mapping[str, np.ndarray]) -> float:

@@ -34,12 +34,7 @@ from factory.search.costs import (
     genotype_of,
     node_edges,
 )
-<<<<<<< HEAD
 from factory.search.feasibility import largest_cost, nearest_to_limits
-=======
-from factory.search.feasibility import nearest_to_limits
-from factory.spaces.cell_space import EDGES
->>>>>>> 18696d1ad550c7937995610671c9b1244aa55675
 from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
@@ -205,7 +200,6 @@ def _repair(
     inside = bool(CostModel(limited).feasible(costs))
     if inside and all(c >= (t.least or 0.0) for t, c in zip(limited, costs, strict=True)):
         return genotype_of(derived), False
-<<<<<<< HEAD
     floors = [term.floor(largest_cost(term)) for term in limited if term.least is not None]
     for extra in _fewer(floors):
         if inside and not extra:
@@ -216,19 +210,7 @@ def _repair(
             found = _search(CostModel([*limited, *extra], skips), scores, derived, len(extra))
             if found is not None:
                 return genotype_of(found), True
-    raise BudgetError(
-        "no network in this space meets the budgets "
-        + ", ".join(f"{t.name} {t.text(float(t.limit or 0))}" for t in limited),
-        fix="raise the budgets, or lower the channels or layers of the space",
-    )
-=======
-    for skips in dict.fromkeys((max_skips, None)):
-        model = CostModel(limited, skips)
-        found = _search(model, scores, derived)
-        if found is not None:
-            return genotype_of(found), True
     raise _no_network(limited)
->>>>>>> 18696d1ad550c7937995610671c9b1244aa55675
 
 
 def _fewer(floors: Sequence[CostTerm]) -> list[list[CostTerm]]:
