@@ -34,6 +34,7 @@ FACTOR = 1.5  # a kernel that is off by less may simply be different
 NETWORK_FACTOR = 1.25  # sums of many kernels scatter less
 RUN_FACTOR = 1.2  # of the same kernel measured twice, at the chip's usual speed
 LEAST_MS = 0.005  # what a trace in whole microseconds and a session's start can tell
+LEAST_MS_A_NODE = 0.002  # the same, of a whole network
 LEAST_SIGMA = 0.03
 NEIGHBOURS = 9
 FEWEST_ROWS = 12
@@ -341,9 +342,10 @@ def _networks(rows: Sequence[Row], points: Sequence[_Point]) -> list[Doubt]:
     limit = max(float(np.log(NETWORK_FACTOR)), SIGMAS * sigma)
     for key, parts in by_network.items():
         off = offs.get(key, 0.0)
-        if abs(off) > limit:
+        expected = whole[key].median_ms * float(np.exp(-off)) if key in whole else 0.0
+        least_ms = LEAST_MS_A_NODE * sum(p.count for p in parts)
+        if abs(off) > limit and abs(whole[key].median_ms - expected) > least_ms:
             row = whole[key]
-            expected = row.median_ms * float(np.exp(-off))
             reason = (
                 f"the network took {row.median_ms:.4g} ms, its kernels as timed elsewhere make "
                 f"{expected:.4g} ms"

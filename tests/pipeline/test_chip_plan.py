@@ -125,7 +125,7 @@ def test_a_dry_run_says_how_much_and_how_long_and_measures_nothing(tmp_path, mon
     assert run([*arguments, "--quick"]) == 0
     quick, full, folder = capsys.readouterr().out.splitlines()
     assert "--quick: about 20 networks with 1000 kernels" in quick
-    assert "0.4 min (at most 2.5)" in quick
+    assert "0.5 min (at most 2.5)" in quick
     assert "--full: about" in full
     assert str(tmp_path) in folder
     assert run([*arguments, "--channels", "8", "--layers", "5"]) == 0
