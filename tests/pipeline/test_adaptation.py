@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny_recipe import write_tiny
 from typer.testing import CliRunner
 
 from factory import api
@@ -12,8 +13,12 @@ from factory.cli.app import app
 from factory.core.errors import InputError
 from factory.devices.profile import load_profile
 from factory.devices.simulated import Roofline, SimulatedDevice
+from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.build import run_build
+from factory.pipeline.recipe_loading import load_recipe
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.tables import predictor_for
+from factory.profiling.table import LatencyTable
 from factory.spaces.config import space_of
 
 SIZE = {"channels": 4, "layers": 3, "input": "3x16x16"}
@@ -43,7 +48,7 @@ def _opener(noise=0.0, fails_on=None):
 
 def _no_pooling(kernel):
     """What every network of the space has and the reference model has not."""
-    return "no operator" if kernel.op == "GlobalAveragePool" else None
+    return "no operator" if kernel.op == "Concat" else None
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +174,21 @@ def test_wrong_input(home):
         api.adapt("new", ["unknown"])
     with pytest.raises(InputError, match="'slow-memory' has been profiled"):
         api.adapt("slow-memory", ["slow-arithmetic"], measurements=5, **SIZE)
+
+
+def test_a_run_searches_on_an_adapted_chip(home, tmp_path, monkeypatch):
+    """The stages profile and fit of a recipe with known devices; the budget is in its terms."""
+    monkeypatch.setattr("factory.pipeline.stages.profile.open_device", _opener(noise=0.01))
+    recipe = write_tiny(tmp_path)
+    text = recipe.read_text().replace(str(tmp_path / "simulated-a.toml"), "new")
+    known = 'known_devices = ["slow-memory", "slow-arithmetic"]'
+    recipe.write_text(text.replace("networks = 6", f"networks = 8\n{known}"))
+    run_build(load_recipe(recipe)[0], tmp_path / "run", until="fit")
+    predictor = LatencyPredictor.load(tmp_path / "run" / "02-fit" / "new.predictor.json")
+    assert predictor.report["adapted"]["tried"] == ["slow-memory", "slow-arithmetic"]
+    assert predictor.report["held_out"]["mean_percent"] < 6
+    (table,) = (tmp_path / "run" / "01-profile").glob("new__*.csv")
+    rows = LatencyTable.read(table)
+    assert (len(rows.rows("network")), len(rows.rows("kernel"))) == (8, 0)
+    budgets = json.loads((tmp_path / "run" / "02-fit" / "budgets.json").read_text())
+    assert budgets["tiers"]["sim"]["max_latency_ms"] > 0
