@@ -35,7 +35,7 @@ from factory.search.costs import (
     node_edges,
 )
 from factory.search.feasibility import largest_cost, nearest_to_limits
-from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
+from factory.spaces.genotype import CELL_TYPES, EDGES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
 
