@@ -111,7 +111,8 @@ def repair(
     inside = bool(CostModel(limited).feasible(costs))
     if inside and all(c >= (t.least or 0.0) for t, c in zip(limited, costs, strict=True)):
         return genotype_of(derived), False
-    floors = [term.floor(largest_cost(term)) for term in limited if term.least is not None]
+    with_floor = [(term, largest_cost(term)) for term in limited if term.least is not None]
+    floors = [term.floor(most) for term, most in with_floor if most > (term.least or 0.0)]
     for extra in _fewer(floors):
         if inside and not extra:
             return genotype_of(derived), False
