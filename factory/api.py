@@ -20,30 +20,51 @@ if TYPE_CHECKING:
     from factory.pipeline.verbs.predict import predict
     from factory.pipeline.verbs.profile import fit, profile
     from factory.pipeline.verbs.report import report
+    from factory.pipeline.verbs.table import (
+        check_table,
+        compare_tables,
+        import_table,
+        merge_tables,
+        show_table,
+        table,
+    )
     from factory.pipeline.verbs.verify import verify
 
 __all__ = [
     "add_device",
     "agent",
     "build",
+    "check_table",
+    "compare_tables",
     "devices",
     "doctor",
     "explain",
     "export",
     "farm",
     "fit",
+    "import_table",
     "inspect",
+    "merge_tables",
     "new",
     "package",
     "predict",
     "profile",
     "report",
     "search",
+    "show_table",
+    "table",
     "train",
     "verify",
 ]
 
-_MODULES = {"search": "build", "train": "build", "fit": "profile"}
+_MODULES = {
+    "search": "build",
+    "train": "build",
+    "fit": "profile",
+    **dict.fromkeys(
+        ("check_table", "compare_tables", "import_table", "merge_tables", "show_table"), "table"
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from factory.cli import (
     profile,
     report,
     search,
+    table,
     train,
     verify,
 )
@@ -51,6 +52,8 @@ for _verb in (
     app.command()(_verb)
     if _verb is doctor.doctor:
         app.add_typer(devices.devices_app)
+    if _verb is farm.farm:
+        app.add_typer(table.table_app)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     agent.agent
 )

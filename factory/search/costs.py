@@ -50,6 +50,8 @@ class CostTerm:
         least: how much of it a network should use where the space has one that does.
         unit: "ms" or "macs" or any text that follows a number.
         device: the chip, for messages.
+        exact: the cost of an architecture where ``presence`` only approximates it.
+        pool: architectures to fall back on there, by rising exact cost.
     """
 
     name: str
@@ -60,6 +62,8 @@ class CostTerm:
     unit: str = "ms"
     device: str = ""
     least: float | None = None
+    exact: Callable[[Any], float] | None = None
+    pool: tuple[Any, ...] = ()
 
     def with_limit(self, limit: float | None, least: float | None = None) -> CostTerm:
         """The same cost under another budget."""
@@ -75,6 +79,7 @@ class CostTerm:
             constant=largest - self.constant,
             limit=largest - self.least,
             least=None,
+            exact=None,
         )
 
     def value(self, q: Mapping[str, np.ndarray]) -> float:
@@ -93,9 +98,9 @@ class CostTerm:
 
 def additive(term: CostTerm, cfg: SearchConfig, seed: int) -> Cost:
     """The expected cost as it is, exact at a one-hot choice."""
-    from factory.latency.differentiable import ExpectedCost
+    from factory.search.form import exact_cost
 
-    return ExpectedCost(term.weights, term.constant, term.presence)
+    return exact_cost(term)
 
 
 def no_cost(term: CostTerm, cfg: SearchConfig, seed: int) -> None:

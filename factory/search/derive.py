@@ -14,6 +14,7 @@ that does not; where the other limits rule that out, it stays as it is. Determin
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ from factory.search.costs import (
     CostModel,
     CostTerm,
     Place,
+    choice_of,
     genotype_of,
     node_edges,
 )
@@ -51,6 +53,18 @@ def log_scores(alpha: Mapping[str, np.ndarray], beta: Mapping[str, np.ndarray]) 
             log_b[edges] = b[edges] - _logsumexp(b[edges], axis=0)
         scores[name] = (log_p + log_b[:, None])[:, OP_COLUMNS]
     return scores
+
+
+def with_activations(genotype: Genotype, activations: Mapping[str, Sequence[str]]) -> Genotype:
+    """The genotype with the activation of each of its edges (per cell type [E])."""
+    named = {
+        f"{name}_activations": tuple(
+            activations[name][EDGES.index((NODES[i // 2], source))]
+            for i, (_, source) in enumerate(genotype.cell(name))
+        )
+        for name in CELL_TYPES
+    }
+    return dataclasses.replace(genotype, **named)
 
 
 def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:
@@ -101,8 +115,83 @@ def repair(
 ) -> tuple[Genotype, bool]:
     """The most probable genotype found within all limits; and whether it had to be changed.
 
+    A cost that is only approximated in the search (``CostTerm.exact``) is checked exactly: while
+    it is over its limit the approximation gets a lower one; at last the term's pool is looked at.
     Raises BudgetError when no genotype is within the limits.
     """
+    checked = [t for t in terms if t.limit is not None and t.exact is not None]
+    current, changed = list(terms), False
+    for _ in range(TIGHTER if checked else 1):
+        try:
+            genotype, repaired = _repair(scores, current, max_skips)
+        except BudgetError:
+            if not checked:
+                raise
+            break
+        over = {t.name for t in checked if not _exactly_inside(t, genotype)}
+        if not over:
+            return genotype, repaired or changed
+        changed = True
+        approximate = CostModel(current).costs(choice_of(genotype))
+        current = [
+            t.with_limit(min(float(t.limit or 0), float(v)) * 0.99) if t.name in over else t
+            for t, v in zip(current, approximate, strict=False)
+        ]
+    return _from_pool(scores, terms, checked), True
+
+
+TIGHTER = 8  # lower limits that an approximated cost is tried with
+
+
+def _exactly_inside(term: CostTerm, genotype: Genotype) -> bool:
+    assert term.exact is not None
+    assert term.limit is not None
+    return term.exact(genotype) <= term.limit * (1 + 1e-12)
+
+
+def _from_pool(scores: Scores, terms: Sequence[CostTerm], checked: Sequence[CostTerm]) -> Genotype:
+    """The most probable of the pools within all limits, improved node by node."""
+    model, tables = CostModel(terms), _tables(scores)
+
+    def inside(choice: Choice) -> bool:
+        return bool(model_of_rest.feasible(model_of_rest.costs(choice))) and all(
+            _exactly_inside(t, genotype_of(choice)) for t in checked
+        )
+
+    rest = [t for t in terms if t.exact is None]
+    model_of_rest = CostModel(rest)
+    choices = [choice_of(genotype) for t in checked for genotype in t.pool]
+    found = [choice for choice in choices if inside(choice)]
+    if not found:
+        raise _no_network([t for t in model.terms if t.limit is not None])
+    best = max(found, key=lambda choice: _total(tables, choice))
+    for place in PLACES:
+        order = np.argsort(-tables[place], axis=None, kind="stable")[:OPTIONS]
+        for k in order:
+            a, b = (int(i) for i in np.unravel_index(int(k), tables[place].shape))
+            trial = {**best, place: (a, b)}
+            if tables[place][a, b] <= tables[place][best[place]]:
+                break
+            if inside(trial):
+                best = trial
+                break
+    return genotype_of(best)
+
+
+OPTIONS = 12  # of a node that are tried with exact costs
+
+
+def _no_network(limited: Sequence[CostTerm]) -> BudgetError:
+    return BudgetError(
+        "no network in this space meets the budgets "
+        + ", ".join(f"{t.name} {t.text(float(t.limit or 0))}" for t in limited),
+        fix="raise the budgets, or lower the channels or layers of the space",
+    )
+
+
+def _repair(
+    scores: Scores, terms: Sequence[CostTerm], max_skips: int | None
+) -> tuple[Genotype, bool]:
     limited = [term for term in terms if term.limit is not None]
     derived = _strongest(scores, max_skips)
     if not limited:
@@ -122,11 +211,7 @@ def repair(
             found = _search(CostModel([*limited, *extra], skips), scores, derived, len(extra))
             if found is not None:
                 return genotype_of(found), True
-    raise BudgetError(
-        "no network in this space meets the budgets "
-        + ", ".join(f"{t.name} {t.text(float(t.limit or 0))}" for t in limited),
-        fix="raise the budgets, or lower the channels or layers of the space",
-    )
+    raise _no_network(limited)
 
 
 def _fewer(floors: Sequence[CostTerm]) -> list[list[CostTerm]]:
