@@ -35,6 +35,7 @@ from factory.search.costs import (
     node_edges,
 )
 from factory.search.feasibility import largest_cost, nearest_to_limits
+from factory.spaces.cell_space import EDGES
 from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
