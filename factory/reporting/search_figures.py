@@ -54,24 +54,21 @@ def _matrix(row: Json, name: str) -> np.ndarray | None:
     return values if values.shape == wanted and bool(np.isfinite(values).all()) else None
 
 
-def _probabilities(
-    tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]
-) -> str:
+def _probabilities(tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]) -> str:
     ops, edges = OPS_OF[name], EDGES_OF[name]
     step = -(-len(maps) // MOST_EPOCHS)
     kept = sorted({*range(0, len(maps), step), len(maps) - 1})
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(6.4, 1.2 + 0.17 * len(edges))
-        left, right = (clear(a) for a in figure.subplots(1, 2, width_ratios=[1.2, 1]))
+        figure = new_figure(3.5, 1.7 + 0.27 * len(edges))
+        left, right = (clear(a) for a in figure.subplots(2, 1))
         _over_time(left, ops, [epochs[i] for i in kept], [maps[i] for i in kept])
         _at_the_end(right, ops, maps[-1])
         for axes in (left, right):
             axes.grid(False)
             axes.set_yticks(range(len(edges)), [f"{s} to {n}" for n, s in edges], fontsize=6)
             axes.invert_yaxis()
-        left.set_title(f"{name} cell: strongest operator by epoch")
-        left.set_xlabel("epoch")
-        right.set_title("probabilities at the end")
+        left.set_title(f"{name} cell: strongest operator, by epoch")
+        right.set_title(f"{name} cell: probabilities at the end, %")
         return svg(figure, f"Operators of the {name} cell of tier {label(tier)} over time")
 
 
@@ -127,15 +124,16 @@ def diagnostics_plot(tier: TierArtefacts, index: int) -> str | None:
         for i, name in enumerate(mapping(rows[-1].get("skip_share_by_cell"))):
             values = [number(mapping(row.get("skip_share_by_cell")).get(name)) for row in rows]
             style = {"ls": "-" if i == 0 else (0, (4, 2)), "color": colour}
-            top.plot(epochs, _known(values), label=f"skips, {name} cell", **style)
+            top.plot(epochs, _known(values), label=f"skips, {name}", **style)
         entropy = [number(row.get("entropy")) for row in rows]
         top.plot(epochs, _known(entropy), color=INK, lw=1, alpha=0.6, label="entropy")
-        top.set_ylim(-0.02, 1.02)
-        top.set_title("skip share and entropy (1: undecided)")
-        top.legend(ncols=3, loc="upper right", columnspacing=1, handlelength=1.4)
+        top.set_ylim(-0.02, 1.4)
+        top.set_yticks([0, 0.5, 1])
+        top.set_title("skip share and entropy")
+        top.legend(ncols=2, loc="upper right", columnspacing=1, handlelength=1.4)
         gap = [number(row.get("gap")) for row in rows]
         bottom.plot(epochs, _known(gap), color=colour, label="gap")
-        bottom.set_title("loss of the derived network above the supernet's")
+        bottom.set_title("gap: derived network - supernet")
         bottom.set_xlabel("epoch")
         bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
         sharp = [number(row.get("hessian_eigenvalue")) for row in rows]
@@ -144,7 +142,7 @@ def diagnostics_plot(tier: TierArtefacts, index: int) -> str | None:
             twin = bottom.twinx()
             twin.grid(False)
             twin.plot(*zip(*known, strict=True), color="#cf4a5c", lw=1, marker=".")
-            twin.set_ylabel("largest Hessian eigenvalue", color="#cf4a5c")
+            twin.set_ylabel("Hessian eigenvalue", color="#cf4a5c")
         return svg(figure, f"Diagnostics of the search of tier {label(tier.name)}")
 
 
