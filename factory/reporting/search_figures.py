@@ -17,13 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from factory.reporting.artefacts import Json, TierArtefacts, mapping, number
 from factory.reporting.drawing import OP_COLOURS, OTHER_COLOUR
 from factory.reporting.figures import INK, PALETTE, STYLE, clear, label, new_figure, svg
-from factory.spaces import nas_bench_201
-from factory.spaces.cell_presence import EDGES
-from factory.spaces.genotype import OPS
 
 MOST_EPOCHS = 40  # columns of the plot over time
-OPS_OF = {"normal": OPS, "reduce": OPS, "cell": nas_bench_201.OPS}
-EDGES_OF = {"normal": EDGES, "reduce": EDGES, "cell": nas_bench_201.EDGES}
 
 
 def epoch_rows(tier: TierArtefacts) -> list[Json]:
@@ -33,29 +28,47 @@ def epoch_rows(tier: TierArtefacts) -> list[Json]:
 
 def probability_plots(tier: TierArtefacts) -> list[str]:
     """Per cell type the edges over time and the candidates' probabilities at the end."""
-    rows = epoch_rows(tier)
+    rows, known = epoch_rows(tier), _candidates(tier)
     found = []
-    for name in mapping(rows[-1]["probabilities"]) if rows else ():
-        over_time = [_matrix(row, name) for row in rows]
-        if name in OPS_OF and all(m is not None for m in over_time):
+    for name in mapping(rows[-1]["probabilities"]) if rows and known else ():
+        assert known is not None
+        over_time = [_matrix(row, name, known) for row in rows]
+        maps = [m for m in over_time if m is not None]
+        if len(maps) == len(rows):
             epochs = [int(number(row.get("epoch")) or 0) for row in rows]
-            maps = [m for m in over_time if m is not None]
-            found.append(_probabilities(tier.name, name, epochs, maps))
+            found.append(_probabilities(tier.name, name, known, epochs, maps))
     return found
 
 
-def _matrix(row: Json, name: str) -> np.ndarray | None:
+def _candidates(tier: TierArtefacts) -> tuple[list[str], list[str]] | None:
+    """(operators, edges as text) of the search; None where the result does not tell them."""
+    entry = mapping(tier.search.get("candidates"))
+    operators, edges = entry.get("operators"), entry.get("edges")
+    if not isinstance(operators, list) or not isinstance(edges, list):
+        return None
+    if not all(isinstance(edge, list) and len(edge) == 2 for edge in edges):
+        return None
+    return [str(op) for op in operators], [f"{source} to {node}" for node, source in edges]
+
+
+def _matrix(row: Json, name: str, known: tuple[list[str], list[str]]) -> np.ndarray | None:
     """[edges, operators] of a cell type, where the row has it in full."""
     try:
         values = np.array(mapping(row["probabilities"]).get(name), dtype=float)
     except (TypeError, ValueError):
         return None
-    wanted = (len(EDGES_OF.get(name, ())), len(OPS_OF.get(name, ())))
+    wanted = (len(known[1]), len(known[0]))
     return values if values.shape == wanted and bool(np.isfinite(values).all()) else None
 
 
-def _probabilities(tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]) -> str:
-    ops, edges = OPS_OF[name], EDGES_OF[name]
+def _probabilities(
+    tier: str,
+    name: str,
+    known: tuple[list[str], list[str]],
+    epochs: Sequence[int],
+    maps: Sequence[np.ndarray],
+) -> str:
+    ops, edges = known
     step = -(-len(maps) // MOST_EPOCHS)
     kept = sorted({*range(0, len(maps), step), len(maps) - 1})
     with matplotlib.rc_context(STYLE):
@@ -65,11 +78,12 @@ def _probabilities(tier: str, name: str, epochs: Sequence[int], maps: Sequence[n
         _at_the_end(right, ops, maps[-1])
         for axes in (left, right):
             axes.grid(False)
-            axes.set_yticks(range(len(edges)), [f"{s} to {n}" for n, s in edges], fontsize=6)
+            axes.set_yticks(range(len(edges)), edges, fontsize=6)
             axes.invert_yaxis()
-        left.set_title(f"{name} cell: strongest operator, by epoch")
-        right.set_title(f"{name} cell: probabilities at the end, %")
-        return svg(figure, f"Operators of the {name} cell of tier {label(tier)} over time")
+        left.set_title(f"{label(name)} cell: strongest operator, by epoch")
+        right.set_title(f"{label(name)} cell: probabilities at the end, %")
+        shown = f"Operators of the {label(name)} cell of tier {label(tier)} over time"
+        return svg(figure, shown)
 
 
 def _over_time(

@@ -87,6 +87,13 @@ def search_rows(limit: float | None, steps: int = 300) -> list[dict[str, Any]]:
     return rows
 
 
+CANDIDATES = {
+    "operators": ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
+                  "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"],
+    "edges": [[node, source] for node in range(2, 6) for source in range(node)],
+}  # fmt: skip
+
+
 def epoch_end(t: float) -> dict[str, Any]:
     """What the last step of an epoch has more: operators that decide as ``t`` grows."""
     probabilities = {}
@@ -134,7 +141,8 @@ def write_tier(root: Path, name: str, device: str, limit: float, index: int, ver
         {"tier": name, "device_id": device, "budget": budget, **sizes, **interval,
          "smallest_ms": limit * 0.6, "checked_ms": median * 1.01, "rounds": [],
          "method": {"preset": "pc-darts-cifar", "gradient": "amended"}, "entropy": 0.42, "gap": 0.5,
-         "skip_share_by_cell": {"normal": 0.25, "reduce": 0.5}, "stopped": None},
+         "skip_share_by_cell": {"normal": 0.25, "reduce": 0.5}, "stopped": None,
+         "candidates": CANDIDATES},
     )  # fmt: skip
     dump(search / "seeds.json", seeds())
     lines(search / "history.jsonl", search_rows(limit * 0.95))

@@ -56,6 +56,9 @@ def test_damaged_rows_are_left_out(run_root, damage):
     for row in epoch_rows(tier):
         row["probabilities"] = damage
     assert probability_plots(tier) == []
+    tier = read_run(run_root).tiers[0]
+    tier.search["candidates"] = damage
+    assert probability_plots(tier) == []
     tier.seeds["values"] = "nothing"
     assert seed_rows(tier) is None
 
