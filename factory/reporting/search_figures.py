@@ -7,6 +7,7 @@ edge's strongest operator has the colour of the cell drawings, the fainter the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -137,7 +138,7 @@ def diagnostics_plot(tier: TierArtefacts, index: int) -> str | None:
         top, bottom = (clear(a) for a in figure.subplots(2, 1, sharex=True))
         for i, name in enumerate(mapping(rows[-1].get("skip_share_by_cell"))):
             values = [number(mapping(row.get("skip_share_by_cell")).get(name)) for row in rows]
-            style = {"ls": "-" if i == 0 else (0, (4, 2)), "color": colour}
+            style: dict[str, Any] = {"ls": "-" if i == 0 else (0, (4, 2)), "color": colour}
             top.plot(epochs, _known(values), label=f"skips, {name}", **style)
         entropy = [number(row.get("entropy")) for row in rows]
         top.plot(epochs, _known(entropy), color=INK, lw=1, alpha=0.6, label="entropy")
