@@ -235,7 +235,7 @@ def _out_of_fold(
 ) -> tuple[NetworkData, dict[str, np.ndarray], list[tuple[np.ndarray, LatencyPredictor]]]:
     """Networks whose kernels are timed without them: each fold has columns of its own.
 
-    Beside them the relative errors by family, and each fold with the predictor that had not seen it.
+    Beside them the relative errors by family, and each fold with the predictor that is new to it.
     """
     number = len(facts.networks)
     order = np.random.default_rng(seed).permutation(number)
