@@ -3,7 +3,7 @@
 Random networks of every supported space and nine torchvision networks are measured in several
 passes, interleaved with a reference network and with the profile's own reference model, which show
 what the machine did meanwhile. The measured time of a network is the median over its passes, each
-brought to these passes' usual speed (most of the reference's deviation) and all of them to the
+brought to these passes' usual speed (half of the reference's deviation) and all of them to the
 speed that the chip had while it was profiled; errors against the raw medians stand beside. Then
 the predictor fitted to the chip's latency table predicts each of them, with exact lookup and
 without.
