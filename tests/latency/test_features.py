@@ -41,7 +41,8 @@ def test_every_kernel_has_every_column(text):
 
 def test_what_is_left_over_at_the_end_of_a_narrow_block_has_its_columns():
     full, ragged = named(conv(64, 40)), named(conv(64, 44))
-    assert full["out_ragged_narrow"] == 0 and full["narrow_padding_ratio"] == 1
+    assert full["out_ragged_narrow"] == 0
+    assert full["narrow_padding_ratio"] == 1
     assert ragged["out_ragged_narrow"] == 1
     assert ragged["narrow_padding_ratio"] == pytest.approx(48 / 44)
     assert full["out_ragged_block"] == 1, "the wide block has a rest there"
