@@ -35,6 +35,7 @@ from factory.search.costs import (
     node_edges,
 )
 from factory.search.feasibility import largest_cost, nearest_to_limits
+from factory.spaces.cell_space import EDGES
 from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
@@ -57,14 +58,14 @@ def log_scores(alpha: Mapping[str, np.ndarray], beta: Mapping[str, np.ndarray]) 
 
 def with_activations(genotype: Genotype, activations: Mapping[str, Sequence[str]]) -> Genotype:
     """The genotype with the activation of each of its edges (per cell type [E])."""
-    named = {
-        f"{name}_activations": tuple(
+    normal, reduce = (
+        tuple(
             activations[name][EDGES.index((NODES[i // 2], source))]
             for i, (_, source) in enumerate(genotype.cell(name))
         )
         for name in CELL_TYPES
-    }
-    return dataclasses.replace(genotype, **named)
+    )
+    return dataclasses.replace(genotype, normal_activations=normal, reduce_activations=reduce)
 
 
 def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:
@@ -200,7 +201,8 @@ def _repair(
     inside = bool(CostModel(limited).feasible(costs))
     if inside and all(c >= (t.least or 0.0) for t, c in zip(limited, costs, strict=True)):
         return genotype_of(derived), False
-    floors = [term.floor(largest_cost(term)) for term in limited if term.least is not None]
+    with_floor = [(term, largest_cost(term)) for term in limited if term.least is not None]
+    floors = [term.floor(most) for term, most in with_floor if most > (term.least or 0.0)]
     for extra in _fewer(floors):
         if inside and not extra:
             return genotype_of(derived), False
