@@ -63,6 +63,11 @@ class ProfileSection(Section):
     pool: int = Field(
         256, ge=16, le=100_000, description="Random networks the measured ones are chosen from."
     )
+    known_devices: list[str] = Field(
+        default_factory=list,
+        description="Devices with latency tables: a chip is then adapted from them by measuring "
+        "`networks` networks and no kernel.",
+    )
 
 
 class BudgetSection(Section):
@@ -70,6 +75,13 @@ class BudgetSection(Section):
 
     safety: float = Field(
         0.95, gt=0.5, le=1.0, description="The search aims at this share of each latency budget."
+    )
+    least_used: float = Field(
+        0.96,
+        ge=0,
+        le=0.99,
+        description="A network uses at least this share of what the search aims at, where one "
+        "that does is within the other limits.",
     )
     finalist_rounds: int = Field(
         2, ge=0, le=10, description="New searches for a finalist measured over budget."

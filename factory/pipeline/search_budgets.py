@@ -29,7 +29,8 @@ def tier_costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[C
     budget = fit.load_budgets(ctx)[tier.name]
     space = ctx.space(tier)
     share = target_ms / float(budget["max_latency_ms"])
-    terms = [_latency(ctx, tier, ctx.device(tier).id, "latency_ms", target_ms)]
+    latency = _latency(ctx, tier, ctx.device(tier).id, "latency_ms", target_ms)
+    terms = [latency.with_limit(target_ms, ctx.recipe.budget.least_used * target_ms or None)]
     for other in budget["also"]:
         name, limit_ms = other["device_id"], share * float(other["max_latency_ms"])
         terms.append(_latency(ctx, tier, name, f"latency_ms@{name}", limit_ms))

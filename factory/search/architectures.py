@@ -293,7 +293,7 @@ def _fingerprint(space: SearchSpace[Any], data: ImageData, cfg: SearchConfig, se
 
 
 def _tier_fingerprint(common: str, costs: Sequence[CostTerm]) -> str:
-    terms = [[t.name, t.limit, t.unit] for t in costs]
+    terms = [[t.name, t.limit, t.unit, *([] if t.least is None else [t.least])] for t in costs]
     reduced = [
         np.append(v, c) for c, v in (t.presence.weighted(t.weights, t.constant) for t in costs)
     ]

@@ -7,7 +7,9 @@ out and the cell derived again until at most M are left.
 
 ``repair`` maximises the sum of log strengths of the 16 chosen pairs under all limits: Lagrangian
 coordinate ascent over a range of multipliers proposes genotypes, then single nodes and pairs of
-nodes are exchanged while the result stays within the limits. Deterministic.
+nodes are exchanged while the result stays within the limits. A term's ``least`` is one more limit,
+from below: a network that leaves more of its budget unused is replaced by the most probable one
+that does not; where the other limits rule that out, it stays as it is. Deterministic.
 """
 
 from __future__ import annotations
@@ -32,9 +34,8 @@ from factory.search.costs import (
     genotype_of,
     node_edges,
 )
-from factory.search.feasibility import nearest_to_limits
-from factory.spaces.cell_space import EDGES
-from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
+from factory.search.feasibility import largest_cost, nearest_to_limits
+from factory.spaces.genotype import CELL_TYPES, EDGES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
 
@@ -195,14 +196,27 @@ def _repair(
     derived = _strongest(scores, max_skips)
     if not limited:
         return genotype_of(derived), False
-    if bool(CostModel(limited).feasible(CostModel(limited).costs(derived))):
+    costs = CostModel(limited).costs(derived)
+    inside = bool(CostModel(limited).feasible(costs))
+    if inside and all(c >= (t.least or 0.0) for t, c in zip(limited, costs, strict=True)):
         return genotype_of(derived), False
-    for skips in dict.fromkeys((max_skips, None)):
-        model = CostModel(limited, skips)
-        found = _search(model, scores, derived)
-        if found is not None:
-            return genotype_of(found), True
+    floors = [term.floor(largest_cost(term)) for term in limited if term.least is not None]
+    for extra in _fewer(floors):
+        if inside and not extra:
+            return genotype_of(derived), False
+        for skips in dict.fromkeys((max_skips, None)):
+            if skips is None and extra:
+                continue  # the skip limit comes before a budget that is used up
+            found = _search(CostModel([*limited, *extra], skips), scores, derived, len(extra))
+            if found is not None:
+                return genotype_of(found), True
     raise _no_network(limited)
+
+
+def _fewer(floors: Sequence[CostTerm]) -> list[list[CostTerm]]:
+    """All floors, then each alone, then none."""
+    alone = [[floor] for floor in floors] if len(floors) > 1 else []
+    return [list(floors), *alone, []] if floors else [[]]
 
 
 def _tables(scores: Scores) -> dict[Place, np.ndarray]:
@@ -215,17 +229,21 @@ def _tables(scores: Scores) -> dict[Place, np.ndarray]:
     return tables
 
 
-def _search(model: CostModel, scores: Scores, derived: Choice) -> Choice | None:
+def _search(model: CostModel, scores: Scores, derived: Choice, floors: int = 0) -> Choice | None:
+    """``floors``: how many of the model's terms, after those with a limit, are floors."""
     tables = _tables(scores)
     ratio, smallest = nearest_to_limits(model)
     if ratio > 1 and not bool(model.feasible(model.costs(smallest))):
         return None
     pool = [smallest]
-    choice = derived
-    for multiplier in np.geomspace(1e-3, 1e3, 37):
-        choice = _penalised(model, tables, choice, float(multiplier))
-        if bool(model.feasible(model.costs(choice))):
-            pool.append(choice)
+    is_floor = np.arange(len(model.limits)) >= len(model.terms) - floors
+    is_floor[len(model.terms) :] = False  # the skip limit
+    for pushed in (~is_floor, is_floor)[: 1 + (floors > 0)]:
+        choice = derived
+        for multiplier in np.geomspace(1e-3, 1e3, 37):
+            choice = _penalised(model, tables, choice, float(multiplier) * pushed)
+            if bool(model.feasible(model.costs(choice))):
+                pool.append(choice)
     unique = {tuple(sorted(c.items())): c for c in pool}
     ranked = sorted(unique.values(), key=lambda c: (-_total(tables, c), sorted(c.items())))
     improved = [_exchange(model, tables, c) for c in ranked[:3]]
@@ -237,16 +255,15 @@ def _total(tables: Mapping[Place, np.ndarray], choice: Choice) -> float:
 
 
 def _penalised(
-    model: CostModel, tables: Mapping[Place, np.ndarray], choice: Choice, multiplier: float
+    model: CostModel, tables: Mapping[Place, np.ndarray], choice: Choice, multipliers_T: np.ndarray
 ) -> Choice:
-    """Coordinate ascent of score - multiplier * sum of cost / limit."""
+    """Coordinate ascent of score - sum of multiplier * cost / limit."""
     choice = dict(choice)
     for _ in range(6):
         before = dict(choice)
         for place in PLACES:
             costs = model.node_table(place, choice)
-            ratio = (costs / model.limits[:, None, None]).sum(0)
-            value = tables[place] - multiplier * ratio
+            value = tables[place] - np.tensordot(multipliers_T / model.limits, costs, 1)
             a, b = np.unravel_index(int(np.argmax(value)), value.shape)
             choice[place] = (int(a), int(b))
         if choice == before:

@@ -75,6 +75,11 @@ def smallest_cost(term: CostTerm) -> tuple[float, Genotype]:
     return value, genotype_of(choice)
 
 
+def largest_cost(term: CostTerm) -> float:
+    """Largest value of one cost over the space."""
+    return -minimise(CostModel([term]), lambda costs: -costs[0])[0]
+
+
 def nearest_to_limits(model: CostModel) -> tuple[float, Choice]:
     """The choice with the smallest worst ratio of cost to limit, and that ratio."""
     limits = model.limits

@@ -170,6 +170,8 @@ def test_two_phones_of_one_kind_share_a_profile(rack, tmp_path):
     profiles = [rack.profile("one", 0, timeout_s=300.0), rack.profile("two", 1, timeout_s=300.0)]
     [group] = run_farm(profiles, [spec], tmp_path, networks=1, pool=4, effort="quick", seed=0)
     assert group["rows"] == group["of"]
+    assert [entry["lost"] for entry in group["devices"]] == ["", ""]
+    assert [entry["failed"] for entry in group["devices"]] == [0, 0]
     assert all(entry["simulated"] for entry in group["devices"])
     assert all(entry["measured"] > 0 for entry in group["devices"])
     assert sum(entry["measured"] for entry in group["devices"]) == group["of"]
