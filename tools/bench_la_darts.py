@@ -105,7 +105,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="", help="root folder of CIFAR-10")
+    parser.add_argument("--data", default="data", help="root folder of CIFAR-10")
     parser.add_argument("--out", required=True, help="folder of results; resumable")
     parser.add_argument("--devices", nargs="+", required=True, help="e.g. local-cpu-t1-fp32")
     parser.add_argument("--preset", default="la-darts-short")

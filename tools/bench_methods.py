@@ -97,6 +97,8 @@ class Setting:
 
     def __init__(self, args: argparse.Namespace, spec: NetworkSpec) -> None:
         self.args, self.spec, self.space = args, spec, CellSpace(spec)
+        channels, layers = args.search_channels, args.search_layers
+        self.supernet = CellSpace(dataclasses.replace(spec, channels=channels, layers=layers))
         pictures = DataConfig(
             kind="cifar10",
             root=args.data,
@@ -152,6 +154,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=32, help="pictures are resized to it")
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--search-channels", type=int, default=8, help="of the supernet")
+    parser.add_argument("--search-layers", type=int, default=5, help="of the supernet")
     parser.add_argument("--epochs", type=int, default=12, help="of a search; a third in each stage")
     parser.add_argument("--steps", type=int, help="of an epoch of a search, if not a whole pass")
     parser.add_argument("--search-batch", type=int, default=64)
@@ -222,19 +226,19 @@ def differentiable(setting: Setting, method: str, seed: int, folder: Path) -> di
     warm = int(epochs * published.warmup_epochs / published.epochs)
     settings: dict[str, Any] = {
         "preset": f"{method}-short",
-        "channels": args.channels,
-        "layers": args.layers,
+        "channels": args.search_channels,
+        "layers": args.search_layers,
         "batch_size": args.search_batch,
         "epochs": epochs,
         "warmup_epochs": warm,
         "steps_per_epoch": args.steps,
     }
     if progressive:
-        settings["stage_layers"] = [args.layers + i for i in range(3)]
+        settings["stage_layers"] = [args.search_layers + i for i in range(3)]
     cfg = SearchConfig.model_validate(settings)
     latency = setting.limited if method == "la-darts" else setting.latency
     result = search_architectures(
-        setting.space, setting.data, [TierBudget("found", [latency, setting.macs])], cfg,
+        setting.supernet, setting.data, [TierBudget("found", [latency, setting.macs])], cfg,
         folder / "search", SILENT, seed,
     )["found"]  # fmt: skip
     return {

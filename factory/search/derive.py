@@ -35,7 +35,8 @@ from factory.search.costs import (
     node_edges,
 )
 from factory.search.feasibility import largest_cost, nearest_to_limits
-from factory.spaces.genotype import CELL_TYPES, EDGES, NODES, Genotype
+from factory.spaces.cell_space import EDGES
+from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
 
@@ -200,7 +201,8 @@ def _repair(
     inside = bool(CostModel(limited).feasible(costs))
     if inside and all(c >= (t.least or 0.0) for t, c in zip(limited, costs, strict=True)):
         return genotype_of(derived), False
-    floors = [term.floor(largest_cost(term)) for term in limited if term.least is not None]
+    with_floor = [(term, largest_cost(term)) for term in limited if term.least is not None]
+    floors = [term.floor(most) for term, most in with_floor if most > (term.least or 0.0)]
     for extra in _fewer(floors):
         if inside and not extra:
             return genotype_of(derived), False
