@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factory.pipeline.verbs.adapt import adapt
     from factory.pipeline.verbs.add_device import add_device
     from factory.pipeline.verbs.agent import agent
     from factory.pipeline.verbs.build import build, search, train
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from factory.pipeline.verbs.verify import verify
 
 __all__ = [
+    "adapt",
     "add_device",
     "agent",
     "build",

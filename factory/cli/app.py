@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from factory.cli import (
+    adapt,
     agent,
     build,
     devices,
@@ -39,6 +40,7 @@ for _verb in (
     profile.profile,
     farm.farm,
     fit.fit,
+    adapt.adapt,
     predict.predict,
     inspect.inspect,
     search.search,

@@ -195,6 +195,11 @@ class LatencyPredictor:
                 "no whole network was measured on this device: the prediction is an uncorrected "
                 "sum of kernels and its interval is assumed, not measured"
             )
+        if adapted := self.report.get("adapted"):
+            warnings.append(
+                f"adapted from {adapted['from']} with {self.report['n_networks']} networks "
+                "measured on this device: kernels were timed there, not here"
+            )
         for label, members in sorted(guessed.items()):
             total = sum(share for share, _ in members)
             if total < NEGLIGIBLE_SHARE and "failed" not in label:

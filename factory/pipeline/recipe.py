@@ -63,6 +63,11 @@ class ProfileSection(Section):
     pool: int = Field(
         256, ge=16, le=100_000, description="Random networks the measured ones are chosen from."
     )
+    known_devices: list[str] = Field(
+        default_factory=list,
+        description="Devices with latency tables: a chip is then adapted from them by measuring "
+        "`networks` networks and no kernel.",
+    )
 
 
 class BudgetSection(Section):

@@ -70,7 +70,7 @@ def finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
         "checked_also_ms": {d.id: checked[d.id] for d in ctx.also(tier)},
         "predicted": found.predicted,
         "targets": targets(ctx).of(tier.name),
-        **_summary(found),
+        **_summary(ctx, found),
     }
 
 
@@ -151,7 +151,7 @@ def finish_baseline(ctx: BuildContext) -> dict[str, Any]:
         "measured_ms_by_device": measured_ms,
         **_sizes(space, found.genotype),
         "targets": [],
-        **_summary(found),
+        **_summary(ctx, found),
     }
 
 
@@ -165,8 +165,10 @@ def _sizes(space: SearchSpace[Any], architecture: Any) -> dict[str, float]:
     }
 
 
-def _summary(found: SearchResult) -> dict[str, Any]:
+def _summary(ctx: BuildContext, found: SearchResult) -> dict[str, Any]:
+    space: Any = ctx.search_space()
     return {
+        "candidates": {"operators": list(space.OPS), "edges": [list(e) for e in space.EDGES]},
         "repaired": found.repaired,
         "discretised": found.discretised.to_dict(),
         "skip_share": found.skip_share,

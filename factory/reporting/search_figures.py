@@ -7,6 +7,7 @@ edge's strongest operator has the colour of the cell drawings, the fainter the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,13 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from factory.reporting.artefacts import Json, TierArtefacts, mapping, number
 from factory.reporting.drawing import OP_COLOURS, OTHER_COLOUR
 from factory.reporting.figures import INK, PALETTE, STYLE, clear, label, new_figure, svg
-from factory.spaces import nas_bench_201
-from factory.spaces.cell_presence import EDGES
-from factory.spaces.genotype import OPS
 
 MOST_EPOCHS = 40  # columns of the plot over time
-OPS_OF = {"normal": OPS, "reduce": OPS, "cell": nas_bench_201.OPS}
-EDGES_OF = {"normal": EDGES, "reduce": EDGES, "cell": nas_bench_201.EDGES}
 
 
 def epoch_rows(tier: TierArtefacts) -> list[Json]:
@@ -33,44 +29,67 @@ def epoch_rows(tier: TierArtefacts) -> list[Json]:
 
 def probability_plots(tier: TierArtefacts) -> list[str]:
     """Per cell type the edges over time and the candidates' probabilities at the end."""
-    rows = epoch_rows(tier)
+    rows, known = epoch_rows(tier), _candidates(tier)
     found = []
-    for name in mapping(rows[-1]["probabilities"]) if rows else ():
-        over_time = [_matrix(row, name) for row in rows]
-        if name in OPS_OF and all(m is not None for m in over_time):
+    for name in mapping(rows[-1]["probabilities"]) if rows and known else ():
+        assert known is not None
+        over_time = [_matrix(row, name, known) for row in rows]
+        maps = [m for m in over_time if m is not None]
+        if len(maps) == len(rows):
             epochs = [int(number(row.get("epoch")) or 0) for row in rows]
-            maps = [m for m in over_time if m is not None]
-            found.append(_probabilities(tier.name, name, epochs, maps))
+            found.append(_probabilities(tier.name, name, known, epochs, maps))
     return found
 
 
-def _matrix(row: Json, name: str) -> np.ndarray | None:
+def _candidates(tier: TierArtefacts) -> tuple[list[str], list[str]] | None:
+    """(operators, edges as text) of the search; None where the result does not tell them."""
+    entry = mapping(tier.search.get("candidates"))
+    operators, edges = entry.get("operators"), entry.get("edges")
+    if not isinstance(operators, list) or not isinstance(edges, list):
+        return None
+    if not all(isinstance(edge, list) and len(edge) == 2 for edge in edges):
+        return None
+    return [str(op) for op in operators], [f"{source} to {node}" for node, source in edges]
+
+
+def _matrix(row: Json, name: str, known: tuple[list[str], list[str]]) -> np.ndarray | None:
     """[edges, operators] of a cell type, where the row has it in full."""
     try:
         values = np.array(mapping(row["probabilities"]).get(name), dtype=float)
     except (TypeError, ValueError):
         return None
-    wanted = (len(EDGES_OF.get(name, ())), len(OPS_OF.get(name, ())))
+    wanted = (len(known[1]), len(known[0]))
     return values if values.shape == wanted and bool(np.isfinite(values).all()) else None
 
 
+<<<<<<< HEAD
 def _probabilities(tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]) -> str:
     ops, edges = OPS_OF[name], EDGES_OF[name]
+=======
+def _probabilities(
+    tier: str,
+    name: str,
+    known: tuple[list[str], list[str]],
+    epochs: Sequence[int],
+    maps: Sequence[np.ndarray],
+) -> str:
+    ops, edges = known
+>>>>>>> de430e51da5605ab4ae41d8923b1024d06b63f83
     step = -(-len(maps) // MOST_EPOCHS)
     kept = sorted({*range(0, len(maps), step), len(maps) - 1})
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(6.4, 1.2 + 0.17 * len(edges))
-        left, right = (clear(a) for a in figure.subplots(1, 2, width_ratios=[1.2, 1]))
+        figure = new_figure(3.5, 1.7 + 0.27 * len(edges))
+        left, right = (clear(a) for a in figure.subplots(2, 1))
         _over_time(left, ops, [epochs[i] for i in kept], [maps[i] for i in kept])
         _at_the_end(right, ops, maps[-1])
         for axes in (left, right):
             axes.grid(False)
-            axes.set_yticks(range(len(edges)), [f"{s} to {n}" for n, s in edges], fontsize=6)
+            axes.set_yticks(range(len(edges)), edges, fontsize=6)
             axes.invert_yaxis()
-        left.set_title(f"{name} cell: strongest operator by epoch")
-        left.set_xlabel("epoch")
-        right.set_title("probabilities at the end")
-        return svg(figure, f"Operators of the {name} cell of tier {label(tier)} over time")
+        left.set_title(f"{label(name)} cell: strongest operator, by epoch")
+        right.set_title(f"{label(name)} cell: probabilities at the end, %")
+        shown = f"Operators of the {label(name)} cell of tier {label(tier)} over time"
+        return svg(figure, shown)
 
 
 def _over_time(
@@ -124,16 +143,17 @@ def diagnostics_plot(tier: TierArtefacts, index: int) -> str | None:
         top, bottom = (clear(a) for a in figure.subplots(2, 1, sharex=True))
         for i, name in enumerate(mapping(rows[-1].get("skip_share_by_cell"))):
             values = [number(mapping(row.get("skip_share_by_cell")).get(name)) for row in rows]
-            style = {"ls": "-" if i == 0 else (0, (4, 2)), "color": colour}
-            top.plot(epochs, _known(values), label=f"skips, {name} cell", **style)
+            style: dict[str, Any] = {"ls": "-" if i == 0 else (0, (4, 2)), "color": colour}
+            top.plot(epochs, _known(values), label=f"skips, {name}", **style)
         entropy = [number(row.get("entropy")) for row in rows]
         top.plot(epochs, _known(entropy), color=INK, lw=1, alpha=0.6, label="entropy")
-        top.set_ylim(-0.02, 1.02)
-        top.set_title("skip share and entropy (1: undecided)")
-        top.legend(ncols=3, loc="upper right", columnspacing=1, handlelength=1.4)
+        top.set_ylim(-0.02, 1.4)
+        top.set_yticks([0, 0.5, 1])
+        top.set_title("skip share and entropy")
+        top.legend(ncols=2, loc="upper right", columnspacing=1, handlelength=1.4)
         gap = [number(row.get("gap")) for row in rows]
         bottom.plot(epochs, _known(gap), color=colour, label="gap")
-        bottom.set_title("loss of the derived network above the supernet's")
+        bottom.set_title("gap: derived network - supernet")
         bottom.set_xlabel("epoch")
         bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
         sharp = [number(row.get("hessian_eigenvalue")) for row in rows]
@@ -142,7 +162,7 @@ def diagnostics_plot(tier: TierArtefacts, index: int) -> str | None:
             twin = bottom.twinx()
             twin.grid(False)
             twin.plot(*zip(*known, strict=True), color="#cf4a5c", lw=1, marker=".")
-            twin.set_ylabel("largest Hessian eigenvalue", color="#cf4a5c")
+            twin.set_ylabel("Hessian eigenvalue", color="#cf4a5c")
         return svg(figure, f"Diagnostics of the search of tier {label(tier.name)}")
 
 

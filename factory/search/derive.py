@@ -58,14 +58,14 @@ def log_scores(alpha: Mapping[str, np.ndarray], beta: Mapping[str, np.ndarray]) 
 
 def with_activations(genotype: Genotype, activations: Mapping[str, Sequence[str]]) -> Genotype:
     """The genotype with the activation of each of its edges (per cell type [E])."""
-    named = {
-        f"{name}_activations": tuple(
+    normal, reduce = (
+        tuple(
             activations[name][EDGES.index((NODES[i // 2], source))]
             for i, (_, source) in enumerate(genotype.cell(name))
         )
         for name in CELL_TYPES
-    }
-    return dataclasses.replace(genotype, **named)
+    )
+    return dataclasses.replace(genotype, normal_activations=normal, reduce_activations=reduce)
 
 
 def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:

@@ -106,7 +106,7 @@ def test_what_is_left_of_a_budget_is_spent_on_the_likeliest_network(share):
     low, high = smallest_cost(tiny.latency_term())[0], largest_cost(tiny.latency_term())
     limit = low + share * (high - low)
     free, _ = repair(scores, [tiny.latency_term(limit)], 2)
-    term = tiny.latency_term().with_limit(limit, 0.9 * limit)
+    term = tiny.latency_term().with_limit(limit, 0.96 * limit)
     assert term.value(space.one_hot(free)) < term.least
     genotype, changed = repair(scores, [term], 2)
     assert changed

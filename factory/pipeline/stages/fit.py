@@ -14,11 +14,14 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.files import read_json, sha256_file, write_json
+from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import profile
+from factory.pipeline.tables import table_for
 from factory.profiling.quarantine import quarantine_path
 from factory.spaces.base import SearchSpace
 
@@ -72,6 +75,8 @@ def device_unit(ctx: BuildContext, device_id: str) -> Unit:
         "profile": profile.device_unit(ctx, device_id).digest(),
         "seed": str(ctx.seed),
     }
+    for known in ctx.recipe.profile.known_devices:
+        inputs[f"known {known}"] = sha256_file(table_for(load_profile(known)).path)
     for path in profile.table_paths(ctx, device_id):
         if quarantine_path(path).exists():
             inputs["quarantine"] = sha256_file(quarantine_path(path))
@@ -87,6 +92,11 @@ def budget_unit(ctx: BuildContext) -> Unit:
 
 def _fit(ctx: BuildContext, device_id: str) -> LatencyPredictor:
     table = profile.open_table(ctx, device_id)
+    if known := ctx.recipe.profile.known_devices:
+        device = ctx.devices[device_id]
+        predictors, _ = known_predictors(device, known)
+        candidates = candidates_of_sizes(ctx.specs_on(device_id), device.dtype, ctx.seed)
+        return adapt_table(table, predictors, candidates).predictor
     return LatencyPredictor.fit(table, seed=ctx.seed)
 
 
