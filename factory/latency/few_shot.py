@@ -5,7 +5,7 @@ pool (pool.py); what is not known is averaged over: the view (what the runtime r
 device the new chip resembles, how far it lies from it, and the noise. Each combination h is a
 Bayesian linear regression
 
-    ms = s * counts_v @ w,  w ~ N(m_c, t^2 C + a^2 m_c m_c'),  noise ~ Student-t(nu), sd sigma * typical,
+    ms = s * counts_v @ w,  w ~ N(m_c, t^2 C + a^2 m_c m_c'),  noise ~ Student-t, sd sigma * typical,
 
 with centre m_c (the pool's mean or one device), solved with reweighted rows (Student-t as a scale
 mixture of normals, Lange et al. 1989) and weighted by its evidence; the prediction is the
@@ -19,14 +19,13 @@ Legend: N networks, n measured ones, K counts, V views, H combinations, C centre
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.latency.intervals import COVERAGE
 from factory.latency.pool import LEAST_SHARE, PoolPrior, Views, check_ms, stack_views
 
 SCHEMA_VERSION = 2
@@ -192,8 +191,7 @@ def _solve(
     speed = _speed(measured_ms, np.maximum(expected_n, LEAST_SHARE))
     ms_n, unit = measured_ms / speed, unit_ms / speed
     t_h, sigma_h = (
-        np.array(column)
-        for column in zip(*itertools.product(DISTANCES, NOISES), strict=True)
+        np.array(column) for column in zip(*itertools.product(DISTANCES, NOISES), strict=True)
     )
     covariance_hKK = t_h[:, None, None] ** 2 * prior.covariance_KK
     covariance_hKK = covariance_hKK + SCALE_SPREAD**2 * np.outer(mean_K, mean_K)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from factory.spaces.nas_bench_201 import EDGES, OPS, OUTPUT, Cell201, one_hot
+from factory.spaces.nas_bench_201 import EDGES, OUTPUT, Cell201, one_hot
 
 EXECUTED: tuple[str, ...] = (
     "nor_conv_1x1",

@@ -39,9 +39,7 @@ def _write(folder, device_id, roofline, precision="fp32"):
 
 def _opener(noise=0.0, fails_on=None):
     def open_it(profile):
-        return SimulatedDevice(
-            profile, roofline=CHIPS[profile.id], noise=noise, fails_on=fails_on
-        )
+        return SimulatedDevice(profile, roofline=CHIPS[profile.id], noise=noise, fails_on=fails_on)
 
     return open_it
 
@@ -139,9 +137,7 @@ def test_the_verb_prints_its_error_and_predict_uses_it(home, tmp_path):
     space = space_of(network_spec(4, 3, "3x16x16", "cifar", 10))
     model = to_onnx(canonicalise(space.lower(space.random(np.random.default_rng(5)))), "f32", 0)
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
-    shown = runner.invoke(
-        app, ["predict", str(tmp_path / "net.onnx"), "--device", "new", "--json"]
-    )
+    shown = runner.invoke(app, ["predict", str(tmp_path / "net.onnx"), "--device", "new", "--json"])
     answer = json.loads(shown.stdout)
     text = json.dumps(answer)
     assert "adapted from slow-" in text
@@ -149,9 +145,7 @@ def test_the_verb_prints_its_error_and_predict_uses_it(home, tmp_path):
 
 
 def test_networks_that_fail_are_said(home, monkeypatch):
-    monkeypatch.setattr(
-        "factory.pipeline.verbs.adapt.open_device", _opener(fails_on=_no_pooling)
-    )
+    monkeypatch.setattr("factory.pipeline.verbs.adapt.open_device", _opener(fails_on=_no_pooling))
     with pytest.raises(InputError, match="only 0 networks were measured on device 'new'"):
         api.adapt("new", ["slow-memory"], measurements=5, **SIZE)
 

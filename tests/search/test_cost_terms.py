@@ -7,9 +7,9 @@ import pytest
 import search_tiny as tiny
 import torch
 
-from factory.search.budget import Budgets
 from factory.core.errors import InputError
 from factory.latency.network_module import ModuleSettings, draw, fit_network_module
+from factory.search.budget import Budgets
 from factory.search.costs import parameters_term
 from factory.search.derive import log_scores, repair
 from factory.search.feasibility import smallest_cost

@@ -14,10 +14,10 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.files import read_json, sha256_file, write_json
+from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors
 from factory.pipeline.context import BuildContext
-from factory.devices.profile import load_profile
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import profile
 from factory.pipeline.tables import table_for
