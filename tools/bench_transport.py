@@ -28,7 +28,7 @@ from factory.cli.progress import LineProgress
 from factory.core.files import write_json
 from factory.devices.base import Device, open_device
 from factory.devices.profile import load_profile
-from factory.latency.facts import at_usual_speed, parse_counts
+from factory.latency.facts import at_usual_speed, parse_counts, reference_share
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.browser_profile import BrowserRequest, open_browser
 from factory.pipeline.profiling_plan import (
@@ -73,9 +73,11 @@ def reload_now_and_then(device: Any, times: int, over: threading.Event) -> int:
 
 
 def unseen_errors(
-    predictor: LatencyPredictor, rows: list[Row], usual_ms: float
+    predictor: LatencyPredictor, rows: list[Row], table: LatencyTable
 ) -> list[dict[str, float]]:
     """Predicted beside measured, for each network; also at the usual speed of the chip."""
+    usual_ms = usual_reference_ms(table) or 0.0
+    share = reference_share([row.median_ms for row in table.rows("reference") if row.ok])
     found = []
     for row in rows:
         predicted_ms = predictor.predict(parse_counts(row.kernels)).latency_ms
@@ -86,7 +88,7 @@ def unseen_errors(
                 "reference_ms": row.reference_ms,
                 "error": predicted_ms / row.median_ms - 1.0,
                 "error_at_usual_speed": predicted_ms
-                / (row.median_ms * at_usual_speed(row, usual_ms))
+                / (row.median_ms * at_usual_speed(row, usual_ms, share))
                 - 1.0,
             }
         )
@@ -155,9 +157,7 @@ def main() -> int:
     known = [row for row in table.rows() if row.key.rpartition("@")[2] not in hidden]
     predictor = LatencyPredictor.fit(LatencyTable(table.path, table.header, known))
     unseen = [row for row in table.rows("network") if row.key in hidden]
-    rows = unseen_errors(
-        predictor, [row for row in unseen if row.ok], usual_reference_ms(table) or 0.0
-    )
+    rows = unseen_errors(predictor, [row for row in unseen if row.ok], table)
     errors = np.abs([row["error"] for row in rows])
     steady = np.abs([row["error_at_usual_speed"] for row in rows])
     keys = {row.key for row in table.rows("kernel")}

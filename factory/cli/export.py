@@ -52,6 +52,10 @@ def export(
     max_drop_points: Annotated[
         float, typer.Option(help="Accuracy that int8 may lose, points.", min=0, max=100)
     ] = 1.0,
+    finetune_steps: Annotated[
+        int,
+        typer.Option(help="Quantisation-aware training where nothing else helps; 0: none.", min=0),
+    ] = 300,
     measure_passes: Annotated[
         bool, typer.Option(help="Measure optional passes on --device.")
     ] = True,
@@ -82,6 +86,7 @@ def export(
             weights=weights,
             camera=camera,
             max_drop_points=max_drop_points,
+            finetune_steps=finetune_steps,
             measure_passes=measure_passes,
             seed=seed or 0,
             dry_run=dry_run,

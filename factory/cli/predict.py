@@ -20,9 +20,7 @@ def predict(
         typer.Option(help="Device id or the path of a device profile; repeatable."),
     ],
     run: options.Run = None,
-    html: Annotated[
-        str | None, typer.Option(help="Write a page with plots to this file.")
-    ] = None,
+    html: Annotated[str | None, typer.Option(help="Write a page with plots to this file.")] = None,
     top: Annotated[int, typer.Option(help="Show so many kernels.", min=0)] = 12,
     json: options.Json = False,
 ) -> None:
@@ -52,8 +50,8 @@ def _lines(answer: Mapping[str, Any], top: int) -> list[str]:
         f"(90 % interval {answer['low_ms']:.3f} to {answer['high_ms']:.3f} ms)",
         *_beside(answer),
         *_start_up(answer),
-        *[f"note: {text}" for text in answer["warnings"]],
-        *_to_measure(answer["measure"]),
+        *[f"note: {text.partition('; measure:')[0]}" for text in answer["warnings"]],
+        *_to_measure(answer),
         "",
         *table(["share", "ms", "count", "source", "kernel", "why"], rows),
     ]
@@ -97,12 +95,14 @@ def _start_up(answer: Mapping[str, Any]) -> list[str]:
     return ["; ".join([size, *parts])]
 
 
-def _to_measure(kernels: list[str]) -> list[str]:
+def _to_measure(answer: Mapping[str, Any]) -> list[str]:
+    kernels = answer["measure"]
     if not kernels:
         return []
+    command = f"factory profile --device {answer['device']} --model {answer['model']}"
     more = len(kernels) - NAMED
     return [
-        f"measure these {len(kernels)} more to be surer:",
+        f"measure these {len(kernels)} more to be surer (`{command}`):",
         *(f"  {text}" for text in kernels[:NAMED]),
         *([f"  and {more} more (--json lists them)"] if more > 0 else []),
     ]

@@ -45,6 +45,10 @@ def profile(
     full: Annotated[
         bool, typer.Option("--full", help="Profile for any network: at most 20 minutes.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Profile the network of this ONNX file, and its kernels within it."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the table (default: your latency_tables/).")
     ] = None,
@@ -71,6 +75,7 @@ def profile(
             effort=effort,
             quick=quick,
             full=full,
+            model=model,
             out=out,
             seed=seed or 0,
             dry_run=dry_run,
@@ -82,11 +87,19 @@ def profile(
     if quick or full:
         print_lines(_any_network_lines(answer))
         return
+    if model is not None:
+        print_lines(_one_network_lines(answer))
+        return
     if dry_run:
         print_lines(
             [
-                f"{answer['kernels']} kernels and {answer['networks']} networks would be measured "
-                f"on {answer['device']}, into {answer['folder']}"
+                f"{answer['kernels']} kernels ({answer['measured_before']} of them measured "
+                f"before) and {answer['networks']} networks would be measured on "
+                f"{answer['device']}, into {answer['folder']}",
+                *(
+                    f"--effort {name}: about {plan['seconds'] / 60:.1f} min"
+                    for name, plan in answer["efforts"].items()
+                ),
             ]
         )
         return
@@ -95,11 +108,30 @@ def profile(
             f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
             f"{answer['failed']} failed, {answer['seconds']:.0f} s",
             *_failure_lines(answer["reasons"]),
-            *([answer["drift"]] if answer["drift"] else []),
+            *_drift_lines(answer),
             f"table: {answer['table']}",
             f"next: factory fit --device {answer['device']}",
         ]
     )
+
+
+def _one_network_lines(answer: dict[str, Any]) -> list[str]:
+    """What was measured of one file's network, or would be."""
+    if answer.get("dry_run"):
+        return [
+            f"1 network of {answer['kernels']} different kernels would be measured on "
+            f"{answer['device']}, about {answer['seconds']} s, into {answer['folder']}"
+        ]
+    before = " (it was in the table already)" if answer["skipped"] else ""
+    return [
+        f"{answer['networks']} network{before}, {answer['kernels_in_place']} of its "
+        f"{answer['kernels']} kernels in place, on {answer['device']}, {answer['failed']} failed, "
+        f"{answer['seconds']:.0f} s",
+        *_failure_lines(answer["reasons"]),
+        *_drift_lines(answer),
+        f"table: {answer['table']}",
+        f"next: factory fit --device {answer['device']}",
+    ]
 
 
 def _any_network_lines(answer: dict[str, Any]) -> list[str]:
@@ -122,10 +154,15 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
         f"{answer['stopped']}",
         *_failure_lines(answer["reasons"]),
         *rounds,
-        *([answer["drift"]] if answer["drift"] else []),
+        *_drift_lines(answer),
         f"table: {answer['table']}",
         f"next: factory fit --device {answer['device']}",
     ]
+
+
+def _drift_lines(answer: dict[str, Any]) -> list[str]:
+    """How the clock moved, where it did."""
+    return [answer["drift"]] if answer.get("drift") else []
 
 
 def _failure_lines(reasons: dict[str, str]) -> list[str]:

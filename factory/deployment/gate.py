@@ -5,7 +5,11 @@
 2. It is judged on the test pictures. Within the limit: done.
 3. Beyond it: each operator is quantised alone; by how much that disturbs the output is its
    sensitivity. The most sensitive 1, 2, 4, ... stay in floats until the limit holds.
-4. If half of the operators in floats do not help, the file is refused.
+4. If half of the operators in floats do not help and the network can be trained, it is fine-tuned
+   with simulated rounding (:mod:`factory.deployment.fine_tuning`); the fp32 file of the tuned
+   network goes through 1 and 2 again, and through 3 where that helps. What is lost counts against
+   the network as it was.
+5. If that does not help either, the file is refused.
 
 The selection pictures are training pictures that were not used for calibration, so that the test
 pictures judge and do not choose; where the test set has to decide a second time (step 3), the
@@ -23,6 +27,7 @@ import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
+from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import Agreement, compare
 from factory.deployment.calibration import METHODS, Method, calibrate
@@ -31,8 +36,9 @@ from factory.deployment.quantise import QuantiseConfig, check_calibration, quant
 from factory.deployment.run_here import run_model
 
 SCHEMA_VERSION = 1
-MAX_FLOAT_SHARE = 0.5
 Run = Callable[[bytes, np.ndarray], np.ndarray]
+Tuner = Callable[[int], tuple[onnx.ModelProto, dict[str, Any]]]
+"""From a number of training steps to the fine-tuned fp32 model and what was done."""
 
 
 class GateConfig(BaseModel):
@@ -50,6 +56,12 @@ class GateConfig(BaseModel):
     reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
     sensitivity_images: int = Field(
         default=32, ge=1, description="pictures on which an operator's sensitivity is measured"
+    )
+    max_float_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of the operators that may stay in floats"
+    )
+    finetune_steps: int = Field(
+        default=300, ge=0, description="steps of quantisation-aware fine-tuning; 0: none"
     )
 
 
@@ -74,7 +86,8 @@ class GateResult:
     """The decision, with the trail.
 
     Attributes:
-        verdict: "within the limit", "repaired", "refused" or "not judged" (no labels).
+        verdict: "within the limit", "repaired", "fine-tuned", "refused" or "not judged" (no
+            labels).
         model: the int8 model; None when refused.
         method: calibration method of the file.
         float_nodes: operators left in floats.
@@ -124,15 +137,21 @@ class _Gate:
         run: Run,
         progress: Progress,
         ranges: dict[str, Any],
+        before: _Gate | None = None,
     ) -> None:
         self.source, self.data, self.config, self.flavour = source, data, config, flavour
         self.run, self.progress = run, progress
         self.images = check_calibration(source, data.calibration, "the int8 gate")
-        self.trail: list[dict[str, Any]] = []
+        self.trail: list[dict[str, Any]]
+        self.ranges = ranges
+        if before is not None:  # a fine-tuned network is compared with what it was
+            self.trail = before.trail
+            self.test_fp32, self.selection_fp32 = before.test_fp32, before.selection_fp32
+            return
+        self.trail = []
         content = source.SerializeToString()
         self.test_fp32 = run(content, data.test_images)
         self.selection_fp32 = run(content, data.selection_images)
-        self.ranges = ranges
 
     def quantised(self, method: Method, **which: Any) -> onnx.ModelProto:
         """The model by ``method``; its ranges are computed once."""
@@ -207,12 +226,13 @@ class _Gate:
         )
         return order
 
-    def repair(self, method: Method) -> tuple[onnx.ModelProto | None, list[str], Agreement]:
+    def repair(self, method: Method) -> tuple[onnx.ModelProto | None, list[str], Agreement | None]:
         """Leave the most sensitive operators in floats, twice as many each time."""
         order = self.sensitivities(method)
-        most = max(1, int(len(order) * MAX_FLOAT_SHARE))
+        most = int(len(order) * self.config.max_float_share + 1e-9)
         count, best = 1, None
-        while True:
+        left: list[str] = []
+        while count <= most:
             started = time.monotonic()
             left = order[:count]
             model = self.quantised(method, exclude=left)
@@ -228,9 +248,8 @@ class _Gate:
                 best = test
             if self.holds(test):
                 return model, left, test
-            if count >= most:
-                return None, left, best
-            count = min(2 * count, most)
+            count = most + 1 if count == most else min(2 * count, most)
+        return None, left, best
 
 
 def gate_int8(
@@ -242,6 +261,8 @@ def gate_int8(
     run: Run = run_model,
     progress: Progress = SILENT,
     ranges: dict[str, Any] | None = None,
+    tuner: Tuner | None = None,
+    no_tuner: str = "",
 ) -> GateResult:
     """Quantise ``source`` so that it loses no more than the limit, or refuse.
 
@@ -254,6 +275,8 @@ def gate_int8(
         progress: where long work reports.
         ranges: method -> ranges of this very model for these pictures, where another flavour has
             calibrated it already; what is missing is added.
+        tuner: fine-tunes the network for this flavour, where there is one to train.
+        no_tuner: why there is none, for the trail.
     """
     config = config or GateConfig()
     gate = _Gate(source, data, config, flavour, run, progress, {} if ranges is None else ranges)
@@ -293,25 +316,67 @@ def gate_int8(
         return result(
             "within the limit", f"{lost:.2f} of {limit:g} points lost, calibrated by {told}"
         )
-    repaired, left, test_after = gate.repair(method)
-    after = test_after.drop_points or 0.0
-    if repaired is None:
+    repaired, left, after_repair = gate.repair(method)
+    if repaired is not None and after_repair is not None:
         return result(
-            "refused",
-            f"int8 loses {lost:.2f} points (limit {limit:g}); with up to {len(left)} operators in "
-            f"floats still {after:.2f}",
-            None,
+            "repaired",
+            f"int8 lost {lost:.2f} points (limit {limit:g}); with {len(left)} operators in floats "
+            f"{after_repair.drop_points:.2f}",
+            repaired,
             tuple(left),
-            test_after,
+            after_repair,
         )
-    return result(
-        "repaired",
-        f"int8 lost {lost:.2f} points (limit {limit:g}); with {len(left)} operators in floats "
-        f"{after:.2f}",
-        repaired,
-        tuple(left),
-        test_after,
+    best = after_repair or test
+    story = f"int8 loses {lost:.2f} points (limit {limit:g})"
+    if after_repair is not None:
+        story += f"; with up to {len(left)} operators in floats still {best.drop_points:.2f}"
+    if config.finetune_steps == 0 or tuner is None:
+        why = "it is switched off" if config.finetune_steps == 0 else no_tuner or "nothing to train"
+        gate.note("quantisation-aware fine-tuning", time.monotonic(), left_out=why)
+        return result("refused", f"{story}; not fine-tuned: {why}", None, tuple(left), best)
+    tuned = _fine_tuned(gate, tuner)
+    if isinstance(tuned, str):
+        return result("refused", f"{story}; {tuned}", None, tuple(left), best)
+    tuned_model, method, kept_float, found = tuned
+    told = "weights only" if flavour.activation == "none" else method
+    story += f"; after {config.finetune_steps} steps of fine-tuning "
+    story += f"with {len(kept_float)} operators in floats " if kept_float else ""
+    verdict = "refused" if tuned_model is None else "fine-tuned"
+    return result(verdict, f"{story}{found.drop_points:.2f}", tuned_model, tuple(kept_float), found)
+
+
+def _fine_tuned(
+    gate: _Gate, tuner: Tuner
+) -> tuple[onnx.ModelProto | None, Method, list[str], Agreement] | str:
+    """The int8 model of the fine-tuned network (None: over the limit), or why there is none."""
+    started = time.monotonic()
+    try:
+        source, facts = tuner(gate.config.finetune_steps)
+    except InputError as error:
+        gate.note("quantisation-aware fine-tuning", started, left_out=str(error))
+        return f"not fine-tuned: {error}"
+    fp32 = compare(
+        gate.run(source.SerializeToString(), gate.data.test_images),
+        gate.test_fp32,
+        gate.data.test_labels,
     )
+    gate.note("quantisation-aware fine-tuning", started, **facts, fp32_after=fp32.to_dict())
+    again = _Gate(
+        source, gate.data, gate.config, gate.flavour, gate.run, gate.progress, {}, before=gate
+    )
+    method, model = again.choose_method()
+    started = time.monotonic()
+    test = again.on_test(model)
+    again.note(
+        f"judge {method} after fine-tuning", started, test=test.to_dict(), judged_again_on_test=True
+    )
+    if again.holds(test):
+        return model, method, [], test
+    repaired, left, after = again.repair(method)
+    if repaired is None or after is None:
+        best = max((t for t in (after, test) if t), key=lambda t: t.accuracy or 0.0)
+        return None, method, left, best
+    return repaired, method, left, after
 
 
 def quantised_nodes(source: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:

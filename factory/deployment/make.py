@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,12 +21,15 @@ from factory.core.files import sha256_bytes, sha256_file, write_atomic_bytes
 from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import Agreement, compare
 from factory.deployment.camera import embed_preprocessing, resized_shape
-from factory.deployment.gate import GateConfig, GateData, GateResult, gate_int8
+from factory.deployment.gate import GateConfig, GateData, GateResult, Tuner, gate_int8
 from factory.deployment.manifest import describe_file
 from factory.deployment.metadata import Preprocessing
 from factory.deployment.run_here import open_session, run_images
 from factory.deployment.targets import Check, Target, find_target
 from factory.deployment.targets.base import rewritten, with_precision
+
+if TYPE_CHECKING:
+    from factory.deployment.fine_tuning import Trainable
 
 MIN_SIGNAL_DB = {"fp32": 80.0, "fp16": 40.0}
 CAMERA_IMAGES = 8
@@ -95,6 +98,8 @@ class Maker:
         preprocessing: put into the graph when ``camera`` is given.
         camera: height and width of the camera pictures that the graph takes.
         progress: where long work reports.
+        trainable: the torch network and its training pictures, for the gate's last step.
+        not_trainable: why there is none.
     """
 
     def __init__(
@@ -106,7 +111,10 @@ class Maker:
         preprocessing: Preprocessing | None = None,
         camera: tuple[int, int] | None = None,
         progress: Progress = SILENT,
+        trainable: Trainable | None = None,
+        not_trainable: str = "",
     ) -> None:
+        self.trainable, self.not_trainable = trainable, not_trainable
         self.fp32, self.data, self.config = fp32, data, config or GateConfig()
         self.preprocessing, self.camera, self.progress = preprocessing, camera, progress
         if camera is not None and preprocessing is None:
@@ -118,6 +126,7 @@ class Maker:
         self._made: dict[str, Made] = {}
         self._reference: np.ndarray | None = None
         self._ranges: dict[str, dict[str, Any]] = {}  # by the model that was calibrated
+        self._tuned: dict[Any, tuple[Path, dict[str, Any]]] = {}  # by the rounding simulated
 
     def __enter__(self) -> Maker:
         return self
@@ -129,6 +138,7 @@ class Maker:
         """Write ``target`` to ``out`` and tell everything that is known about it."""
         made = self._build(target)
         if not made.ok:
+            made.files = []  # what is in the scratch folder does not leave
             return made
         files = []
         for path in made.files:
@@ -210,6 +220,8 @@ class Maker:
             target.flavour,
             progress=self.progress,
             ranges=self._ranges.setdefault(digest, {}),
+            tuner=None if self.trainable is None else self._tuner(target),
+            no_tuner=self.not_trainable,
         )
         if made.gate.model is None:
             made.status, made.reason = "refused", made.gate.reason
@@ -218,6 +230,27 @@ class Maker:
         write_atomic_bytes(out, made.gate.model.SerializeToString(deterministic=True))
         made.files = [out]
         return True
+
+    def _tuner(self, target: Target) -> Tuner:
+        """Fine-tunes once for all targets that round alike."""
+        from factory.deployment.fine_tuning import Rounding, tuned_onnx
+
+        trainable, flavour = self.trainable, target.flavour
+        assert trainable is not None
+        assert flavour is not None
+
+        def tune(steps: int) -> tuple[onnx.ModelProto, dict[str, Any]]:
+            rounding = Rounding.of(flavour, self.config.reduce_range)
+            if rounding not in self._tuned:
+                like = onnx.load(self.fp32)
+                model, facts = tuned_onnx(trainable, like, rounding, steps, self.progress)
+                path = Path(self._scratch.name) / f"tuned-{len(self._tuned)}.onnx"
+                write_atomic_bytes(path, model.SerializeToString(deterministic=True))
+                self._tuned[rounding] = (path, facts)
+            path, facts = self._tuned[rounding]
+            return rewritten(path, target.rewrites), facts
+
+        return tune
 
     def _run(self, target: Target, made: Made, *, inside: bool) -> None:
         """Load the file here, run the test pictures, compare with fp32."""

@@ -53,15 +53,20 @@ def from_function(
         seed: of random weights, where the function makes some.
         weights: a safetensors file for the network's state.
     """
-    import torch
-
     from factory.deployment.export import build_onnx
+
+    return build_onnx(network_of(spec, seed=seed, weights=weights), image_shape)
+
+
+def network_of(spec: str, *, seed: int = 0, weights: Path | None = None) -> nn.Module:
+    """The torch network itself; the arguments are those of :func:`from_function`."""
+    import torch
 
     torch.manual_seed(seed)
     network = _call(spec)
     if weights is not None:
         _load_weights(network, weights)
-    return build_onnx(network, image_shape)
+    return network
 
 
 def _call(spec: str) -> nn.Module:

@@ -22,7 +22,15 @@ from factory.core.errors import InputError
 from factory.devices import adb_perf_test
 from factory.devices.adb_client import Adb, PhoneGone, find_phone
 from factory.devices.adb_facts import battery_facts, fastest_cores, phone_facts
-from factory.devices.adb_job import JOB, WRITTEN, file_names, job_text, outputs_of, read_results, timing_of
+from factory.devices.adb_job import (
+    JOB,
+    WRITTEN,
+    file_names,
+    job_text,
+    outputs_of,
+    read_results,
+    timing_of,
+)
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate

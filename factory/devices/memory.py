@@ -22,7 +22,7 @@ RESET_HIGH_WATER = "5"
 def _trim() -> Callable[[int], int] | None:
     """glibc's malloc_trim, which gives freed memory back."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        return ctypes.CDLL(None).malloc_trim  # type: ignore[no-any-return]
+        return ctypes.CDLL(None).malloc_trim
     return None
 
 

@@ -1,6 +1,7 @@
 """What a fit notes about a chip beside its predictor, so that predictions can be explained.
 
-It goes into the predictor's ``report``: baselines, best rates, changes of layout by family, start-up.
+It goes into the predictor's ``report``: baselines, best rates, changes of layout by family, and
+what a start costs.
 """
 
 from __future__ import annotations

@@ -57,8 +57,7 @@ def worth_measuring(kernels: list[dict[str, Any]]) -> list[str]:
     found = [
         entry
         for entry in kernels
-        if entry["source"] != "measured"
-        and (entry["share"] >= WORTH_MEASURING or entry["outside"])
+        if entry["source"] != "measured" and (entry["share"] >= WORTH_MEASURING or entry["outside"])
     ]
     found.sort(key=lambda entry: (not entry["outside"], -entry["share"], entry["kernel"]))
     return [entry["kernel"] for entry in found]
@@ -123,13 +122,15 @@ def _sentence(
     elif bound == FIXED:
         said = f"fixed cost: it does little, {1e3 * rates.fixed_ms:.3g} us are needed by any kernel"
     elif bound == COMPUTE:
-        said = f"compute-bound, {share:.0%} of the best {rates.macs_per_ms / 1e6:.3g} G MACs/s"
+        said = (
+            f"compute-bound, {100 * share:.0f} % of the best {rates.macs_per_ms / 1e6:.3g} G MACs/s"
+        )
     else:
-        said = f"memory-bound, {share:.0%} of the best {rates.bytes_per_ms / 1e6:.3g} GB/s"
+        said = f"memory-bound, {100 * share:.0f} % of the best {rates.bytes_per_ms / 1e6:.3g} GB/s"
     if ms > 0 and bound != FIXED and share < LOW_SHARE and (cause := _cause(kernel)):
         said += f": {cause}"
     if numbers["reorder_share"] >= REORDERS_SAID:
-        said += f"; {numbers['reorder_share']:.0%} of it are changes of layout"
+        said += f"; {100 * numbers['reorder_share']:.0f} % of it are changes of layout"
     if numbers["fallback"]:
         said += f"; it falls back to another execution provider or fails: {numbers['fallback']}"
     if numbers["outside"]:

@@ -1,16 +1,15 @@
 """The best rates that a chip's table shows, and what they say about a kernel: the roofline's why.
 
 Williams, Waterman, Patterson 2009: a kernel takes at least MACs / peak rate and bytes / bandwidth;
-whichever is longer binds it. Peak rate and bandwidth are those that the best of the measured kernels
-reach, not a datasheet's. Kernels shorter than LEAST_MS do not count: what the runtime folds into a
-neighbour seems to move bytes for nothing.
+whichever is longer binds it. Peak rate and bandwidth are those that the best of the measured
+kernels reach, not a datasheet's. Kernels shorter than LEAST_MS do not count: what the runtime folds
+into a neighbour seems to move bytes for nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 

@@ -20,7 +20,10 @@ from factory.pipeline.shapes import parse_shape
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
+    from factory.data.image_data import ImageData
+    from factory.deployment.fine_tuning import Trainable
     from factory.deployment.gate import GateData
     from factory.deployment.metadata import Preprocessing
 
@@ -40,6 +43,8 @@ class ExportSource:
         preprocessing: None where nobody said how a picture becomes the input.
         judged: whether the pictures have labels.
         notes: what a person should know.
+        trainable: the torch network and its training pictures, where both are there.
+        not_trainable: why they are not.
     """
 
     name: str
@@ -49,6 +54,8 @@ class ExportSource:
     preprocessing: Preprocessing | None
     class_names: tuple[str, ...]
     notes: list[str]
+    trainable: Trainable | None = None
+    not_trainable: str = ""
 
     @property
     def judged(self) -> bool:
@@ -85,8 +92,10 @@ def open_source(
             f"--tier needs a run folder, and {model} is none",
             fix="give the folder of a build, or leave --tier out",
         )
-    from factory.deployment.sources import from_file, from_function
+    from factory.deployment.export import build_onnx
+    from factory.deployment.sources import from_file, network_of
 
+    network = None
     if path.is_file() or path.suffix == ".onnx":
         shape = parse_shape(input) if input else None
         proto, kind = from_file(path, shape), "onnx"
@@ -94,7 +103,8 @@ def open_source(
     elif is_module_function(str(model)):
         shape = parse_shape(input or DEFAULT_INPUT)
         file = Path(weights) if weights is not None else None
-        proto = from_function(str(model), shape, seed=seed, weights=file)
+        network = network_of(str(model), seed=seed, weights=file)
+        proto = build_onnx(network, shape)
         name, kind = str(model).partition(":")[2], "function"
     else:
         raise InputError(
@@ -103,7 +113,7 @@ def open_source(
             "torchvision.models:mobilenet_v3_small",
         )
     return _foreign_source(
-        proto, name, kind, str(model), folder, data, labels, mean, std, seed, progress
+        proto, name, kind, str(model), folder, data, labels, mean, std, seed, progress, network
     )
 
 
@@ -131,6 +141,7 @@ def _tier_source(run: Path, folder: Path, tier: str | None, progress: Progress) 
     metadata = deploy.model_metadata(ctx, section)
     fp32 = folder / "fp32.onnx"
     export_onnx(train.load_network(ctx, section), ctx.data.image_shape, fp32, metadata)
+    trainable = deploy.trainable(ctx, section)
     return ExportSource(
         name=tier,
         kind="tier",
@@ -139,6 +150,7 @@ def _tier_source(run: Path, folder: Path, tier: str | None, progress: Progress) 
         preprocessing=metadata.preprocessing,
         class_names=metadata.class_names,
         notes=[],
+        trainable=trainable,
     )
 
 
@@ -154,6 +166,7 @@ def _foreign_source(
     std: tuple[float, ...] | None,
     seed: int,
     progress: Progress,
+    network: nn.Module | None,
 ) -> ExportSource:
     import onnx
 
@@ -162,14 +175,18 @@ def _foreign_source(
     preprocessing = _preprocessing(known, shape, origin, mean, std)
     classes = _classes(proto)
     notes: list[str] = []
-    pictures = None
+    pictures = trainable = None
+    not_trainable = "an ONNX file has no torch network" if network is None else "no pictures"
     if data is not None:
         if preprocessing is None:
             raise InputError(
                 "the model does not say how a picture becomes its input",
                 fix="give --mean and --std (of pixels scaled to 0..1)",
             )
-        pictures, names = _folder_data(Path(data), shape, preprocessing, seed, progress)
+        pictures, loaded = _folder_data(Path(data), shape, preprocessing, seed, progress)
+        names = loaded.class_names
+        if network is not None:
+            trainable, not_trainable = _trainable(network, loaded, preprocessing, seed), ""
         if len(names) != classes:
             raise InputError(
                 f"the model has {classes} outputs but {data} has {len(names)} classes",
@@ -196,7 +213,36 @@ def _foreign_source(
     onnx.helper.set_model_props(proto, props)
     fp32 = folder / "fp32.onnx"
     write_atomic_bytes(fp32, proto.SerializeToString(deterministic=True))
-    return ExportSource(name, kind, fp32, pictures, preprocessing, tuple(names), notes)
+    return ExportSource(
+        name,
+        kind,
+        fp32,
+        pictures,
+        preprocessing,
+        tuple(names),
+        notes,
+        trainable=trainable,
+        not_trainable=not_trainable,
+    )
+
+
+def _trainable(
+    network: nn.Module, data: ImageData, preprocessing: Preprocessing, seed: int
+) -> Trainable:
+    """The network with batches of the folder's training pictures, augmented and prepared."""
+    import torch
+
+    from factory.data.loader import BatchStream
+    from factory.deployment.fine_tuning import BATCH_SIZE, Trainable
+
+    stream = BatchStream(len(data.train), BATCH_SIZE, seed)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raw, labels = data.train[stream.indices(step)]
+        raw = data.augmentation(raw, seed=seed, step=step)
+        return torch.from_numpy(normalised(raw.numpy(), preprocessing)), labels
+
+    return Trainable(network, batch, seed)
 
 
 def _image_shape(proto: onnx.ModelProto, origin: str) -> tuple[int, int, int]:
@@ -285,8 +331,8 @@ def _folder_data(
     preprocessing: Preprocessing,
     seed: int,
     progress: Progress,
-) -> tuple[GateData, tuple[str, ...]]:
-    """The pictures of an image folder, prepared as the model wants them."""
+) -> tuple[GateData, ImageData]:
+    """The pictures of an image folder, prepared as the model wants them, and as they are."""
     from factory.data.config import DataConfig
     from factory.data.datasets import load_data
     from factory.deployment.gate import GateData
@@ -317,7 +363,7 @@ def _folder_data(
         test_labels=data.test.labels.numpy(),
         name=f"{root.name}, {len(data.test)} test pictures",
     )
-    return pictures, data.class_names
+    return pictures, data
 
 
 def folder_test_pictures(

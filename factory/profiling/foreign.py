@@ -174,14 +174,13 @@ def read_foreign(path: Path | str, mapping: TableMapping) -> Foreign:
 
 def _check_columns(path: Path, mapping: TableMapping, header: list[str]) -> None:
     named = [
-        value
-        for name, value in mapping.columns.model_dump().items()
-        if name != "unit" and value
+        value for name, value in mapping.columns.model_dump().items() if name != "unit" and value
     ]
     for column in [*named, *mapping.skip, *mapping.values]:
         if column not in header:
             raise InputError(
-                f"{path} has no column {column!r}", fix=f"correct the mapping; {nearest(column, header)}"
+                f"{path} has no column {column!r}",
+                fix=f"correct the mapping; {nearest(column, header)}",
             )
 
 

@@ -8,6 +8,7 @@ blocks are numbered anew; rows that are in two tables alike are written once.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ def merge_rows(tables: Sequence[LatencyTable], out: Path, device: str | None = N
     for other in tables[1:]:
         _check_same(first, other)
     ordered = sorted(tables, key=lambda table: max((r.date for r in table.all_rows()), default=""))
-    for older, newer in zip(ordered, ordered[1:], strict=False):
+    for older, newer in itertools.pairwise(ordered):
         _check_speed(older, newer)
     rows: list[Row] = []
     parts: list[dict[str, Any]] = []
@@ -114,9 +115,7 @@ def _check_same(first: LatencyTable, other: LatencyTable) -> None:
     here, there = first.fingerprint, other.fingerprint
     facts = [(key, here.get(key), there.get(key)) for key in sorted({*here, *there})]
     facts += [("dtype", first.dtype, other.dtype)]
-    facts += [
-        ("imported", bool(first.header.get("imported")), bool(other.header.get("imported")))
-    ]
+    facts += [("imported", bool(first.header.get("imported")), bool(other.header.get("imported")))]
     differing = [f"{key.replace('_', ' ')} {a!r} and {b!r}" for key, a, b in facts if a != b]
     if differing:
         raise InputError(
@@ -147,8 +146,7 @@ def _check_speed(older: LatencyTable, newer: LatencyTable) -> None:
     middle = statistics.median(ratios)
     if not 1 / (1 + MOST_APART) <= middle <= 1 + MOST_APART:
         raise InputError(
-            f"{what} takes {middle:.2f} times as long in {newer.path.name} as in "
-            f"{older.path.name}",
+            f"{what} takes {middle:.2f} times as long in {newer.path.name} as in {older.path.name}",
             why="one of them was measured at another clock or load, or in another unit",
             fix="look at both with `factory table compare` and measure one of them again",
         )

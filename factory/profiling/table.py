@@ -163,7 +163,9 @@ class LatencyTable(Closing):
         text = row.text(self._columns)
         with disk_errors(self.path):
             write_whole(self._handle, text.encode())
-        self._remember(Row.parse(text, self._columns))  # the same digits as whoever reads the file gets
+        self._remember(
+            Row.parse(text, self._columns)
+        )  # the same digits as whoever reads the file gets
 
     def frame(self) -> pandas.DataFrame:
         """All rows as a pandas frame; the numbers of failed rows are NaN."""

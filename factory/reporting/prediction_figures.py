@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from factory.reporting.artefacts import Json, mapping, number, records
 from factory.reporting.figures import INK, PALETTE, STYLE, clear, label, new_figure, plain, svg
 from factory.reporting.kernel_view import KIND_NAMES, readable
 
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 KIND_COLOURS = {
     "conv_depthwise": "#2b9c78", "conv_pointwise": "#3f83c8", "conv_dense": "#5f6fc9",
     "conv_grouped": "#1899a8", "gemm": "#b05fc4", "pool": "#d9822b", "elementwise": "#cf4a5c",
@@ -79,6 +81,10 @@ def roofline_plot(answer: Json, index: int) -> str | None:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PLAIN)
+            axis.set_minor_formatter(NullFormatter())
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.set_xlabel("MACs per byte moved")
         axes.set_ylabel("G MACs/s")
         legend = figure.legend(loc="outside upper left", ncols=3)

@@ -81,12 +81,12 @@ def _device(answer: Json, index: int) -> Json:
         "facts": _facts(answer),
         "rows": rows,
         "rest": {"count": len(rest), "share": sum(number(p.get("share")) or 0.0 for p in rest)},
-        "largest": max([row["share"] for row in rows], default=1.0) or 1.0,
+        "largest": max((number(p.get("share")) or 0.0 for p in kernels), default=0.0) or 1.0,
         "kinds": [{**kind, "name": KIND_NAMES.get(kind["kind"], kind["kind"])} for kind in kinds],
         "bounds": _bounds(kernels),
         "plot": None if plot is None else Markup(plot),
         "measure": [str(text) for text in answer.get("measure") or []],
-        "warnings": [str(text) for text in answer.get("warnings") or []],
+        "warnings": [str(text).partition("; measure:")[0] for text in answer.get("warnings") or []],
     }
 
 
@@ -104,7 +104,9 @@ def _facts(answer: Json) -> list[tuple[str, str]]:
     noise, start = mapping(answer.get("noise")), mapping(answer.get("start_up"))
     rates = mapping(answer.get("rates"))
     names = {"macs_line": "MACs only", "counts_ridge": "ridge on kernel counts"}
-    rows = [("this predictor errs by", _percent(held_out.get("mean_percent"), "on unseen networks"))]
+    rows = [
+        ("this predictor errs by", _percent(held_out.get("mean_percent"), "on unseen networks"))
+    ]
     for key, name in names.items():
         one = mapping(baselines.get(key))
         if one:

@@ -93,7 +93,11 @@ def pools_grad(x, g, first, step, coefs, share, peak, mean, stride, gx, lo, hi):
     low = np.empty((height + 2) * pitch + 2, gx.dtype)
     spread = np.empty_like(low)
     to_peak, to_mean = np.empty(pixels, gx.dtype), np.empty(pixels, gx.dtype)
-    rest, even, best = np.empty(n_all, gx.dtype), np.empty(n_all, gx.dtype), np.empty(n_all, gx.dtype)
+    rest, even, best = (
+        np.empty(n_all, gx.dtype),
+        np.empty(n_all, gx.dtype),
+        np.empty(n_all, gx.dtype),
+    )
     best[:] = 0
     zero = gx.dtype.type(0)
     for n in range(lo, hi):

@@ -54,6 +54,7 @@ def test_a_profile_says_why_rows_failed(capsys, monkeypatch):
         "failed": 7,
         "seconds": 1.0,
         "table": "t.csv",
+        "drift": "",
         "reasons": {**reasons, "a": "timed out", "b": "crashed", "c": "refused"},
     }
     monkeypatch.setattr("factory.api.profile", lambda *_, **__: answer, raising=False)

@@ -103,7 +103,8 @@ def test_what_cannot_be_repaired_is_refused_with_the_trail():
     result = gate_int8(model, data(model), GateConfig(max_drop_points=0.0, methods=("minmax",)))
     assert (result.verdict, result.model, result.ok) == ("refused", None, False)
     assert "limit 0" in result.reason
-    assert result.trail[-1]["test"]["drop_points"] > 0
+    assert result.trail[-2]["test"]["drop_points"] > 0
+    assert result.trail[-1]["left_out"] == "nothing to train"
 
 
 def test_without_labels_nothing_is_judged():

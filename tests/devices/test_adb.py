@@ -170,6 +170,8 @@ def test_two_phones_of_one_kind_share_a_profile(rack, tmp_path):
     profiles = [rack.profile("one", 0, timeout_s=300.0), rack.profile("two", 1, timeout_s=300.0)]
     [group] = run_farm(profiles, [spec], tmp_path, networks=1, pool=4, effort="quick", seed=0)
     assert group["rows"] == group["of"]
+    assert [entry["lost"] for entry in group["devices"]] == ["", ""]
+    assert [entry["failed"] for entry in group["devices"]] == [0, 0]
     assert all(entry["simulated"] for entry in group["devices"])
     assert all(entry["measured"] > 0 for entry in group["devices"])
     assert sum(entry["measured"] for entry in group["devices"]) == group["of"]
@@ -185,6 +187,14 @@ def test_adding_a_phone_writes_its_profile(rack, tmp_path, monkeypatch):
     assert answer["device"] == "simulated-5-t4-fp32"
     assert (profile.transport, profile.adb.serial, profile.threads) == ("adb", address, 4)
     assert profile.chip == answer["facts"]["chip"]
+    assert answer["missing"] == ""
+    monkeypatch.delenv("FACTORY_ANDROID_RUNNER", raising=False)
+    bare = add_device(f"adb:{address}", id="bare")
+    assert "no program to run on the phone" in bare["missing"]
+    assert "onnxruntime_perf_test" in bare["missing"]
+    with pytest.raises(InputError, match="does not exist"):
+        add_device(f"adb:{address}", id="other", runner=str(tmp_path / "none"))
+    assert not (tmp_path / "device_profiles" / "other.toml").exists()
     with pytest.raises(InputError, match=r"several phones .*serial number"):
         add_device("adb")
     other = profile.model_copy(update={"chip": "another"})

@@ -2,17 +2,16 @@
 
 The QDQ file follows onnxruntime.quantization's own QNN configuration. The context binary is
 compiled offline by the plug-in execution provider ``onnxruntime-qnn`` and is tied to one SoC
-generation; without the plug-in the target says so and how to get it.
+generation. The plug-in is looked for here and in the environment of the device profile
+``qnn-htp-sm8550-int8``; without it the target says how to get it.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -21,10 +20,14 @@ from factory.core.files import write_atomic_bytes
 from factory.deployment.flavours import Flavour
 from factory.deployment.passes.hard_swish_split import split_hard_swish
 from factory.deployment.passes.thin_dilated_input import thin_dilated_depthwise
-from factory.deployment.targets.base import Check, Target, check_onnx, convert_or_tell
+from factory.deployment.targets.base import Check, Target, check_onnx
+
+if TYPE_CHECKING:
+    from factory.devices.profile import DeviceProfile
 
 QNN = "QNNExecutionProvider"
 PLUGIN = "onnxruntime_qnn"
+DEVICE = "qnn-htp-sm8550-int8"
 DEFAULT_SOC = "43"
 COMPILE_TIMEOUT_S = 600.0
 NOT_HERE = "the NPU is in phones only: run here on the CPU kernels, for the numbers it computes"
@@ -37,31 +40,38 @@ class QnnContext(Target):
     soc_model: str = DEFAULT_SOC
 
     def missing(self) -> str:
-        """The plug-in is needed."""
-        if importlib.util.find_spec(PLUGIN) is None:
-            return (
-                "the compiler of QNN contexts is not installed; "
-                "install it with `pip install onnxruntime-qnn`"
-            )
+        """The plug-in is needed: in this environment, or in that of the device profile."""
+        try:
+            self._profile()
+        except InputError as error:
+            return str(error)
         return ""
 
+    def _profile(self) -> DeviceProfile:
+        """The profile whose worker compiles."""
+        from factory.devices.environment import find_interpreter
+        from factory.devices.profile import load_profile
+
+        profile = load_profile(DEVICE)
+        local = profile.local
+        if local is not None and local.interpreter:
+            if importlib.util.find_spec(PLUGIN) is not None:
+                local = local.model_copy(update={"interpreter": ""})
+            else:
+                find_interpreter(profile, local.interpreter)
+        options = {**profile.provider_options, "soc_model": self.soc_model}
+        return profile.model_copy(
+            update={"local": local, "provider_options": options, "timeout_s": COMPILE_TIMEOUT_S}
+        )
+
     def write(self, source: Path, out: Path) -> list[Path]:
-        """Compile for ``soc_model``; a graph that the NPU does not take whole is refused."""
-        why = self.missing()
-        if why:
-            raise InputError(f"target {self.name} cannot be made here", why=why)
-        with tempfile.TemporaryDirectory(prefix="factory-qnn-") as folder:
-            made = Path(folder) / "context.onnx"
-            convert_or_tell(
-                "compiling the QNN context", lambda: _compile(source, made, self.soc_model)
-            )
-            if not made.is_file():
-                raise InputError(
-                    "compiling the QNN context left no file",
-                    why="the provider took no node of the graph",
-                    fix="ship the int8-qnn file, which is compiled on the phone",
-                )
-            write_atomic_bytes(out, made.read_bytes())
+        """Compile for ``soc_model``; what the NPU does not take stays outside the compiled part."""
+        from factory.devices.local import LocalDevice
+        from factory.devices.placement import compile_context
+
+        with LocalDevice(self._profile()) as device:
+            content = compile_context(device, source.read_bytes())
+        write_atomic_bytes(out, content)
         return [out]
 
     def checks(self, path: Path) -> list[Check]:
@@ -78,41 +88,6 @@ class QnnContext(Target):
                 + (f" ({', '.join(sorted(set(ops) - {'EPContext'}))})" if outside else ""),
             )
         ]
-
-
-def _compile(source: Path, out: Path, soc_model: str) -> None:
-    """In a process of its own: the vendor's library prints, and may take the process with it."""
-    root = str(Path(__file__).resolve().parents[3])
-    code = (
-        f"import sys; sys.path.insert(0, {root!r}); "
-        "import factory.deployment.targets.qnn as q; q.compile_here(*sys.argv[1:])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(source), str(out), soc_model],
-        capture_output=True,
-        text=True,
-        timeout=COMPILE_TIMEOUT_S,
-    )
-    if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(words[-1])
-
-
-def compile_here(source: str, out: str, soc_model: str) -> None:
-    """The child's side."""
-    import onnxruntime as ort
-    import onnxruntime_qnn as plugin
-
-    # The plug-in calls its devices by the name it is registered under.
-    ort.register_execution_provider_library(QNN, plugin.get_library_path())
-    devices = [d for d in ort.get_ep_devices() if d.ep_name == QNN]
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("ep.context_enable", "1")
-    options.add_session_config_entry("ep.context_file_path", out)
-    options.add_session_config_entry("ep.context_embed_mode", "1")
-    options.add_provider_for_devices(devices[:1], {"backend_type": "htp", "soc_model": soc_model})
-    ort.InferenceSession(source, options)
 
 
 @dataclass(frozen=True)

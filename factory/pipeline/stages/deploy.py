@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from factory.pipeline.stages import search, train
 
 if TYPE_CHECKING:
     from factory.data.image_data import ImageSplit
+    from factory.deployment.fine_tuning import Trainable
     from factory.deployment.gate import GateData
     from factory.deployment.manifest import ModelManifest
     from factory.deployment.metadata import ModelMetadata
@@ -90,8 +91,16 @@ def _gated(ctx: BuildContext, tier: TierSection, full: Path, folder: Path) -> Mo
         max_drop_points=ctx.recipe.budget.max_int8_drop_points,
         reduce_range=wants_reduced_range(ctx.device(tier).chip == "local"),
     )
-    data = gate_data(ctx)
-    result = gate_int8(onnx.load(full), data, config, progress=ctx.progress)
+    from factory.deployment.fine_tuning import Rounding, tuned_onnx
+    from factory.deployment.flavours import CPU_FLAVOUR
+
+    data, source = gate_data(ctx), onnx.load(full)
+
+    def tune(steps: int) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        rounding = Rounding.of(CPU_FLAVOUR, config.reduce_range)
+        return tuned_onnx(trainable(ctx, tier), source, rounding, steps, ctx.progress)
+
+    result = gate_int8(source, data, config, progress=ctx.progress, tuner=tune)
     write_json(folder / GATE, result.to_dict())
     ctx.progress.message(f"{tier.name}: int8 {result.verdict}: {result.reason}")
     if result.model is None:
@@ -123,6 +132,17 @@ def model_metadata(ctx: BuildContext, tier: TierSection) -> ModelMetadata:
         tier=tier.name,
         extra={"recipe": ctx.recipe.name, "seed": str(ctx.seed)},
     )
+
+
+def trainable(ctx: BuildContext, tier: TierSection) -> Trainable:
+    """The tier's network with batches of its training pictures, for the gate's last step."""
+    from factory.data.loader import Batches, BatchStream
+    from factory.deployment.fine_tuning import BATCH_SIZE, Trainable
+
+    data = ctx.data
+    stream = BatchStream(len(data.train), BATCH_SIZE, ctx.seed)
+    batches = Batches(data, data.train, stream, augmentation=data.augmentation)
+    return Trainable(train.load_network(ctx, tier), batches.get, ctx.seed)
 
 
 def gate_data(ctx: BuildContext) -> GateData:

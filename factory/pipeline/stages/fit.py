@@ -18,6 +18,7 @@ from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors
 from factory.pipeline.context import BuildContext
+from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import profile
 from factory.pipeline.tables import table_for
@@ -108,16 +109,33 @@ def resolve_budgets(ctx: BuildContext) -> dict[str, Any]:
             "max_latency_ms": tier.max_latency_ms,
             "max_macs": tier.max_macs,
             "max_params": tier.max_params,
+            "max_peak_memory_mb": tier.max_peak_memory_mb,
             "latency_percentile": tier.latency_percentile,
         }
-        if tier.latency_percentile is not None:
-            predictor = load_predictor(ctx, ctx.device(tier).id)
-            latencies = random_latencies_ms(ctx.space(tier), predictor, ctx.seed)
-            budget = float(np.percentile(latencies, tier.latency_percentile))
-            # Three digits, so that the number people read is exactly the number that is held.
-            entry["max_latency_ms"] = float(f"{budget:.3g}")
+        entry["max_latency_ms"] = _in_ms(ctx, tier, entry)
+        entry["also"] = [
+            {
+                "device_id": device.id,
+                "max_latency_ms": other.max_latency_ms,
+                "latency_percentile": other.latency_percentile,
+            }
+            for other, device in zip(tier.also, ctx.also(tier), strict=True)
+        ]
+        for other_entry in entry["also"]:
+            other_entry["max_latency_ms"] = _in_ms(ctx, tier, other_entry)
         budgets[tier.name] = entry
     return budgets
+
+
+def _in_ms(ctx: BuildContext, tier: TierSection, entry: dict[str, Any]) -> float:
+    """The latency budget of a chip; a percentile is one of the tier's own random networks."""
+    if entry["latency_percentile"] is None:
+        return float(entry["max_latency_ms"])
+    predictor = load_predictor(ctx, entry["device_id"])
+    latencies = random_latencies_ms(ctx.space(tier), predictor, ctx.seed)
+    budget = float(np.percentile(latencies, entry["latency_percentile"]))
+    # Three digits, so that the number people read is exactly the number that is held.
+    return float(f"{budget:.3g}")
 
 
 def random_latencies_ms(

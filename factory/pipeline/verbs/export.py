@@ -38,6 +38,7 @@ def export(
     weights: str | Path | None = None,
     camera: str | None = None,
     max_drop_points: float = 1.0,
+    finetune_steps: int = 300,
     measure_passes: bool = True,
     seed: int = 0,
     dry_run: bool = False,
@@ -59,6 +60,7 @@ def export(
         weights: safetensors file for a network given as module:function.
         camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
         max_drop_points: accuracy that int8 may lose.
+        finetune_steps: of quantisation-aware training where nothing else helps; 0: none.
         measure_passes: measure optional passes on the device.
         seed: of random weights and of the choice of pictures.
         dry_run: only check and say what would be written.
@@ -85,7 +87,11 @@ def export(
     if dry_run:
         _check_tier(model, tier)
         return {**answer, "targets": [{"target": t.name} for t in wanted], "dry_run": True}
-    config = GateConfig(max_drop_points=max_drop_points, reduce_range=_reduced(profile))
+    config = GateConfig(
+        max_drop_points=max_drop_points,
+        reduce_range=_reduced(profile),
+        finetune_steps=finetune_steps,
+    )
     with tempfile.TemporaryDirectory(prefix="factory-export-") as scratch:
         from factory.pipeline.export_source import open_source
 
@@ -112,6 +118,8 @@ def export(
             preprocessing=source.preprocessing,
             camera=size,
             progress=progress,
+            trainable=source.trainable,
+            not_trainable=source.not_trainable,
         ) as maker:
             if path is not None:
                 made = [maker.make(wanted[0], path)]

@@ -105,12 +105,14 @@ def test_qnn_context_says_what_is_missing(monkeypatch, exported, tmp_path):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda n: None if n == "onnxruntime_qnn" else real(n)
     )
+    monkeypatch.chdir(tmp_path)  # no environments/qnn here
+    monkeypatch.setenv("FACTORY_HOME", str(tmp_path))
     target = find_target("qnn-context")
-    assert "pip install onnxruntime-qnn" in target.missing()
+    assert "pip install onnxruntime==1.32.0 onnxruntime-qnn==" in target.missing()
     with Maker(exported, DATA, CONFIG) as maker:
         one = maker.make(target, tmp_path / "x.onnx")
     assert (one.status, one.files) == ("missing", [])
-    with pytest.raises(InputError, match="install onnxruntime-qnn"):
+    with pytest.raises(InputError, match="environments/qnn"):
         target.write(exported, tmp_path / "x.onnx")
 
 
