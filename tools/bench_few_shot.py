@@ -146,10 +146,12 @@ class Pool:
         families: list[str],
         count: int,
         seeds: int,
+        ranks_only: bool,
     ) -> None:
         self.plain, self.known = plain.only(kept), known.only(kept)
         self.designs = [self.known.choose(count, seed=seed) for seed in range(seeds)]
-        self.stretch = self.known.calibrate(families, self.designs[0])
+        self.draws = 0 if ranks_only else RANDOM_DRAWS
+        self.stretch = 1.0 if ranks_only else self.known.calibrate(families, self.designs[0])
 
 
 def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> 
 
     draws = [
         np.random.default_rng(seed).choice(len(ms), count, replace=False)
-        for seed in range(RANDOM_DRAWS)
+        for seed in range(pool.draws)
     ]
     results = [scores(transfer(chosen), ms[rest(chosen)]) for chosen in pool.designs]
     ranks = [result["spearman"] for result in results]
@@ -187,13 +189,24 @@ def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> 
         "sums_only": mean(sums_only, pool.designs),
         "ridge_same_networks": mean(plain_ridge, pool.designs),
         "ridge_d_optimal": mean(plain_ridge, [d_optimal(features, count)]),
-        "transfer_random": mean(lambda chosen: transfer(chosen).ms, draws),
-        "ridge_random": mean(plain_ridge, draws),
+        **(
+            {
+                "transfer_random": mean(lambda chosen: transfer(chosen).ms, draws),
+                "ridge_random": mean(plain_ridge, draws),
+            }
+            if draws
+            else {}
+        ),
     }
 
 
 def run(
-    table: pd.DataFrame, count: int, families: dict[str, str], with_ceiling: bool, seeds: int
+    table: pd.DataFrame,
+    count: int,
+    families: dict[str, str],
+    with_ceiling: bool,
+    seeds: int,
+    ranks_only: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Every device of the table held out in turn."""
     views, features, details = read_views(table)
@@ -210,7 +223,7 @@ def run(
     rows: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(of):
         outside = np.array([other != name for other in of])
-        pool = Pool(plain, known, outside, [k for k in of if k != name], count, seeds)
+        pool = Pool(plain, known, outside, [k for k in of if k != name], count, seeds, ranks_only)
         for d in (k for k in range(len(devices)) if of[k] == name):
             row = {"family": name, **one_device(features, ms[:, d], pool, count)}
             row["chosen"] = table["arch_index"].to_numpy()[pool.designs[0]].tolist()
@@ -238,21 +251,25 @@ COLUMNS = (
 def print_table(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     """A Markdown table; returns the means."""
     with_ceiling = "ceiling" in next(iter(rows.values()))
-    names = [name.replace("_", " ") for name, _ in COLUMNS]
+    first = next(iter(rows.values()))
+    columns = [(name, digits) for name, digits in COLUMNS if name in first]
+    if "ridge_random" not in first:  # not calibrated
+        columns = [(name, digits) for name, digits in columns if "interval" not in name]
+    names = [name.replace("_", " ") for name, _ in columns]
     names += ["ceiling additive", "ceiling detailed"] if with_ceiling else []
     print("| device | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
     means: dict[str, float] = {}
     for device, row in [*rows.items(), ("mean", means)]:
         if device == "mean":
-            for name, _ in COLUMNS:
+            for name, _ in columns:
                 means[name] = float(np.mean([r[name] for r in rows.values()]))
             if with_ceiling:
                 for name in ("additive", "detailed"):
                     means[f"ceiling_{name}"] = float(
                         np.mean([r["ceiling"][name] for r in rows.values()])
                     )
-        cells = [f"{row[name]:.{digits}f}" for name, digits in COLUMNS]
+        cells = [f"{row[name]:.{digits}f}" for name, digits in columns]
         if with_ceiling:
             for name in ("additive", "detailed"):
                 value = row["ceiling"][name] if "ceiling" in row else row[f"ceiling_{name}"]
@@ -268,6 +285,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="networks measured on the new chip")
     parser.add_argument("--seeds", type=int, default=3, help="designs, averaged")
     parser.add_argument("--families", type=Path, help="JSON: name pattern -> chip family")
+    parser.add_argument(
+        "--ranks-only", action="store_true", help="no random choices, no calibration: minutes less"
+    )
     parser.add_argument("--ceiling", action="store_true", help="also what all measurements give")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
@@ -275,7 +295,9 @@ def main() -> None:
     result: dict[str, Any] = {"schema_version": 1, "count": args.count, "tables": {}}
     for path in args.tables:
         print(f"\n{path.name}, {args.count} networks\n")
-        rows = run(pd.read_csv(path), args.count, families, args.ceiling, args.seeds)
+        rows = run(
+            pd.read_csv(path), args.count, families, args.ceiling, args.seeds, args.ranks_only
+        )
         result["tables"][path.name] = {"devices": rows, "mean": print_table(rows)}
         if args.out:
             write_json(args.out, result)

@@ -5,7 +5,7 @@ pool (pool.py); what is not known is averaged over: the view (what the runtime r
 device the new chip resembles, how far it lies from it, and the noise. Each combination h is a
 Bayesian linear regression
 
-    ms = s * counts_v @ w,  w ~ N(m_c, t^2 C + a^2 m_c m_c'),  noise ~ Student-t(nu), sd sigma * typical,
+    ms = s * counts_v @ w,  w ~ N(m_c, t^2 C + a^2 m_c m_c'),  noise ~ Student-t, sd sigma typical,
 
 with centre m_c (the pool's mean or one device), solved with reweighted rows (Student-t as a scale
 mixture of normals, Lange et al. 1989) and weighted by its evidence; the prediction is the

@@ -4,11 +4,11 @@ A network is described by a row of counts (how often each kind of operator runs)
 is counts @ weights. What a runtime runs is not known beforehand (one may drop operators that
 cannot change the output, another run them), so there are several *views*: the same columns,
 counted under different assumptions. Every pool device is fitted under each view and keeps the one
-that explains it best; scaled to mean 1, the devices' weights are a sample of a distribution. The prior
-for the next device, whatever its view turns out to be, is a mixture: it lies around the pool's
-mean, or around one known device (a kernel density over devices), at a distance in multiples of the
-devices' covariance. A pool of one device (another runtime on the same chip) gives its weights, each
-with a wide spread.
+that explains it best; scaled to mean 1, the devices' weights are a sample of a distribution. The
+prior for the next device, whatever its view turns out to be, is a mixture: it lies around the
+pool's mean, or around one known device (a kernel density over devices), at a distance in multiples
+of the devices' covariance. A pool of one device (another runtime on the same chip) gives its
+weights, each with a wide spread.
 Legend: N networks, K counts, V views, D pool devices, C centres.
 """
 
