@@ -13,23 +13,29 @@ on a D-optimal choice without a pool, and ten random choices with either.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from factory.core.errors import InputError
 from factory.core.files import write_json
-from factory.latency.design import choose, d_optimal
-from factory.latency.few_shot import Interval, calibrate, fit_few_shot
-from factory.latency.pool import PoolPrior, fit_pool
-from factory.latency.pool_shape import shared_shapes
+from factory.latency.design import d_optimal
+from factory.latency.few_shot import Interval
+from factory.latency.known_chips import KnownChips
+from factory.latency.pool import relative_fit
 from factory.spaces.nas_bench_201 import OPS, Cell201, one_hot
-from factory.spaces.nas_bench_201_counts import executed_counts, reachable_counts, written_counts
+from factory.spaces.nas_bench_201_counts import (
+    executed_counts,
+    reachable_cell,
+    reachable_counts,
+    written_counts,
+)
 
 # Chips of one micro-architecture or maker are one family; a name without entry is its own.
 FAMILIES = {
@@ -49,15 +55,23 @@ def family(device: str, table: dict[str, str] = FAMILIES) -> str:
     return next((name for pattern, name in table.items() if re.fullmatch(pattern, base)), base)
 
 
-def read_views(table: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
-    """(views of the networks, features of the plain ridge, finer features for shared shapes)."""
+def details_201(cells: Sequence[Cell201]) -> np.ndarray:
+    """Finer features of cells: operator of each edge, what is executed, all pairs of operators."""
+    flat = one_hot(cells).reshape(len(cells), -1)
+    i, j = np.triu_indices(flat.shape[1], 1)
+    pairs = (flat[:, i] * flat[:, j])[:, i // len(OPS) != j // len(OPS)]
+    return np.hstack([flat, executed_counts(cells), pairs])
+
+
+def read_views(
+    table: pd.DataFrame,
+) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray] | None]:
+    """(views of the networks, features of the plain ridge, finer features of each view)."""
     if "arch_str" in table:
         cells = [Cell201.parse(text) for text in table["arch_str"]]
         written = written_counts(cells)
         flat = one_hot(cells).reshape(len(cells), -1)
-        i, j = np.triu_indices(flat.shape[1], 1)
-        pairs = (flat[:, i] * flat[:, j])[:, i // len(OPS) != j // len(OPS)]
-        details = np.hstack([flat, executed_counts(cells), pairs])
+        details = [details_201(cells), details_201([reachable_cell(cell) for cell in cells])]
         return [written, reachable_counts(cells)], np.hstack([flat, written]), details
     rows = np.array([text.split() for text in table["op_idx_list"]], dtype=np.int64)
     width = int(rows.max()) + 1
@@ -93,54 +107,49 @@ def scores(found: Interval, ms: np.ndarray) -> dict[str, float]:
     }
 
 
-def ceiling(views: Sequence[np.ndarray], features: np.ndarray, ms: np.ndarray) -> dict[str, float]:
+def ceiling(
+    views: Sequence[np.ndarray],
+    features: np.ndarray,
+    details: Sequence[np.ndarray] | None,
+    ms: np.ndarray,
+) -> dict[str, float]:
     """What the same descriptions reach with four fifths of the device's own measurements.
 
-    Rank correlations of 5-fold predictions, "additive": the best view's weights; "trees": gradient
-    boosting on all features. A predictor of ten measurements is not expected to pass them.
+    Rank correlations of 5-fold predictions: "additive", the best view's weights; "detailed", the
+    finer features beside all views. A predictor of ten measurements is not expected to pass them.
     """
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
     fold = np.random.default_rng(0).permutation(len(ms)) % 5
-    additive = np.zeros((len(views), len(ms)))
-    trees = np.zeros(len(ms))
-    everything = np.hstack([*views, features])
-    for k in range(5):
-        train, test = fold != k, fold == k
-        for v, view in enumerate(views):
-            weight = 1 / np.maximum(ms[train], 0.2 * np.median(ms))
-            solution = np.linalg.lstsq(
-                view[train] * weight[:, None], ms[train] * weight, rcond=1e-9
-            )
-            additive[v, test] = view[test] @ solution[0]
-        boosted = HistGradientBoostingRegressor(
-            max_iter=200, learning_rate=0.06, max_leaf_nodes=15, min_samples_leaf=40, random_state=0
-        ).fit(everything[train], ms[train])
-        trees[test] = boosted.predict(everything[test])
+
+    def unseen(columns: np.ndarray) -> float:
+        found = np.zeros(len(ms))
+        for k in range(5):
+            train = fold != k
+            weights, _ = relative_fit(columns[train], ms[train], ridge=1e-9)
+            found[~train] = columns[~train] @ weights
+        return spearman(found, ms)
+
+    wide = np.hstack([*views, features if details is None else details[0]])
     return {
-        "additive": max(spearman(row, ms) for row in additive),
-        "trees": spearman(trees, ms),
+        "additive": max(unseen(view) for view in views),
+        "detailed": unseen(np.hstack([wide, np.ones((len(ms), 1))])),
     }
 
 
 class Pool:
-    """What the table says without one family: prior, chosen networks, calibration."""
+    """What the table says without one family: known chips, networks per seed, calibration."""
 
     def __init__(
         self,
-        views: list[np.ndarray],
-        details: np.ndarray | None,
-        ms: np.ndarray,
+        plain: KnownChips,
+        known: KnownChips,
+        kept: np.ndarray,
         families: list[str],
         count: int,
+        seeds: int,
     ) -> None:
-        self.plain: PoolPrior = fit_pool(views, ms)
-        self.plain_views = self.views = views
-        self.chosen = choose(self.plain, views, count)
-        if details is not None:
-            self.views = shared_shapes(views, details, ms).extend(views, details)
-        self.prior = fit_pool(self.views, ms)
-        self.stretch = calibrate(self.views, ms, families, self.chosen)
+        self.plain, self.known = plain.only(kept), known.only(kept)
+        self.designs = [self.known.choose(count, seed=seed) for seed in range(seeds)]
+        self.stretch = self.known.calibrate(families, self.designs[0])
 
 
 def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> dict[str, Any]:
@@ -150,56 +159,72 @@ def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> 
         return np.setdiff1d(np.arange(len(ms)), chosen)
 
     def transfer(chosen: np.ndarray) -> Interval:
-        found = fit_few_shot(pool.prior, pool.views, chosen, ms[chosen])
-        calibrated = dataclasses.replace(found, stretch=pool.stretch)
-        return calibrated.predict([view[rest(chosen)] for view in pool.views])
+        found = pool.known.fit(chosen, ms[chosen], pool.stretch)
+        others = rest(chosen)
+        details = None if pool.known.details is None else pool.known.details[:, others]
+        return found.predict(pool.known.views[:, others], details)
 
     def sums_only(chosen: np.ndarray) -> np.ndarray:
-        found = fit_few_shot(pool.plain, pool.plain_views, chosen, ms[chosen])
-        return found.predict([view[rest(chosen)] for view in pool.plain_views]).ms
+        found = pool.plain.fit(chosen, ms[chosen])
+        return found.predict(pool.plain.views[:, rest(chosen)]).ms
 
-    chosen, plain = pool.chosen, d_optimal(features, count)
+    def mean(method: Callable[[np.ndarray], np.ndarray], designs: list[np.ndarray]) -> float:
+        return float(np.mean([spearman(method(c), ms[rest(c)]) for c in designs]))
+
+    def plain_ridge(chosen: np.ndarray) -> np.ndarray:
+        return ridge(features, chosen, ms)[rest(chosen)]
+
     draws = [
         np.random.default_rng(seed).choice(len(ms), count, replace=False)
         for seed in range(RANDOM_DRAWS)
     ]
+    results = [scores(transfer(chosen), ms[rest(chosen)]) for chosen in pool.designs]
+    ranks = [result["spearman"] for result in results]
     return {
-        **scores(transfer(chosen), ms[rest(chosen)]),
-        "without_shape": spearman(sums_only(chosen), ms[rest(chosen)]),
-        "ridge_same_networks": spearman(
-            ridge(features, chosen, ms)[rest(chosen)], ms[rest(chosen)]
-        ),
-        "ridge_d_optimal": spearman(ridge(features, plain, ms)[rest(plain)], ms[rest(plain)]),
-        "transfer_random": float(np.mean([spearman(transfer(d).ms, ms[rest(d)]) for d in draws])),
-        "ridge_random": float(
-            np.mean([spearman(ridge(features, d, ms)[rest(d)], ms[rest(d)]) for d in draws])
-        ),
+        **{name: float(np.mean([r[name] for r in results])) for name in results[0]},
+        "spearman_of_seeds": ranks,
+        "spearman_lowest": min(ranks),
+        "sums_only": mean(sums_only, pool.designs),
+        "ridge_same_networks": mean(plain_ridge, pool.designs),
+        "ridge_d_optimal": mean(plain_ridge, [d_optimal(features, count)]),
+        "transfer_random": mean(lambda chosen: transfer(chosen).ms, draws),
+        "ridge_random": mean(plain_ridge, draws),
     }
 
 
-def run(table: pd.DataFrame, count: int, families: dict[str, str], with_ceiling: bool) -> dict:
+def run(
+    table: pd.DataFrame, count: int, families: dict[str, str], with_ceiling: bool, seeds: int
+) -> dict[str, dict[str, Any]]:
     """Every device of the table held out in turn."""
     views, features, details = read_views(table)
     devices = [c for c in table.columns if c not in ("arch_index", "arch_str", "op_idx_list")]
     ms = table[devices].to_numpy(np.float64)
     of = [family(device, families) for device in devices]
-    pools: dict[str, Pool] = {}
+    if len(set(of)) < 2:
+        raise InputError(
+            f"all {len(devices)} devices of the table are of one chip family",
+            why="a held-out device needs known chips of other families",
+        )
+    plain = KnownChips(views, ms)
+    known = KnownChips(views, ms, details) if details is not None else plain
     rows: dict[str, dict[str, Any]] = {}
-    for d, device in enumerate(devices):
-        if of[d] not in pools:
-            outside = [k for k in range(len(devices)) if of[k] != of[d]]
-            pools[of[d]] = Pool(views, details, ms[:, outside], [of[k] for k in outside], count)
-        pool = pools[of[d]]
-        rows[device] = {"family": of[d], **one_device(features, ms[:, d], pool, count)}
-        rows[device]["chosen"] = table["arch_index"].to_numpy()[pool.chosen].tolist()
-        if with_ceiling:
-            rows[device]["ceiling"] = ceiling(views, features, ms[:, d])
-    return rows
+    for name in dict.fromkeys(of):
+        outside = np.array([other != name for other in of])
+        pool = Pool(plain, known, outside, [k for k in of if k != name], count, seeds)
+        for d in (k for k in range(len(devices)) if of[k] == name):
+            row = {"family": name, **one_device(features, ms[:, d], pool, count)}
+            row["chosen"] = table["arch_index"].to_numpy()[pool.designs[0]].tolist()
+            if with_ceiling:
+                row["ceiling"] = ceiling(views, features, details, ms[:, d])
+            rows[devices[d]] = row
+            print(f"{devices[d]}: {row['spearman']:.4f}", file=sys.stderr, flush=True)
+    return {device: rows[device] for device in devices}
 
 
 COLUMNS = (
     ("spearman", 4),
-    ("without_shape", 4),
+    ("spearman_lowest", 4),
+    ("sums_only", 4),
     ("within_10_percent", 1),
     ("interval_covers_percent", 1),
     ("interval_median_half_width_percent", 1),
@@ -214,7 +239,7 @@ def print_table(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     """A Markdown table; returns the means."""
     with_ceiling = "ceiling" in next(iter(rows.values()))
     names = [name.replace("_", " ") for name, _ in COLUMNS]
-    names += ["ceiling additive", "ceiling trees"] if with_ceiling else []
+    names += ["ceiling additive", "ceiling detailed"] if with_ceiling else []
     print("| device | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
     means: dict[str, float] = {}
@@ -223,13 +248,13 @@ def print_table(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
             for name, _ in COLUMNS:
                 means[name] = float(np.mean([r[name] for r in rows.values()]))
             if with_ceiling:
-                for name in ("additive", "trees"):
+                for name in ("additive", "detailed"):
                     means[f"ceiling_{name}"] = float(
                         np.mean([r["ceiling"][name] for r in rows.values()])
                     )
         cells = [f"{row[name]:.{digits}f}" for name, digits in COLUMNS]
         if with_ceiling:
-            for name in ("additive", "trees"):
+            for name in ("additive", "detailed"):
                 value = row["ceiling"][name] if "ceiling" in row else row[f"ceiling_{name}"]
                 cells.append(f"{value:.4f}")
         print(f"| {device} | " + " | ".join(cells) + " |")
@@ -241,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tables", nargs="+", type=Path, help="CSV files of the layout above")
     parser.add_argument("--count", type=int, default=10, help="networks measured on the new chip")
+    parser.add_argument("--seeds", type=int, default=3, help="designs, averaged")
     parser.add_argument("--families", type=Path, help="JSON: name pattern -> chip family")
     parser.add_argument("--ceiling", action="store_true", help="also what all measurements give")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
@@ -249,7 +275,7 @@ def main() -> None:
     result: dict[str, Any] = {"schema_version": 1, "count": args.count, "tables": {}}
     for path in args.tables:
         print(f"\n{path.name}, {args.count} networks\n")
-        rows = run(pd.read_csv(path), args.count, families, args.ceiling)
+        rows = run(pd.read_csv(path), args.count, families, args.ceiling, args.seeds)
         result["tables"][path.name] = {"devices": rows, "mean": print_table(rows)}
         if args.out:
             write_json(args.out, result)

@@ -1,18 +1,25 @@
 """All search methods on one fixed subset of CIFAR-10, in one table: what each finds and costs.
 
 Every method searches from every seed with its short preset; its network is then trained from
-scratch, equally long for all, tested, and measured on a chip of this machine (all networks in turn,
-medians). `random` trains so many networks of the space and takes the best on held-out training
-pictures; `evolution` is the discrete strategy of that name with the same number of trainings.
-Killed at any moment, the same command goes on; --out holds one folder a method and seed.
+scratch, equally long for all, and tested. `random` trains so many networks of the space and takes
+the best on held-out training pictures; `evolution` is the discrete strategy of that name with the
+same number of trainings. With --device the latency of that chip's predictor (`factory profile` of
+the same size first) is the cost that LA-DARTS and the discrete searches see, and LA-DARTS gets a
+budget on it that is fixed beforehand; without it MACs stand in.
 
-    python tools/bench_methods.py --data CIFAR10_ROOT --out runs/methods --seeds 0 1 2
+Killed at any moment, the same command goes on; --out holds one folder a method and seed, and the
+table is printed from what is there. Latencies are measured by a call of its own, on a quiet
+machine: the same command with --measure, all networks in turn, medians. --no-training searches
+only: with many --epochs, whether the cells collapse and what the diagnostics say.
+
+    python tools/bench_methods.py --data CIFAR10_ROOT --out runs/methods --device local-cpu-t1-fp32
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import statistics
 import sys
@@ -23,15 +30,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from factory.core.errors import InputError
 from factory.core.files import read_json, write_json
 from factory.core.progress import SILENT
 from factory.core.provenance import provenance
 from factory.data.config import DataConfig
 from factory.data.datasets import load_data
+from factory.pipeline.lock import locked
 from factory.search.architectures import TierBudget, search_architectures
 from factory.search.config import SearchConfig
-from factory.search.costs import macs_term
+from factory.search.costs import CostTerm, macs_term
 from factory.search.diagnostics import skip_share_by_cell
+from factory.search.feasibility import largest_cost, smallest_cost
 from factory.spaces.cell_network import CellNetwork
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.genotype import Genotype
@@ -40,38 +50,95 @@ from factory.training.config import TrainConfig
 from factory.training.loop import train_network
 
 DIFFERENTIABLE = (
-    "darts", "darts-2nd", "p-darts", "pc-darts", "stabilized-darts", "la-darts", "scalable-darts",
+    "darts", "p-darts", "pc-darts", "stabilized-darts", "la-darts", "scalable-darts",
 )  # fmt: skip
 DISCRETE = ("random", "evolution")
 
 
 def main() -> None:
-    """Run what is not there yet, then print the table."""
+    """Run what is not there yet, or measure it; then print the table."""
     args = parse()
     torch.set_num_threads(args.threads)
-    data = load_data(
-        DataConfig(
-            kind="cifar10", root=args.data, max_train=args.pictures, max_test=args.test_pictures
-        ),
-        0,
-        SILENT,
-    )
-    spec = NetworkSpec(args.channels, args.layers, "cifar", data.image_shape, len(data.class_names))
-    rows = []
-    for seed in args.seeds:
-        for method in args.methods:
-            folder = Path(args.out) / f"{method}-seed-{seed}"
-            row = one(args, data, spec, method, seed, folder)
-            rows.append(row)
-            print(f"{method} seed {seed}: {row['accuracy']:.2%}", file=sys.stderr, flush=True)
-    if args.device:
+    shape = (3, args.image_size, args.image_size)
+    spec = NetworkSpec(args.channels, args.layers, "cifar", shape, 10)
+    wanted = [(seed, method) for seed in args.seeds for method in args.methods]
+    if not args.measure:
+        setting = Setting(args, spec)
+        for seed, method in wanted:
+            folder = folder_of(args, method, seed)
+            try:
+                with locked(folder):
+                    row = one(setting, method, seed, folder)
+            except InputError as error:
+                print(f"{method} seed {seed}: {error}", file=sys.stderr)
+                continue
+            print(f"{method} seed {seed}: {result_text(row)}", file=sys.stderr, flush=True)
+    paths = [folder_of(args, method, seed) / "row.json" for seed, method in wanted]
+    rows = [dict(read_json(path, "row")) for path in paths if path.exists()]
+    if args.measure:
         measure(args, spec, rows)
-    settings = {k: v for k, v in vars(args).items() if k not in ("data", "out")}
+        for row in rows:
+            write_json(folder_of(args, row["method"], row["seed"]) / "row.json", row)
+    settings = {k: v for k, v in vars(args).items() if k not in ("data", "out", "measure")}
     write_json(
         Path(args.out) / "methods.json",
         {"schema_version": 1, "settings": settings, "provenance": provenance(), "rows": rows},
     )
     show(rows)
+
+
+def folder_of(args: argparse.Namespace, method: str, seed: int) -> Path:
+    """Of one search."""
+    return Path(args.out) / f"{method}-seed-{seed}"
+
+
+class Setting:
+    """What all searches share: the pictures, the space, the latency of its networks."""
+
+    def __init__(self, args: argparse.Namespace, spec: NetworkSpec) -> None:
+        self.args, self.spec, self.space = args, spec, CellSpace(spec)
+        channels, layers = args.search_channels, args.search_layers
+        self.supernet = CellSpace(dataclasses.replace(spec, channels=channels, layers=layers))
+        pictures = DataConfig(
+            kind="cifar10",
+            root=args.data,
+            image_size=args.image_size,
+            max_train=args.pictures,
+            max_test=args.test_pictures,
+        )
+        self.data = load_data(pictures, 0, SILENT)
+        self.macs = macs_term(self.space.presence(), args.max_macs)
+        self.latency = latency_term(self.space, args.device)
+        low = smallest_cost(self.latency)[0]
+        limit = low + args.latency_share * (largest_cost(self.latency) - low)
+        self.limited = self.latency.with_limit(limit)
+
+
+def latency_term(space: CellSpace, device: str) -> CostTerm:
+    """Latency by the predictor of the chip's table; without a chip MACs, in millions."""
+    if not device:
+        return dataclasses.replace(
+            macs_term(space.presence()), name="latency_ms", weights=_millions(space), unit="ms"
+        )
+    from factory.devices.profile import load_profile
+    from factory.pipeline.tables import predictor_for
+
+    profile = load_profile(device)
+    predictor, _ = predictor_for(profile, None)
+    presence = space.presence(profile.dtype)
+    weights_ms, constant_ms = predictor.linear_ms(presence.kernels)
+    return CostTerm("latency_ms", presence, weights_ms, constant_ms, None, "ms", profile.id)
+
+
+def _millions(space: CellSpace) -> np.ndarray:
+    return np.asarray(macs_term(space.presence()).weights) / 1e6
+
+
+def result_text(row: dict[str, Any]) -> str:
+    """One line on the way."""
+    accuracy = "not trained" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+    stopped = f"; {row['stopped']}" if row.get("stopped") else ""
+    return f"{accuracy}, {row['search_s']:.0f} s{stopped}"
 
 
 def parse() -> argparse.Namespace:
@@ -82,49 +149,67 @@ def parse() -> argparse.Namespace:
     names = [*DIFFERENTIABLE, *DISCRETE]
     parser.add_argument("--methods", nargs="+", default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--pictures", type=int, default=4000, help="training pictures, both halves")
+    parser.add_argument("--pictures", type=int, default=2000, help="training pictures, both halves")
     parser.add_argument("--test-pictures", type=int, default=2000)
+    parser.add_argument("--image-size", type=int, default=32, help="pictures are resized to it")
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--search-channels", type=int, default=8, help="of the supernet")
+    parser.add_argument("--search-layers", type=int, default=5, help="of the supernet")
     parser.add_argument("--epochs", type=int, default=12, help="of a search; a third in each stage")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, help="of an epoch of a search, if not a whole pass")
+    parser.add_argument("--search-batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64, help="of a training")
     parser.add_argument("--max-macs", type=float, help="one MAC budget for all")
     parser.add_argument("--train-epochs", type=int, default=12)
     parser.add_argument("--queries", type=int, default=6, help="trainings of a discrete search")
     parser.add_argument("--query-epochs", type=int, default=3)
-    parser.add_argument("--device", default="", help="chip to measure on, e.g. local-cpu-t1-fp32")
+    parser.add_argument("--no-training", action="store_true", help="searches only")
+    parser.add_argument("--device", default="", help="chip, e.g. local-cpu-t1-fp32")
+    parser.add_argument(
+        "--latency-share", type=float, default=0.3, help="LA-DARTS's budget in the space's range"
+    )
+    parser.add_argument("--measure", action="store_true", help="only measure what is there")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of every network")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
-def one(
-    args: argparse.Namespace, data: Any, spec: NetworkSpec, method: str, seed: int, folder: Path
-) -> dict[str, Any]:
+def one(setting: Setting, method: str, seed: int, folder: Path) -> dict[str, Any]:
     """One search and the training of what it found; read back where it is done."""
     done = folder / "row.json"
     if done.exists():
         return dict(read_json(done, "row"))
-    started = time.monotonic()
-    if method in DISCRETE:
-        found = discrete(args, data, spec, method, seed, folder)
-    else:
-        found = differentiable(args, data, spec, method, seed, folder)
-    # a resumed search adds up the time of its parts
+    # a resumed search adds up the processor time of its parts
     clock = folder / "seconds.json"
     before = read_json(clock, "seconds")["search_s"] if clock.exists() else 0.0
-    search_s = before + time.monotonic() - started
-    write_json(clock, {"search_s": search_s})
+    started = time.process_time()
+    found_file = folder / "found.json"
+    if found_file.exists():
+        found = dict(read_json(found_file, "what a search found"))
+    else:
+        try:
+            search = discrete if method in DISCRETE else differentiable
+            found = search(setting, method, seed, folder)
+        finally:
+            search_s = before + time.process_time() - started
+            write_json(clock, {"search_s": search_s})
+        found["search_s"] = search_s
+        write_json(found_file, found)
     genotype = Genotype.from_dict(found["genotype"])
-    result = train(args, data, spec, genotype, args.train_epochs, seed, folder / "training")
-    counts = CellSpace(spec).counts(genotype)
+    accuracy = None
+    if not setting.args.no_training:
+        args = setting.args
+        accuracy = train(args, setting.data, setting.spec, genotype, args.train_epochs, seed,
+                         folder / "training")  # fmt: skip
+    counts = setting.space.counts(genotype)
     row = {
         "method": method,
         "seed": seed,
-        "accuracy": result,
+        "accuracy": accuracy,
         "macs": counts.macs,
         "params": counts.params,
-        "search_s": search_s,
+        "predicted_ms": setting.latency.value(setting.space.one_hot(genotype)),
         "skip_share": skip_share_by_cell(genotype),
         **found,
     }
@@ -132,51 +217,58 @@ def one(
     return row
 
 
-def differentiable(
-    args: argparse.Namespace, data: Any, spec: NetworkSpec, method: str, seed: int, folder: Path
-) -> dict[str, Any]:
+def differentiable(setting: Setting, method: str, seed: int, folder: Path) -> dict[str, Any]:
     """A short search by gradient."""
+    args = setting.args
     progressive = SearchConfig(preset=f"{method}-short").schedule == "progressive"
     epochs = max(2, args.epochs // 3) if progressive else args.epochs
     published = SearchConfig(preset=method)
     warm = int(epochs * published.warmup_epochs / published.epochs)
     settings: dict[str, Any] = {
         "preset": f"{method}-short",
-        "channels": args.channels,
-        "layers": args.layers,
-        "batch_size": args.batch,
+        "channels": args.search_channels,
+        "layers": args.search_layers,
+        "batch_size": args.search_batch,
         "epochs": epochs,
         "warmup_epochs": warm,
+        "steps_per_epoch": args.steps,
     }
+    if progressive:
+        settings["stage_layers"] = [args.search_layers + i for i in range(3)]
     cfg = SearchConfig.model_validate(settings)
-    costs = [macs_term(CellSpace(spec).presence(), args.max_macs)]
-    if cfg.latency_cost == "module":  # stands in for a chip: MACs, learned by the module
-        costs.append(dataclasses.replace(costs[0], name="proxy_ms", limit=None, unit="ms"))
+    latency = setting.limited if method == "la-darts" else setting.latency
     result = search_architectures(
-        CellSpace(spec), data, [TierBudget("found", costs)], cfg, folder / "search", SILENT, seed
-    )["found"]
+        setting.supernet, setting.data, [TierBudget("found", [latency, setting.macs])], cfg,
+        folder / "search", SILENT, seed,
+    )["found"]  # fmt: skip
     return {
         "genotype": result.genotype.to_dict(),
         "free_skip_share": result.skip_share_by_cell,
+        "skip_share_by_epoch": free_skips(result.history),
         "entropy": result.entropy,
         "gap": result.gap,
         "stopped": result.stopped,
+        "limits": result.limits,
     }
 
 
-def discrete(
-    args: argparse.Namespace, data: Any, spec: NetworkSpec, method: str, seed: int, folder: Path
-) -> dict[str, Any]:
+def free_skips(history: Path) -> list[float]:
+    """Skip share of the normal cell without the skip limit, at the end of every epoch."""
+    rows = (json.loads(line) for line in history.read_text(encoding="utf-8").splitlines())
+    return [row["skip_share_by_cell"]["normal"] for row in rows if "skip_share_by_cell" in row]
+
+
+def discrete(setting: Setting, method: str, seed: int, folder: Path) -> dict[str, Any]:
     """The best of some short trainings, tested on held-out training pictures."""
+    args, data, space = setting.args, setting.data, setting.space
     train_half, held_out = data.split(0.5, seed)
     halves = dataclasses.replace(data, train=train_half, test=held_out)
-    space = CellSpace(spec)
     limits = {} if args.max_macs is None else {"macs": args.max_macs}
 
     def accuracy(genotype: Genotype) -> float:
-        name = "".join(c if c.isalnum() else "-" for c in str(genotype))
-        path = folder / "queries" / name[:200]
-        return train(args, halves, spec, genotype, args.query_epochs, seed, path)
+        name = hashlib.sha256(str(genotype).encode()).hexdigest()[:16]
+        path = folder / "queries" / name
+        return train(args, halves, setting.spec, genotype, args.query_epochs, seed, path)
 
     from factory.search.strategies import STRATEGIES
     from factory.search.strategies.problem import Problem, Score
@@ -184,13 +276,14 @@ def discrete(
 
     class Objective:
         def known_costs(self, genotype: Genotype) -> dict[str, float]:
-            macs = float(space.counts(genotype).macs)
-            return {"latency_ms": macs / 1e7, "macs": macs}  # a proxy: MACs
+            latency_ms = setting.latency.value(space.one_hot(genotype))
+            return {"latency_ms": latency_ms, "macs": float(space.counts(genotype).macs)}
 
         def evaluate(self, genotype: Genotype) -> Any:
             costs = self.known_costs(genotype)
             return Score(accuracy(genotype), costs["latency_ms"], costs["macs"])
 
+    folder.mkdir(parents=True, exist_ok=True)
     outcome = run_search(
         Problem(space, Objective(), limits),
         STRATEGIES.get(method)(),
@@ -247,7 +340,7 @@ def measure(args: argparse.Namespace, spec: NetworkSpec, rows: list[dict[str, An
 def show(rows: list[dict[str, Any]]) -> None:
     """One line a method: mean and spread over the seeds."""
     head = (
-        "method", "seeds", "accuracy %", "M MACs", "latency ms", "search s", "skips normal",
+        "method", "seeds", "accuracy %", "M MACs", "latency ms", "search CPU s", "skips normal",
         "without limit", "stopped early",
     )  # fmt: skip
     lines = [head]
@@ -258,7 +351,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             (
                 method,
                 str(len(own)),
-                spread([100 * r["accuracy"] for r in own], 2),
+                spread([100 * r["accuracy"] for r in own if r["accuracy"] is not None], 2),
                 spread([r["macs"] / 1e6 for r in own], 2),
                 spread([r["latency_ms"] for r in own if r.get("latency_ms") is not None], 3),
                 spread([r["search_s"] for r in own], 0),
@@ -270,7 +363,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     for line in lines:
         print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
-    print(json.dumps({"rows": len(rows)}))
+    for row in rows:
+        if row.get("stopped"):
+            print(f"{row['method']} seed {row['seed']}: {row['stopped']}")
 
 
 def spread(values: list[float], digits: int) -> str:

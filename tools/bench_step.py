@@ -26,7 +26,8 @@ from reference_supernets import ReferenceStep, copy_weights
 from torch import Tensor, nn
 
 from factory.core.files import write_json
-from factory.search.gradient import GRADIENTS, Batch
+from factory.search.axes import GRADIENTS
+from factory.search.gradient import Batch, EstimateSettings, gradients
 from factory.search.relaxation import ArchParameters
 from factory.search.supernet import Supernet
 from factory.spaces.network_spec import NetworkSpec
@@ -66,59 +67,32 @@ class OurStep:
         """Cross-entropy, as factory.search.bilevel computes it."""
         return F.cross_entropy(self.net(batch[0], self.arch.mixing(detach_arch)), batch[1])
 
+    @property
+    def settings(self) -> EstimateSettings:
+        """xi is the weights' learning rate."""
+        s = SETTINGS
+        return EstimateSettings(s.learning_rate, s.momentum, s.weight_decay)
+
+    def weight_momenta(self) -> list[Tensor | None]:
+        """SGD's momentum buffers."""
+        state = self.weight_optimizer.state
+        return [state.get(p, {}).get("momentum_buffer") for p in self.weight_parameters]
+
     def __call__(self, training: Batch, validation: Batch, unrolled: bool) -> float:
-        """The step; the training loss."""
-        estimate = unrolled_gradient if unrolled else GRADIENTS.get("first_order")
-        grads = estimate(self, validation, training)[1]
+        """The step as factory.search.bilevel takes it; the training loss."""
+        estimate = GRADIENTS.get("second_order" if unrolled else "first_order").load()
+        _, grads = estimate(self, validation, training)
         for parameter, grad in zip(self.arch_parameters, grads, strict=True):
             parameter.grad = grad
         self.arch_optimizer.step()
         loss = self.loss(training, detach_arch=True)
-        grads = torch.autograd.grad(loss, self.weight_parameters)
+        grads = gradients(loss, self.weight_parameters)
         for parameter, grad in zip(self.weight_parameters, grads, strict=True):
             parameter.grad = grad
         nn.utils.clip_grad_norm_(self.weight_parameters, SETTINGS.grad_clip)
         self.weight_optimizer.step()
         self.weight_optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
-
-
-def unrolled_gradient(
-    problem: OurStep, validation: Batch, training: Batch
-) -> tuple[Tensor, list[Tensor]]:
-    """The second-order gradient of DARTS (arXiv 1806.09055, eq. 6 to 8), xi the weights' rate.
-
-    w' is one step of SGD with momentum; the mixed product is a central difference along
-    d L_val / d w' of length 0.01.
-    """
-    s, weights = SETTINGS, problem.weight_parameters
-    train_grads = torch.autograd.grad(problem.loss(training, detach_arch=True), weights)
-    before = [w.detach().clone() for w in weights]
-    with torch.no_grad():
-        for w, grad in zip(weights, train_grads, strict=True):
-            state = problem.weight_optimizer.state.get(w, {})
-            momentum = state.get("momentum_buffer")
-            update = grad + s.weight_decay * w
-            if momentum is not None:
-                update = update + s.momentum * momentum
-            w.sub_(update, alpha=s.learning_rate)
-    loss = problem.loss(validation)
-    count = len(problem.arch_parameters)
-    all_grads = torch.autograd.grad(loss, [*problem.arch_parameters, *weights])
-    result, vector = list(all_grads[:count]), all_grads[count:]
-    radius = 0.01 / float(torch.cat([v.flatten() for v in vector]).norm())
-    sides = []
-    for sign in (1.0, -1.0):
-        with torch.no_grad():
-            for w, kept, v in zip(weights, before, vector, strict=True):
-                torch.add(kept, v, alpha=sign * radius, out=w.data)
-        sides.append(torch.autograd.grad(problem.loss(training), problem.arch_parameters))
-    with torch.no_grad():
-        for w, kept in zip(weights, before, strict=True):
-            w.copy_(kept)
-        for grad, plus, minus in zip(result, *sides, strict=True):
-            grad.sub_(plus - minus, alpha=s.learning_rate / (2 * radius))
-    return loss.detach(), result
 
 
 def batches(args: argparse.Namespace) -> tuple[Batch, Batch]:

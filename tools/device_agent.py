@@ -379,6 +379,62 @@ def unpack_arrays(
     }
 '''
 
+SOURCES['factory.devices.memory'] = r'''"""Most memory that a piece of work takes beyond what this process had before; Linux only.
+
+The kernel's own high-water mark of the resident memory (VmHWM) is set back before the work. What
+earlier work has freed is given back to the system first, or the work would find it and seem small.
+Elsewhere, and where /proc is not there, nothing is known. Imports: standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_HIGH_WATER = "5"
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    """glibc's malloc_trim, which gives freed memory back."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        return ctypes.CDLL(None).malloc_trim
+    return None
+
+
+def begin() -> int:
+    """Resident memory in kB, with the high-water mark set back to it; 0 where that cannot be."""
+    gc.collect()
+    trim = _trim()
+    try:
+        if trim is not None:
+            trim(0)
+        CLEAR_REFS.write_text(RESET_HIGH_WATER)
+        return _kb("VmRSS")
+    except OSError:
+        return 0
+
+
+def peak_mb(before_kb: int) -> float:
+    """Millions of bytes that were taken at most since :func:`begin` answered ``before_kb``."""
+    if not before_kb:
+        return 0.0
+    return max(0.0, (_kb("VmHWM") - before_kb) * 1024 / 1e6)
+
+
+def _kb(name: str) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+    return 0
+'''
+
 SOURCES['factory.devices.measure'] = r'''"""Timing models with ONNX Runtime, inside the worker: sessions, warm-up, rounds, the trace.
 
 Runs in the child process only: standard library, numpy and onnxruntime.
@@ -388,6 +444,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import importlib
 import json
@@ -402,6 +459,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from factory.devices import memory
 from factory.devices.context import CONTEXT
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -488,6 +546,7 @@ class Candidate:
         trace: str | None = None,
         optimised_path: str | None = None,
     ) -> None:
+        before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
@@ -502,6 +561,8 @@ class Candidate:
             self.binding.bind_output(output.name)
         self.samples_ns: list[int] = []
         self.runs_per_round = 1
+        self.first_run_ms = self.run(1)[0] / 1e6
+        self.peak_memory_mb = memory.peak_mb(before_kb)
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -545,6 +606,8 @@ class Candidate:
             "status": "ok",
             **sample_statistics(self.samples_ns),
             "session_ms": self.session_ms,
+            "first_run_ms": self.first_run_ms,
+            "peak_memory_mb": self.peak_memory_mb,
             "providers": assigned_providers(self.session),
         }
 
@@ -603,16 +666,21 @@ def trace_nodes(
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
-    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
+    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64; ""
+    where it cannot be written: a provider that compiles nodes refuses that for the whole session.
     """
     with tempfile.TemporaryDirectory(dir=folder) as here:
-        optimised = os.path.join(here, "optimised.onnx") if graph else None
-        candidate = Candidate(model, config, os.path.join(here, "trace"), optimised)
-        content = ""
-        if optimised is not None:
-            with open(optimised, "rb") as stream:
-                content = base64.b64encode(stream.read()).decode()
-        candidate.run(TRACE_WARMUP_RUNS + runs)
+        optimised = os.path.join(here, "optimised.onnx")
+        prefix, content = os.path.join(here, "trace"), ""
+        candidate = None
+        if graph:
+            with contextlib.suppress(Exception):
+                candidate = Candidate(model, config, prefix, optimised)
+                with open(optimised, "rb") as stream:
+                    content = base64.b64encode(stream.read()).decode()
+        if candidate is None:
+            candidate = Candidate(model, config, prefix)
+        candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
     return (*nodes_of_events(events, runs), content)
@@ -1319,7 +1387,10 @@ class Timing:
         nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
         traced_ms: sum of the traced node times of one run (profiling inflates it).
         providers: execution provider -> number of nodes.
-        session_ms: time to make the session.
+        session_ms: time to make the session, in a process that has made others.
+        first_run_ms: the first run of that session; 0 where the device does not tell.
+        peak_memory_mb: most memory that session and first run took beyond what the process had
+            before, millions of bytes; 0 where the system does not tell.
         optimised: the graph as the runtime executes it, an ONNX file without weights in base64;
             "" where the plan does not ask for it or the device cannot tell.
     """
@@ -1337,6 +1408,8 @@ class Timing:
     providers: Mapping[str, int] | None = None
     session_ms: float = 0.0
     optimised: str = ""
+    first_run_ms: float = 0.0
+    peak_memory_mb: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -1492,6 +1565,14 @@ def _open_browser(profile: DeviceProfile) -> Device:
     return device
 
 
+@TRANSPORTS.register("table")
+def _open_table(profile: DeviceProfile) -> Device:
+    raise InputError(
+        f"device {profile.id!r} is known from an imported table only: it cannot be reached",
+        fix="predict for it; to measure it, write a profile of another id with its transport",
+    )
+
+
 def open_device(profile: DeviceProfile) -> Device:
     """The device of that profile, reached and ready; InputError says why it cannot be."""
     transport = TRANSPORTS.get(profile.transport, where=f"device profile {profile.id!r}")
@@ -1529,6 +1610,7 @@ NEEDED_FILES = (
     "devices/context.py",
     "devices/frames.py",
     "devices/measure.py",
+    "devices/memory.py",
     "devices/placing.py",
     "devices/worker.py",
 )

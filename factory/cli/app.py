@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from factory.cli import (
+    adapt,
     agent,
     build,
     devices,
@@ -19,6 +20,7 @@ from factory.cli import (
     profile,
     report,
     search,
+    table,
     train,
     verify,
 )
@@ -38,6 +40,7 @@ for _verb in (
     profile.profile,
     farm.farm,
     fit.fit,
+    adapt.adapt,
     predict.predict,
     inspect.inspect,
     search.search,
@@ -51,6 +54,8 @@ for _verb in (
     app.command()(_verb)
     if _verb is doctor.doctor:
         app.add_typer(devices.devices_app)
+    if _verb is farm.farm:
+        app.add_typer(table.table_app)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     agent.agent
 )

@@ -100,6 +100,8 @@ def add_device(
     ]
     if answer["token_path"]:
         lines.append(f"token: {answer['token_path']} (readable by you alone)")
+    if answer["missing"]:
+        lines.append(f"missing: {answer['missing']}")
     print_lines([*lines, f"next: factory profile --device {answer['device']}"])
 
 

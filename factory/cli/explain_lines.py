@@ -30,7 +30,7 @@ def explained_lines(answer: Mapping[str, Any]) -> list[str]:
             grouped.setdefault((node["op"], node["reason"], node["change"]), []).append(
                 node["name"]
             )
-    if grouped and not answer["taken"]:
+    if grouped and not answer["taken"] and not answer["failure"]:
         ops = Counter(node["op"] for node in answer["nodes"])
         lines.append("  refused: " + ", ".join(f"{n} {op}" for op, n in ops.most_common(8)))
         lines.append(f"  what to change: {next(iter(grouped))[2]}")

@@ -1,40 +1,108 @@
-"""`factory predict`: how long any ONNX file takes on a chip, without running it there."""
+"""`factory predict`: how long any ONNX file takes on chips, without running it there."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli import options
 from factory.cli.output import print_json, print_lines, table
 
+NAMED = 5
+
 
 def predict(
     model: Annotated[str, typer.Argument(help="An ONNX file with fixed shapes.")],
-    device: options.Device,
+    device: Annotated[
+        list[str],
+        typer.Option(help="Device id or the path of a device profile; repeatable."),
+    ],
     run: options.Run = None,
+    html: Annotated[str | None, typer.Option(help="Write a page with plots to this file.")] = None,
     top: Annotated[int, typer.Option(help="Show so many kernels.", min=0)] = 12,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of an ONNX file on a chip, kernel by kernel."""
+    """Predict the latency of an ONNX file on chips, kernel by kernel, and say what is slow."""
     from factory.api import predict as verb
 
-    answer = verb(model, device, run=run)
+    answer = verb(model, device, run=run, html=html)
     if json:
         print_json(answer)
         return
+    answers = answer if isinstance(answer, list) else [answer]
+    for number, one in enumerate(answers):
+        print_lines([*([""] if number else []), *_lines(one, top)])
+    if html is not None:
+        print_lines(["", f"page: {answers[0]['html']}"])
+
+
+def _lines(answer: Mapping[str, Any], top: int) -> list[str]:
     rows = [
-        [f"{part['share']:6.1%}", f"{part['ms']:.4f}", f"{part['count']:g}", part["source"],
-         part["kernel"]]
+        [f"{part['share']:6.1%}", f"{part['ms']:.4f}", f"{part['count']:g}", _source(part),
+         part["kernel"], part["why"]]
         for part in answer["kernels"][:top]
     ]  # fmt: skip
-    print_lines(
-        [
-            f"{answer['latency_ms']:.3f} ms on {answer['device']} "
-            f"(90 % interval {answer['low_ms']:.3f} to {answer['high_ms']:.3f} ms)",
-            *[f"note: {text}" for text in answer["warnings"]],
-            "",
-            *table(["share", "ms", "count", "source", "kernel"], rows),
-        ]
-    )
+    label = " (SIMULATED)" if answer["simulated"] else ""
+    return [
+        f"{answer['latency_ms']:.3f} ms on {answer['device']}{label} "
+        f"(90 % interval {answer['low_ms']:.3f} to {answer['high_ms']:.3f} ms)",
+        *_beside(answer),
+        *_start_up(answer),
+        *[f"note: {text.partition('; measure:')[0]}" for text in answer["warnings"]],
+        *_to_measure(answer),
+        "",
+        *table(["share", "ms", "count", "source", "kernel", "why"], rows),
+    ]
+
+
+def _source(part: Mapping[str, Any]) -> str:
+    names = {"measured": "lookup", "regressor": "regressor", "roofline": "roofline"}
+    return names.get(part["source"], part["source"])
+
+
+def _beside(answer: Mapping[str, Any]) -> list[str]:
+    """The baselines and the chip's noise."""
+    names = {"macs_line": "MACs only", "counts_ridge": "ridge on kernel counts"}
+    told = [
+        f"{names[name]} {one['latency_ms']:.3f} ms (mean error on unseen networks "
+        f"{one['held_out']['mean_percent']:.1f} %)"
+        for name, one in answer["baselines"].items()
+    ]
+    lines = [f"baselines: {'; '.join(told)}"] if told else []
+    own = answer["held_out"]
+    if own:
+        lines.append(f"this predictor's mean error on unseen networks: {own['mean_percent']:.1f} %")
+    noise = answer["noise"].get("reference_spread_percent")
+    if noise is not None:
+        lines.append(f"the chip's own noise: {noise:.1f} % between repeated measurements")
+    return lines
+
+
+def _start_up(answer: Mapping[str, Any]) -> list[str]:
+    size = f"model size: {answer['model_bytes'] / 1e6:.2f} MB"
+    known = answer["start_up"] or {}
+    parts = [
+        f"{name} {known[key]:.3g} {unit} (+-{known[error]:.0f} %)"
+        for key, error, name, unit in (
+            ("session_ms", "session_error_percent", "session creation", "ms"),
+            ("first_run_ms", "first_run_error_percent", "first run", "ms"),
+            ("peak_memory_mb", "peak_memory_error_percent", "peak memory", "MB"),
+        )
+        if key in known
+    ]
+    return ["; ".join([size, *parts])]
+
+
+def _to_measure(answer: Mapping[str, Any]) -> list[str]:
+    kernels = answer["measure"]
+    if not kernels:
+        return []
+    command = f"factory profile --device {answer['device']} --model {answer['model']}"
+    more = len(kernels) - NAMED
+    return [
+        f"measure these {len(kernels)} more to be surer (`{command}`):",
+        *(f"  {text}" for text in kernels[:NAMED]),
+        *([f"  and {more} more (--json lists them)"] if more > 0 else []),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from factory.cli import options
 from factory.cli.output import print_json, print_lines
 from factory.cli.progress import shown_progress
+
+MOST_REASONS = 3  # why rows failed
 
 
 def profile(
@@ -42,6 +45,10 @@ def profile(
     full: Annotated[
         bool, typer.Option("--full", help="Profile for any network: at most 20 minutes.")
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Profile the network of this ONNX file, and its kernels within it."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the table (default: your latency_tables/).")
     ] = None,
@@ -68,6 +75,7 @@ def profile(
             effort=effort,
             quick=quick,
             full=full,
+            model=model,
             out=out,
             seed=seed or 0,
             dry_run=dry_run,
@@ -79,11 +87,19 @@ def profile(
     if quick or full:
         print_lines(_any_network_lines(answer))
         return
+    if model is not None:
+        print_lines(_one_network_lines(answer))
+        return
     if dry_run:
         print_lines(
             [
-                f"{answer['kernels']} kernels and {answer['networks']} networks would be measured "
-                f"on {answer['device']}, into {answer['folder']}"
+                f"{answer['kernels']} kernels ({answer['measured_before']} of them measured "
+                f"before) and {answer['networks']} networks would be measured on "
+                f"{answer['device']}, into {answer['folder']}",
+                *(
+                    f"--effort {name}: about {plan['seconds'] / 60:.1f} min"
+                    for name, plan in answer["efforts"].items()
+                ),
             ]
         )
         return
@@ -91,10 +107,31 @@ def profile(
         [
             f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
             f"{answer['failed']} failed, {answer['seconds']:.0f} s",
+            *_failure_lines(answer["reasons"]),
+            *_drift_lines(answer),
             f"table: {answer['table']}",
             f"next: factory fit --device {answer['device']}",
         ]
     )
+
+
+def _one_network_lines(answer: dict[str, Any]) -> list[str]:
+    """What was measured of one file's network, or would be."""
+    if answer.get("dry_run"):
+        return [
+            f"1 network of {answer['kernels']} different kernels would be measured on "
+            f"{answer['device']}, about {answer['seconds']} s, into {answer['folder']}"
+        ]
+    before = " (it was in the table already)" if answer["skipped"] else ""
+    return [
+        f"{answer['networks']} network{before}, {answer['kernels_in_place']} of its "
+        f"{answer['kernels']} kernels in place, on {answer['device']}, {answer['failed']} failed, "
+        f"{answer['seconds']:.0f} s",
+        *_failure_lines(answer["reasons"]),
+        *_drift_lines(answer),
+        f"table: {answer['table']}",
+        f"next: factory fit --device {answer['device']}",
+    ]
 
 
 def _any_network_lines(answer: dict[str, Any]) -> list[str]:
@@ -115,7 +152,21 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
         f"{answer['networks']} networks on {answer['device']}, {answer['failed']} failed, "
         f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
         f"{answer['stopped']}",
+        *_failure_lines(answer["reasons"]),
         *rounds,
+        *_drift_lines(answer),
         f"table: {answer['table']}",
         f"next: factory fit --device {answer['device']}",
     ]
+
+
+def _drift_lines(answer: dict[str, Any]) -> list[str]:
+    """How the clock moved, where it did."""
+    return [answer["drift"]] if answer.get("drift") else []
+
+
+def _failure_lines(reasons: dict[str, str]) -> list[str]:
+    """Why rows failed, the most frequent reasons first."""
+    counted = Counter(reasons.values()).most_common(MOST_REASONS + 1)
+    lines = [f"  {number} failed: {reason}" for reason, number in counted[:MOST_REASONS]]
+    return [*lines, "  others: see the table"] if len(counted) > MOST_REASONS else lines

@@ -30,8 +30,8 @@ def search(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="Discrete search instead: random, evolution, nsga2 or surrogate; one query "
-            "is a short training."
+            help="Discrete search instead: random, evolution, front-evolution, nsga2 or "
+            "surrogate; one query is a short training."
         ),
     ] = None,
     queries: Annotated[int, typer.Option(help="With --strategy: trainings per tier.", min=1)] = 30,

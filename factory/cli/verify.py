@@ -68,11 +68,25 @@ def _measured_lines(answer: Mapping[str, Any], max_latency_ms: float | None) -> 
             f"{answer['verdict']}: median {answer['median_ms']:.3f} ms{budget} "
             f"(p10 {answer['p10_ms']:.3f}, p90 {answer['p90_ms']:.3f}) on {answer['device']}"
         )
+        lines.append(_start_line(answer))
     if answer.get("reason"):
         lines.append(f"reason: {answer['reason']}")
     if answer.get("certificate"):
         lines.append(f"certificate: {answer['certificate']}")
     return lines
+
+
+def _start_line(answer: Mapping[str, Any]) -> str:
+    """Cold start, memory and size, as far as they are known."""
+    parts = [f"model size {answer['model_bytes'] / 1e6:.2f} MB"]
+    if answer["cold_start_ms"] is not None:
+        parts.append(
+            f"cold start {answer['cold_start_ms']:.1f} ms (session {answer['session_ms']:.1f}, "
+            f"first run {answer['first_run_ms']:.1f})"
+        )
+    if answer["peak_memory_mb"] is not None:
+        parts.append(f"peak memory {answer['peak_memory_mb']:.1f} MB")
+    return "; ".join(parts)
 
 
 def _check_lines(answer: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,15 @@ from factory.core.errors import InputError
 from factory.devices import adb_perf_test
 from factory.devices.adb_client import Adb, PhoneGone, find_phone
 from factory.devices.adb_facts import battery_facts, fastest_cores, phone_facts
-from factory.devices.adb_job import JOB, file_names, job_text, outputs_of, read_results, timing_of
+from factory.devices.adb_job import (
+    JOB,
+    WRITTEN,
+    file_names,
+    job_text,
+    outputs_of,
+    read_results,
+    timing_of,
+)
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
@@ -202,7 +210,8 @@ class AdbDevice(Closing):
             self.link.run_job(self.profile.timeout_s, here)
             with _damaged_results():
                 results = self._results(here, len(models))
-                self.link.fetch(file_names("trace", results, "trace"), here)
+                names = [name for kind in WRITTEN for name in file_names(kind, results, kind)]
+                self.link.fetch(names, here)
                 return [timing_of(result, here, plan.profile_runs) for result in results]
 
     def _time_perf_test(

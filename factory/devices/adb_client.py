@@ -18,6 +18,7 @@ from pathlib import Path
 from factory.core.errors import InputError
 
 QUICK_TIMEOUT_S = 20.0
+STATE_TIMEOUT_S = 5.0
 TRANSFER_TIMEOUT_S = 300.0
 _SERIAL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")
 
@@ -104,17 +105,18 @@ class Adb:
         self._command = (adb_path(), "-s", serial)
 
     def shell(
-        self, *arguments: str, constant: str = "", timeout_s: float = QUICK_TIMEOUT_S
+        self, *arguments: str, constant: str = "", timeout_s: float | None = None
     ) -> tuple[int, str]:
         """Exit code and output of a command there.
 
         Args:
             arguments: the command and its arguments, each quoted for the phone's shell.
             constant: in place of them a text that is a constant of this package.
-            timeout_s: then the phone counts as gone.
+            timeout_s: then the phone counts as gone; None: QUICK_TIMEOUT_S.
         """
         text = constant or shlex.join(arguments)
-        done = self._adb("shell", text, timeout_s=timeout_s)
+        limit_s = QUICK_TIMEOUT_S if timeout_s is None else timeout_s
+        done = self._adb("shell", text, timeout_s=limit_s)
         if done.returncode != 0 and not self.is_there():
             raise PhoneGone(_last_line(done.stderr) or "the connection was cut")
         return done.returncode, done.stdout.decode("utf-8", "replace")
@@ -143,7 +145,7 @@ class Adb:
     def is_there(self) -> bool:
         """Whether the phone answers."""
         with contextlib.suppress(PhoneGone):
-            done = self._adb("get-state", timeout_s=5.0)
+            done = self._adb("get-state", timeout_s=STATE_TIMEOUT_S)
             return done.returncode == 0 and done.stdout.strip() == b"device"
         return False
 

@@ -6,6 +6,7 @@ program that carries it out.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from factory.devices.base import Timing, TimingPlan
 from factory.devices.profile import DeviceProfile
 
 JOB, RESULTS = "job.txt", "results.jsonl"
+WRITTEN = ("trace", "optimised")  # files that "time" writes for each model
 FIRST_LINE = "factory-job 1"
 PLAN_KEYS = (
     "min_runs",
@@ -29,6 +31,7 @@ PLAN_KEYS = (
     "warmup_time_ms",
     "warmup_tolerance",
     "profile_runs",
+    "optimised_graph",
 )
 
 
@@ -80,19 +83,19 @@ def read_results(folder: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def file_names(kind: str, entries: Sequence[Mapping[str, Any]], key: str) -> list[str]:
-    """Names of the files that a runner says it wrote ("trace0_1.json", "out0.bin"), none else.
+    """Names of files that a runner says it wrote ("trace0_1.json", "out0.bin"), none else.
 
     ValueError when one has another form: what a phone answers must not lead out of the folder.
     """
     names = [str(entry[key]) for entry in entries if entry.get(key)]
     for name in names:
-        if not re.fullmatch(rf"{kind}[0-9A-Za-z_-]+\.(json|bin)", name):
+        if not re.fullmatch(rf"{kind}[0-9A-Za-z_-]+\.(json|bin|onnx)", name):
             raise ValueError(f"a file called {name!r}")
     return names
 
 
 def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Timing:
-    """The Timing of one result, its trace read from ``folder``."""
+    """The Timing of one result, its trace and executed graph read from ``folder``."""
     from factory.devices.measure import nodes_of_events, reorder_share, sample_statistics
 
     if result.get("status") != "ok":
@@ -106,6 +109,10 @@ def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Tim
     providers: dict[str, int] = {}
     for node in nodes:
         providers[node["provider"]] = providers.get(node["provider"], 0) + 1
+    optimised = ""
+    if nodes and result.get("optimised"):
+        [name] = file_names("optimised", [result], "optimised")
+        optimised = base64.b64encode((folder / name).read_bytes()).decode()
     return Timing(
         status="ok",
         **sample_statistics(result["samples_ns"]),
@@ -114,6 +121,7 @@ def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Tim
         traced_ms=traced_ms,
         reorder_share=reorder_share(nodes) if nodes else 0.0,
         providers=providers,
+        optimised=optimised,
     )
 
 

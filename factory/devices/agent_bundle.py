@@ -22,6 +22,7 @@ MODULES = (
     "factory.devices",
     "factory.devices.context",
     "factory.devices.frames",
+    "factory.devices.memory",
     "factory.devices.measure",
     "factory.devices.placing",
     "factory.devices.worker",

@@ -67,7 +67,10 @@ class Timing:
         nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
         traced_ms: sum of the traced node times of one run (profiling inflates it).
         providers: execution provider -> number of nodes.
-        session_ms: time to make the session.
+        session_ms: time to make the session, in a process that has made others.
+        first_run_ms: the first run of that session; 0 where the device does not tell.
+        peak_memory_mb: most memory that session and first run took beyond what the process had
+            before, millions of bytes; 0 where the system does not tell.
         optimised: the graph as the runtime executes it, an ONNX file without weights in base64;
             "" where the plan does not ask for it or the device cannot tell.
     """
@@ -85,6 +88,8 @@ class Timing:
     providers: Mapping[str, int] | None = None
     session_ms: float = 0.0
     optimised: str = ""
+    first_run_ms: float = 0.0
+    peak_memory_mb: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -238,6 +243,14 @@ def _open_browser(profile: DeviceProfile) -> Device:
         device.close()
         raise
     return device
+
+
+@TRANSPORTS.register("table")
+def _open_table(profile: DeviceProfile) -> Device:
+    raise InputError(
+        f"device {profile.id!r} is known from an imported table only: it cannot be reached",
+        fix="predict for it; to measure it, write a profile of another id with its transport",
+    )
 
 
 def open_device(profile: DeviceProfile) -> Device:

@@ -29,6 +29,7 @@ NEEDED_FILES = (
     "devices/context.py",
     "devices/frames.py",
     "devices/measure.py",
+    "devices/memory.py",
     "devices/placing.py",
     "devices/worker.py",
 )

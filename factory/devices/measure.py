@@ -7,6 +7,7 @@ All the rules are those of :class:`factory.devices.base.TimingPlan`, which arriv
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import importlib
 import json
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from factory.devices import memory
 from factory.devices.context import CONTEXT
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -107,6 +109,7 @@ class Candidate:
         trace: str | None = None,
         optimised_path: str | None = None,
     ) -> None:
+        before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
@@ -121,6 +124,8 @@ class Candidate:
             self.binding.bind_output(output.name)
         self.samples_ns: list[int] = []
         self.runs_per_round = 1
+        self.first_run_ms = self.run(1)[0] / 1e6
+        self.peak_memory_mb = memory.peak_mb(before_kb)
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -164,6 +169,8 @@ class Candidate:
             "status": "ok",
             **sample_statistics(self.samples_ns),
             "session_ms": self.session_ms,
+            "first_run_ms": self.first_run_ms,
+            "peak_memory_mb": self.peak_memory_mb,
             "providers": assigned_providers(self.session),
         }
 
@@ -222,16 +229,21 @@ def trace_nodes(
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
-    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64.
+    With ``graph`` the last is the graph as executed, an ONNX file without weights in base64; ""
+    where it cannot be written: a provider that compiles nodes refuses that for the whole session.
     """
     with tempfile.TemporaryDirectory(dir=folder) as here:
-        optimised = os.path.join(here, "optimised.onnx") if graph else None
-        candidate = Candidate(model, config, os.path.join(here, "trace"), optimised)
-        content = ""
-        if optimised is not None:
-            with open(optimised, "rb") as stream:
-                content = base64.b64encode(stream.read()).decode()
-        candidate.run(TRACE_WARMUP_RUNS + runs)
+        optimised = os.path.join(here, "optimised.onnx")
+        prefix, content = os.path.join(here, "trace"), ""
+        candidate = None
+        if graph:
+            with contextlib.suppress(Exception):
+                candidate = Candidate(model, config, prefix, optimised)
+                with open(optimised, "rb") as stream:
+                    content = base64.b64encode(stream.read()).decode()
+        if candidate is None:
+            candidate = Candidate(model, config, prefix)
+        candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
     return (*nodes_of_events(events, runs), content)

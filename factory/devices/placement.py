@@ -18,13 +18,21 @@ from factory.core.errors import InputError
 from factory.devices.base import CPU
 from factory.devices.local import LocalDevice
 
-_REFUSED = re.compile(
-    r"Operator type: (?P<op>\S+) Node name: (?P<name>.*?) Node index: \d+\s+REASON : (?P<why>.+)"
+# A group of nodes (Q and DQ around an operator) that the provider validated and refused.
+_GROUP = re.compile(
+    r"FAILED for \d+ nodes in OrtNodeUnit \((?P<unit>\S+)\) *:\s*"
+    r"(?P<nodes>(?:Operator type: .*\s+)+?)REASON : (?P<why>.+)"
 )
+_NODE = re.compile(r"Operator type: (?P<op>\S+) Node name: (?P<name>.*?) Node index: \d+")
+_DETAIL = re.compile(r"\] (?P<text>\S+ failed for node `(?P<name>[^`]+)`.*)")
+_GENERATED = re.compile(r"_token_\d+$")
+_CONVERSION = re.compile(r"(QuantizeLinear|DequantizeLinear|Transpose)_token_\d+")
 _FAULT = re.compile(r"\[E:[^\]]*\]\s*(?P<text>.+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m|\[m$")
 BORDER = re.compile(r"consume a graph input|(produce|generate)s? a graph output", re.I)
+ADDED = "the runtime added it when it changed the layout at a border"
 CHANGES = (
+    (re.compile(ADDED), "harmless: one copy at the border"),
     (BORDER, "harmless: one conversion at the border; quantised inputs and outputs would save it"),
     (re.compile(r"dynamic|unknown (shape|dim)", re.I), "export the model with fixed shapes"),
     (re.compile(r"\brank\b|\b5-?D\b|dimensions", re.I), "reshape to at most four dimensions"),
@@ -32,6 +40,10 @@ CHANGES = (
         re.compile(r"data ?type|float|precision", re.I),
         "quantise it: Q and DQ nodes at all its inputs and outputs",
     ),
+)
+THINNED = (
+    "its convolution is strided and dilated: `factory export --target int8-qnn` writes the same "
+    "sums without dilation"
 )
 NOTHING_COMPILED = "the execution provider compiled nothing of this model"
 _DEFAULT = "replace {op} by operators that it takes, or move it to the end of the network"
@@ -53,7 +65,8 @@ class Placement:
     """Where the nodes of a model run on a device.
 
     Attributes:
-        nodes: after the runtime's own rewrites, so Q/DQ and layout nodes may be new.
+        nodes: after the runtime's own rewrites, so Q/DQ and layout nodes may be new. Without a
+            session: those that the provider said it refuses (their provider is "").
         partitions: provider -> number of connected pieces; each border costs a copy.
         failure: why there is no session at all; "" when there is one.
         faults: errors that the runtime only logged.
@@ -88,21 +101,66 @@ def place(device: LocalDevice, model: bytes) -> Placement:
     if reply["reply"] == "error":
         return Placement(provider, failure=str(reply["reason"]))
     log = _COLOUR.sub("", reply["log"])
-    reasons = {found["name"].strip(): found["why"].strip() for found in _REFUSED.finditer(log)}
+    reasons = _reasons(log)
     faults = tuple(dict.fromkeys(found["text"].strip()[:400] for found in _FAULT.finditer(log)))
+    both = _strided_and_dilated(model)
     nodes = []
     for node in reply["nodes"]:
         reason = change = ""
         if node["provider"] != provider:
-            reason = reasons.get(node["name"], "")
-            if not reason:
+            reason = reasons.get(node["name"], ("", "", ""))[2]
+            if not reason and _CONVERSION.fullmatch(node["name"]):
+                reason = ADDED
+            elif not reason:
                 reason = faults[0] if faults else "the provider does not say why"
-            change = _change(reason, node["op"], whole=bool(faults))
+            change = _change(node["name"], reason, node["op"], both, whole=bool(faults))
         nodes.append(PlacedNode(node["name"], node["op"], node["provider"], reason, change))
+    if reply["failure"]:
+        nodes += [
+            PlacedNode(name, op, "", why, _change(name, why, op, both, whole=False))
+            for name, (unit, op, why) in reasons.items()
+            if op == unit and not BORDER.search(why)
+        ]
     return Placement(provider, tuple(nodes), reply["partitions"], reply["failure"], faults)
 
 
-def _change(reason: str, op: str, *, whole: bool) -> str:
+def _reasons(log: str) -> dict[str, tuple[str, str, str]]:
+    """Name of a refused node -> operator of its group, its own operator, why."""
+    details = {_plain(found["name"]): found["text"].strip() for found in _DETAIL.finditer(log)}
+    reasons = {}
+    for group in _GROUP.finditer(log):
+        members = [(_plain(node["name"]), node["op"]) for node in _NODE.finditer(group["nodes"])]
+        detail = next((details[name] for name, _ in members if name in details), "")
+        why = group["why"].strip() + (f" {detail}" if detail else "")
+        reasons.update({name: (group["unit"], op, why) for name, op in members})
+    return reasons
+
+
+def _plain(name: str) -> str:
+    """A node's name without what the change of layout appended."""
+    return _GENERATED.sub("", name.strip())
+
+
+def _strided_and_dilated(model: bytes) -> set[str]:
+    """Names of the convolutions that are both; empty where the model cannot be read."""
+    import onnx
+
+    try:
+        nodes = onnx.load_from_string(model).graph.node
+    except Exception:  # the runtime has said what is wrong with it
+        return set()
+    found = set()
+    for node in nodes:
+        ints = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+        both = zip(ints.get("strides", []), ints.get("dilations", []), strict=False)
+        if node.op_type == "Conv" and any(s > 1 and d > 1 for s, d in both):
+            found.add(node.name)
+    return found
+
+
+def _change(name: str, reason: str, op: str, both: set[str], *, whole: bool) -> str:
+    if _plain(name) in both:
+        return THINNED
     for pattern, change in CHANGES:
         if pattern.search(reason):
             return change

@@ -24,6 +24,8 @@ from factory.devices.local_options import LocalOptions
 from factory.devices.ray_options import RayOptions
 
 OptionValue = str | int | float | bool
+RUNTIMES = ("onnxruntime", BROWSER_RUNTIME)
+ONLY_A_TABLE = "table"  # transport of a chip that is known from an imported table only
 DTYPE_OF_PRECISION = {"fp32": "f32", "int8": "i8"}
 
 
@@ -43,9 +45,7 @@ class DeviceProfile(pydantic.BaseModel):
         description='"local" for this machine, else the name of the chip.',
     )
     transport: str = pydantic.Field(default="local", description="How the chip is reached.")
-    runtime: Literal["onnxruntime", "ort-web"] = pydantic.Field(
-        default="onnxruntime", description="What runs there."
-    )
+    runtime: str = pydantic.Field(default="onnxruntime", description="What runs there.")
     execution_provider: str = pydantic.Field(
         default="CPUExecutionProvider", min_length=1, description="ONNX Runtime execution provider."
     )
@@ -86,8 +86,16 @@ class DeviceProfile(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> DeviceProfile:
+        if self.transport != ONLY_A_TABLE and self.runtime not in RUNTIMES:
+            raise ValueError(
+                f"runtime {self.runtime!r} cannot be measured, only {' and '.join(RUNTIMES)}; with "
+                f'transport = "{ONLY_A_TABLE}" (an imported table) it may be any'
+            )
         in_browser = self.transport == "browser"
-        if in_browser != (self.runtime == BROWSER_RUNTIME):
+        if self.transport == ONLY_A_TABLE:
+            if self.chip == "local":
+                raise ValueError(f'transport "{ONLY_A_TABLE}" needs the name of the chip')
+        elif in_browser != (self.runtime == BROWSER_RUNTIME):
             raise ValueError(
                 f'runtime "{BROWSER_RUNTIME}" and transport "browser" belong together: '
                 "times in a browser are not those of a native runtime"

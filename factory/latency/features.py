@@ -2,7 +2,9 @@
 
 Amounts of work and traffic enter as logarithms, because times are fitted in log space: a kernel
 with twice the work should cost a constant more. Vector runtimes compute in blocks of channels
-(16 with AVX-512), so what is left over at the end of a block has columns of its own. Categories
+(16 with AVX-512, 8 with AVX2) and go over sets of four blocks and tiles of columns, so what is left
+over at the end of each has columns of its own, for both widths. What does not fit into the first
+or the second cache has columns that are zero below its size. Categories
 (operator, fused activation) are one column each and are listed in a :class:`FeatureSpace`, so that
 a saved predictor keeps its columns.
 """
@@ -20,6 +22,10 @@ from factory.graph.kernel import Kernel
 from factory.graph.shapes import elements
 
 BLOCK = 16  # channels a block of the widest vectors
+NARROW = 8  # and of vectors half as wide
+SET = 4  # blocks of output channels that are computed in one go
+BATCH = 128  # input channels that a pointwise convolution adds up in one go
+LOG_L1, LOG_L2 = math.log(32 << 10), math.log(512 << 10)
 LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
 COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
 _NUMERIC = (
@@ -29,7 +35,14 @@ _NUMERIC = (
     "in_mod_block out_mod_block in_ragged_block out_ragged_block in_ragged_4 out_ragged_4 "
     "group_ragged_block out_blocks_mod_4 out_tile_ratio column_ratio few_channels_in n_inputs "
     "broadcast log_second_input log_smallest_input split_ragged rank changes_channels from_start "
-    "log_work_over_cache"
+    "log_work_over_cache "
+    "log_narrow_macs narrow_padding_ratio narrow_set_ratio narrow_set_rest log_narrow_blocks_out "
+    "log_narrow_blocks_in in_ragged_narrow out_ragged_narrow group_ragged_narrow "
+    "out_narrow_ratio group_narrow_ratio columns_2_ratio columns_3_ratio pixels_3_ratio "
+    "pixels_6_ratio log_batches batch_ratio inner_columns_ratio log_edge_columns "
+    "log_inner_columns input_over_l2 weight_over_l2 output_over_l2 input_over_l1 weight_over_l1 "
+    "set_over_l1 log_set_weight log_input_rows maps_over_l2 log_weight_over_maps out_block_ratio "
+    "pixels_16_ratio out_rest log_width_in padding log_output_over_input"
 )
 NUMERIC = _NUMERIC.split()
 N_NUMERIC = len(NUMERIC)
@@ -47,7 +60,11 @@ def family(kernel: Kernel) -> str:
         if kind == "conv_pointwise" and out[2] * out[3] == 1:
             return "conv_pixel"
         channels_in = kernel.inputs[0][1]
-        blocked_input = kind != "conv_dense" or channels_in >= BLOCK  # few channels: read plain
+        blocked_input = kind != "conv_dense" or channels_in >= NARROW  # few channels: read plain
+        if kind == "conv_grouped":
+            groups = channels_in // kernel.weight[1]
+            if kernel.weight[1] % NARROW or (out[1] // groups) % NARROW:
+                return f"{kind}_ragged"
         if out[1] % 4 or (blocked_input and channels_in % 4):
             return f"{kind}_ragged"
         return kind
@@ -138,6 +155,85 @@ def numeric_features(kernel: Kernel) -> list[float]:
         float(channels_in != channels_out),
         float(_first_int(kernel.attr("start", "0"), 0) == 0),
         max(0.0, log(traffic) - LOG_CACHE),
+        *_blocking_features(kernel, window, group_width, groups),
+    ]
+
+
+def _ratio(value: int, step: int) -> float:
+    """How much rounding up to whole steps adds: 1 where nothing is left over."""
+    return _up(value, step) / max(value, 1)
+
+
+def _blocking_features(kernel: Kernel, window: int, group_width: int, groups: int) -> list[float]:
+    """Columns about narrow blocks, tiles of the output, its edges and caches, as in NUMERIC."""
+    x = kernel.inputs[0] if kernel.inputs else (1,)
+    out = kernel.output_shape
+    channels_in = x[1] if len(x) > 1 else 1
+    channels_out = out[1] if len(out) > 1 else 1
+    width_in = x[3] if len(x) > 3 else 1
+    width_out = out[3] if len(out) > 3 else 1
+    pixels_out = elements(out[2:])
+    weighted = kernel.weight is not None and len(kernel.weight) > 2
+    window = window if weighted else 1
+    side = round(math.sqrt(window))
+    blocks_out, blocks_in = -(-channels_out // NARROW), -(-group_width // NARROW)
+    padded = 0
+    if kernel.macs:
+        padded = _up(channels_out, NARROW) * pixels_out * window
+        if not (groups > 1 and group_width == 1):
+            padded *= group_width if channels_in < NARROW else _up(group_width, NARROW)
+    stride = max(1, _first_int(kernel.attr("s", "1"), 1))
+    inner = width_out
+    if kernel.op in ("Conv", "MaxPool", "AveragePool"):  # columns whose window needs no padding
+        inner = min(width_out, max(0, (width_in - side) // stride + 1))
+    log = math.log1p
+    in_bytes, weight_bytes, out_bytes = (
+        kernel.input_bytes,
+        kernel.weight_bytes,
+        kernel.output_bytes,
+    )
+    set_weight = log(4 * group_width * window * min(channels_out, SET * NARROW))
+
+    def over(size: int, log_cache: float) -> float:
+        return max(0.0, log(size) - log_cache)
+
+    return [
+        log(padded),
+        padded / kernel.macs if kernel.macs else 1.0,
+        _ratio(blocks_out, SET),
+        float(blocks_out % SET),
+        log(blocks_out),
+        log(blocks_in),
+        float(channels_in % NARROW != 0),
+        float(channels_out % NARROW != 0),
+        float(group_width % NARROW != 0),
+        _ratio(channels_out, NARROW),
+        _ratio(group_width, NARROW),
+        _ratio(width_out, 2),
+        _ratio(width_out, 3),
+        _ratio(pixels_out, 3),
+        _ratio(pixels_out, COLUMN_TILE),
+        log(-(-group_width // BATCH)),
+        _ratio(group_width, BATCH),
+        inner / max(width_out, 1),
+        log(width_out - inner),
+        log(inner),
+        over(in_bytes, LOG_L2),
+        over(weight_bytes, LOG_L2),
+        over(out_bytes, LOG_L2),
+        over(in_bytes, LOG_L1),
+        over(weight_bytes, LOG_L1),
+        max(0.0, set_weight - LOG_L1),
+        set_weight,
+        log(4 * width_in * min(group_width, NARROW) * side),
+        over(in_bytes + out_bytes, LOG_L2),
+        math.log(weight_bytes / max(1, in_bytes + out_bytes)) if weight_bytes else 0.0,
+        _ratio(channels_out, BLOCK),
+        _ratio(pixels_out, BLOCK),
+        float(channels_out % BLOCK),
+        log(width_in),
+        float(_first_int(kernel.attr("p", "0"), 0)),
+        math.log(max(1, out_bytes) / max(1, in_bytes)),
     ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 from factory.latency import evaluation
+from factory.latency.chip_facts import chip_facts
 from factory.latency.correction import (
     Correction,
     NetworkData,
@@ -69,6 +70,7 @@ def fit_predictor(table: Any, *, seed: int = 0) -> LatencyPredictor:
         )
         predictor.half_width = _half_width(best, facts)
     _add_errors(best, facts)
+    predictor.report.update(chip_facts(table, facts, predictor))
     predictor.report["interval_half_width_percent"] = 100 * predictor.half_width
     return predictor
 

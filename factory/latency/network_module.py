@@ -3,7 +3,8 @@
 LA-DARTS (arXiv 2001.06392): a regressor trained on randomly sampled architectures measured on the
 device stands as the latency term of the search. It is for chips where kernels do not add up; where
 they do, :class:`~factory.latency.differentiable.ExpectedLatency` is exact and needs no training.
-Same interface: called with q, per cell type [E, O] with q[e, o] = P(edge e carries operator o).
+It learns from any pairs of code and latency: measured networks, or what a predictor says of random
+ones (factory/search/latency_module.py). Same interface as the additive model: called with q, per cell type [E, O] with q[e, o] = P(edge e carries operator o).
 
     ms(code) = typical * softplus(a + w @ code + MLP(code)),  trained on relative errors
 
@@ -129,6 +130,8 @@ class NetworkLatency(nn.Module):
             drawn.append(hot_KEO.reshape(DRAWS, -1))
             soft.append(q[name].reshape(-1).double())
         soft_D = torch.cat(soft)
+        if self.get_buffer("typical_ms").device != soft_D.device:
+            self.to(soft_D.device)
         codes_KD = torch.cat(drawn, 1).to(soft_D.device) + (soft_D - soft_D.detach())
         return self.network_ms(codes_KD).mean()
 

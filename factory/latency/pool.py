@@ -4,10 +4,12 @@ A network is described by a row of counts (how often each kind of operator runs)
 is counts @ weights. What a runtime runs is not known beforehand (one may drop operators that
 cannot change the output, another run them), so there are several *views*: the same columns,
 counted under different assumptions. Every pool device is fitted under each view and keeps the one
-that explains it best; scaled to mean 1, the devices' weights are a sample of a distribution whose
-mean and covariance are the prior for the next device, whatever its view turns out to be. A pool
-of one device (another runtime on the same chip) gives its weights, each with a wide spread.
-Legend: N networks, K counts, V views, D pool devices.
+that explains it best; scaled to mean 1, the devices' weights are a sample of a distribution. The prior
+for the next device, whatever its view turns out to be, is a mixture: it lies around the pool's
+mean, or around one known device (a kernel density over devices), at a distance in multiples of the
+devices' covariance. A pool of one device (another runtime on the same chip) gives its weights, each
+with a wide spread.
+Legend: N networks, K counts, V views, D pool devices, C centres.
 """
 
 from __future__ import annotations
@@ -39,17 +41,26 @@ class PoolPrior:
         covariance_KK: their covariance, spread where the pool is small.
         noise_D: scatter of each device around its fit, as a share (robust standard deviation).
         view_D: number of the view that fits each device best.
+        centres_CK: weights of what the next device may lie near: the pool's mean, each device.
+        chance_C: prior probability of each centre.
     """
 
     mean_K: np.ndarray
     covariance_KK: np.ndarray
     noise_D: np.ndarray
     view_D: np.ndarray
+    centres_CK: np.ndarray
+    chance_C: np.ndarray
 
     @property
     def noise(self) -> float:
         """Typical scatter of a device, as a share."""
         return float(np.median(self.noise_D))
+
+    def only(self, kept_D: np.ndarray) -> PoolPrior:
+        """The prior of some of the devices (a mask), as if the others had never been seen."""
+        weights_DK = self.centres_CK[len(self.centres_CK) - len(self.view_D) :]
+        return _prior(weights_DK[kept_D], self.noise_D[kept_D], self.view_D[kept_D])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""
@@ -63,6 +74,8 @@ class PoolPrior:
             np.asarray(value["covariance_KK"], dtype=np.float64),
             np.asarray(value["noise_D"], dtype=np.float64),
             np.asarray(value["view_D"], dtype=np.int64),
+            np.asarray(value["centres_CK"], dtype=np.float64),
+            np.asarray(value["chance_C"], dtype=np.float64),
         )
 
 
@@ -93,7 +106,9 @@ def stack_views(views: Views) -> np.ndarray:
     return np.asarray(views, dtype=np.float64)
 
 
-def relative_fit(counts_NK: np.ndarray, ms_N: np.ndarray) -> tuple[np.ndarray, float]:
+def relative_fit(
+    counts_NK: np.ndarray, ms_N: np.ndarray, *, ridge: float = 1e-9
+) -> tuple[np.ndarray, float]:
     """(weights, scatter as a share) of a robust least squares of relative errors.
 
     Iteratively reweighted with Huber's weights (1964); a slight ridge resolves collinear columns.
@@ -106,7 +121,7 @@ def relative_fit(counts_NK: np.ndarray, ms_N: np.ndarray) -> tuple[np.ndarray, f
         factor_N = np.sqrt(trust_N) / scale_N
         rows = counts_NK * factor_N[:, None]
         gram = rows.T @ rows
-        gram += 1e-9 * np.trace(gram) * np.eye(len(gram))
+        gram += ridge * np.trace(gram) * np.eye(len(gram))
         weights_K = np.linalg.solve(gram, rows.T @ (ms_N * factor_N))
         predicted_N = counts_NK @ weights_K
         scale_N = np.maximum(predicted_N, floor)
@@ -147,15 +162,18 @@ def fit_pool(views: Views, pool_ms_ND: np.ndarray) -> PoolPrior:
         view = int(np.argmin([scatter for _, scatter in fits]))
         found.append((*fits[view], view))
     weights_DK = np.array([weights for weights, _, _ in found])
+    scatter_D = np.array([scatter for _, scatter, _ in found])
+    return _prior(weights_DK, scatter_D, np.array([view for _, _, view in found], dtype=np.int64))
+
+
+def _prior(weights_DK: np.ndarray, noise_D: np.ndarray, view_D: np.ndarray) -> PoolPrior:
+    """The prior that fitted devices give; the mean counts as much as all devices together."""
     mean_K, least = weights_DK.mean(0), 1e-5 * float(np.mean(weights_DK**2))
-    if len(weights_DK) > 1:
-        covariance_KK = np.cov(weights_DK.T).reshape(len(mean_K), len(mean_K))
-        covariance_KK = covariance_KK + np.diag(SPREAD * weights_DK.var(0) + least)
-    else:
+    if len(weights_DK) == 1:
         covariance_KK = np.diag((ALONE * mean_K) ** 2 + 100 * least)
-    return PoolPrior(
-        mean_K,
-        covariance_KK,
-        np.array([scatter for _, scatter, _ in found]),
-        np.array([view for _, _, view in found], dtype=np.int64),
-    )
+        return PoolPrior(mean_K, covariance_KK, noise_D, view_D, mean_K[None], np.ones(1))
+    covariance_KK = np.cov(weights_DK.T).reshape(len(mean_K), len(mean_K))
+    covariance_KK = covariance_KK + np.diag(SPREAD * weights_DK.var(0) + least)
+    chance_C = np.append(0.5, np.full(len(weights_DK), 0.5 / len(weights_DK)))
+    centres_CK = np.vstack([mean_K, weights_DK])
+    return PoolPrior(mean_K, covariance_KK, noise_D, view_D, centres_CK, chance_C)

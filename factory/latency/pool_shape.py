@@ -1,95 +1,90 @@
-"""What known chips have in common beyond sums of operators, as one more column of the views.
+"""What known chips do beyond sums of operators: each pool device as a function of finer features.
 
-Devices of a pool deviate from counts @ weights in similar ways (a GPU hides short operators behind
-launches, a cache overflows at a certain width). The relative residuals of the pool's devices under
-their best view are brought to a common scale, their first singular vectors are the shared shapes,
-and a ridge on finer features of the networks takes the measurements' noise out of them and carries
-them to networks that no table has. As a column (shape times typical latency) a shape gets a weight
-for the new chip like any operator: prior from the pool, then the few measurements.
-Legend: N networks, K counts, F finer features, D pool devices, C shapes.
+A GPU hides short operators behind launches, a cache overflows at a certain width: no sum of counts
+says that, but a chip that resembles a known one does the same. Each pool device's table is smoothed
+by a robust ridge on finer features, which takes the measurements' noise out and carries it to
+networks that no table has. As columns of the views these functions are further centres for the new
+chip (pool.py): it may lie around device d as summed, around device d as it really is, or around the
+mean of either.
+Legend: N networks, K counts, V views, F finer features, D pool devices, C centres.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.latency.pool import LEAST_SHARE, PoolPrior, Views, fit_pool, relative_fit, stack_views
+from factory.latency.pool import PoolPrior, Views, relative_fit, stack_views
 
-CLIP = 3.0  # robust standard deviations
-LEVEL = 0.02  # of the latency: size of a column, so that weights are of the order of one
-RIDGE = 1e-6
+RIDGE = 1e-8  # of the trace
+LEAST = 0.02  # of a device's mean latency: no network is faster
 
 
 @dataclass(frozen=True)
-class SharedShapes:
-    """Shapes as linear functions of the finer features.
+class PoolFunctions:
+    """Each pool device's relative latency as a linear function of counts and finer features.
 
     Args:
-        coefficients_FC: weight of each feature (the last row is a constant).
-        mean_K: the pool's mean weights, for the typical latency.
+        coefficients_FD: weights of the counts, the finer features and a constant.
     """
 
-    coefficients_FC: np.ndarray
-    mean_K: np.ndarray
+    coefficients_FD: np.ndarray
 
-    def extend(self, views: Views, details_NF: np.ndarray) -> list[np.ndarray]:
-        """The views with one more column a shape."""
-        shapes_NC = _with_constant(details_NF) @ self.coefficients_FC
-        extended = []
-        for counts_NK in stack_views(views):
-            typical_N = np.maximum(counts_NK @ self.mean_K, LEAST_SHARE)
-            extended.append(np.hstack([counts_NK, LEVEL * shapes_NC * typical_N[:, None]]))
-        return extended
+    def extend(self, views: Views, details: Views) -> list[np.ndarray]:
+        """The views with one more column a device; ``details``: finer features of each view."""
+        columns = zip(stack_views(views), stack_views(details), strict=True)
+        return [
+            np.hstack(
+                [counts_NK, np.maximum(_columns(counts_NK, rows) @ self.coefficients_FD, LEAST)]
+            )
+            for counts_NK, rows in columns
+        ]
 
-
-def shared_shapes(
-    views: Views, details_NF: np.ndarray, pool_ms_ND: np.ndarray, count: int = 1
-) -> SharedShapes:
-    """The ``count`` strongest shapes of a pool whose tables are complete.
-
-    Only devices whose best view is the pool's most frequent one are compared: the others run
-    other operators.
-    """
-    counts_VNK = stack_views(views)
-    details_NF = np.asarray(details_NF, dtype=np.float64)
-    if len(details_NF) != counts_VNK.shape[1]:
-        raise InputError(
-            f"finer features of {len(details_NF)} networks, views of {counts_VNK.shape[1]}"
+    def centres(self, prior: PoolPrior) -> PoolPrior:
+        """The prior for the extended views: half of the chance goes to the functions."""
+        count = self.coefficients_FD.shape[1]
+        unit = np.eye(count)
+        functions = unit if count == 1 else np.vstack([unit.mean(0), unit])
+        wide = np.pad(prior.centres_CK, ((0, 0), (0, count)))
+        deep = np.pad(functions, ((0, 0), (len(prior.mean_K), 0)))
+        return replace(
+            prior,
+            mean_K=np.pad(prior.mean_K, (0, count)),
+            covariance_KK=np.pad(prior.covariance_KK, (0, count)),
+            centres_CK=np.vstack([wide, deep]),
+            chance_C=np.tile(prior.chance_C, 2) / 2,
         )
-    prior = fit_pool(views, pool_ms_ND)
-    if not 1 <= count <= len(prior.view_D):
-        raise InputError(f"{count} shapes cannot be told from {len(prior.view_D)} devices")
-    shapes_NC = _residual_directions(counts_VNK, prior, pool_ms_ND)[:, :count]
-    columns = _with_constant(details_NF)
-    gram = columns.T @ columns
-    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
-    coefficients_FC = np.linalg.solve(gram, columns.T @ shapes_NC)
-    size_C = (columns @ coefficients_FC).std(0)
-    return SharedShapes(coefficients_FC / np.where(size_C > 1e-12, size_C, 1.0), prior.mean_K)
 
 
-def _residual_directions(
-    counts_VNK: np.ndarray, prior: PoolPrior, pool_ms_ND: np.ndarray
-) -> np.ndarray:
-    """Left singular vectors [N, D'] of the devices' clipped, scaled relative residuals."""
-    view = int(np.bincount(prior.view_D).argmax())
+def pool_functions(
+    views: Views, details: Views, pool_ms_ND: np.ndarray, prior: PoolPrior
+) -> PoolFunctions:
+    """The functions of the pool's devices, each under the view that ``prior`` found for it.
+
+    Args:
+        views: V arrays [N, K].
+        details: V arrays [N, F], finer features counted under the same assumptions.
+        pool_ms_ND: milliseconds; NaN where not measured.
+        prior: of :func:`~factory.latency.pool.fit_pool` on the same pool.
+    """
+    counts_VNK, details_VNF = stack_views(views), stack_views(details)
+    if details_VNF.shape[:2] != counts_VNK.shape[:2]:
+        raise InputError(
+            f"finer features of shape {details_VNF.shape[:2]}, views of {counts_VNK.shape[:2]}",
+            why="each view needs the finer features of the same networks",
+        )
+    if pool_ms_ND.shape != (counts_VNK.shape[1], len(prior.view_D)):
+        raise InputError(f"a pool of shape {pool_ms_ND.shape} for this prior")
     columns = []
-    for d in np.flatnonzero(prior.view_D == view):
-        ms_N = pool_ms_ND[:, d] / pool_ms_ND[:, d].mean()
-        weights_K, scatter = relative_fit(counts_VNK[view], ms_N)
-        predicted_N = np.maximum(counts_VNK[view] @ weights_K, LEAST_SHARE)
-        columns.append(np.clip((ms_N / predicted_N - 1) / scatter, -CLIP, CLIP))
-    residual_ND = np.stack(columns, 1)
-    residual_ND -= residual_ND.mean(0)
-    vectors_ND = np.linalg.svd(residual_ND, full_matrices=False)[0]
-    # the sign of a singular vector is arbitrary: fix it
-    largest = np.abs(vectors_ND).argmax(0)
-    return np.asarray(vectors_ND * np.sign(vectors_ND[largest, np.arange(len(largest))]))
+    for d, v in enumerate(prior.view_D):
+        known = ~np.isnan(pool_ms_ND[:, d])
+        rows = _columns(counts_VNK[v][known], details_VNF[v][known])
+        ms = pool_ms_ND[known, d] / pool_ms_ND[known, d].mean()
+        columns.append(relative_fit(rows, ms, ridge=RIDGE)[0])
+    return PoolFunctions(np.stack(columns, 1))
 
 
-def _with_constant(details_NF: np.ndarray) -> np.ndarray:
-    details_NF = np.asarray(details_NF, dtype=np.float64)
-    return np.hstack([details_NF, np.ones((len(details_NF), 1))])
+def _columns(counts_NK: np.ndarray, details_NF: np.ndarray) -> np.ndarray:
+    return np.hstack([counts_NK, details_NF, np.ones((len(counts_NK), 1))])

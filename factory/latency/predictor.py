@@ -27,7 +27,7 @@ from factory.latency.prediction import Part, Prediction
 from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FORMAT = "factory-latency-predictor"
 MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005
@@ -194,6 +194,11 @@ class LatencyPredictor:
             warnings.append(
                 "no whole network was measured on this device: the prediction is an uncorrected "
                 "sum of kernels and its interval is assumed, not measured"
+            )
+        if adapted := self.report.get("adapted"):
+            warnings.append(
+                f"adapted from {adapted['from']} with {self.report['n_networks']} networks "
+                "measured on this device: kernels were timed there, not here"
             )
         for label, members in sorted(guessed.items()):
             total = sum(share for share, _ in members)

@@ -222,3 +222,4 @@ def _add(total: ProfileSummary, part: ProfileSummary) -> None:
     total.seconds += part.seconds
     total.reasons.update(part.reasons)
     total.reference_ms += part.reference_ms
+    total.drift = part.drift or total.drift

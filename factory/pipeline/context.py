@@ -16,9 +16,7 @@ from factory.pipeline.recipe import NO_LATENCY, Recipe, TierSection
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import RunFolder
 from factory.spaces.base import SearchSpace
-from factory.spaces.cell_space import CellSpace
 from factory.spaces.config import SpaceConfig, Spec, space_of
-from factory.spaces.network_spec import NetworkSpec
 
 if TYPE_CHECKING:
     from factory.data.image_data import ImageData
@@ -44,17 +42,34 @@ class BuildContext:
         self.recipe, self.folder, self.progress = recipe, folder, progress
         self.devices: dict[str, DeviceProfile] = {}
         self._device_of: dict[str, str] = {}
+        self._also_of: dict[str, list[str]] = {}
         for tier in recipe.tiers:
-            profile = load_profile(tier.device)
-            known = self.devices.setdefault(profile.id, profile)
-            if known != profile:
+            ids = [self._add_device(tier, device).id for device in _named_devices(tier)]
+            if len(set(ids)) != len(ids):
                 raise InputError(
-                    f"two different device profiles have the id {profile.id!r}",
-                    where=f"tier {tier.name!r}",
-                    fix="give one of them another id",
+                    f"a chip is named twice in tier {tier.name!r}: {', '.join(ids)}",
+                    fix="give every chip of a tier one latency budget",
                 )
-            self._device_of[tier.name] = profile.id
+            precisions = {self.devices[name].precision for name in ids}
+            if len(precisions) > 1:
+                raise InputError(
+                    f"the chips of tier {tier.name!r} run {' and '.join(sorted(precisions))}",
+                    why="a tier ships one file, of one precision",
+                    fix="make a tier of each precision",
+                )
+            self._device_of[tier.name], self._also_of[tier.name] = ids[0], ids[1:]
         self.spec(None)  # an impossible size is told before anything is measured
+
+    def _add_device(self, tier: TierSection, device: str) -> DeviceProfile:
+        profile = load_profile(device)
+        known = self.devices.setdefault(profile.id, profile)
+        if known != profile:
+            raise InputError(
+                f"two different device profiles have the id {profile.id!r}",
+                where=f"tier {tier.name!r}",
+                fix="give one of them another id",
+            )
+        return profile
 
     @property
     def seed(self) -> int:
@@ -77,6 +92,10 @@ class BuildContext:
         """The device profile of a tier."""
         return self.devices[self._device_of[tier.name]]
 
+    def also(self, tier: TierSection) -> list[DeviceProfile]:
+        """The other chips whose budgets a tier's model must keep, in the order of the recipe."""
+        return [self.devices[name] for name in self._also_of[tier.name]]
+
     def spec(self, tier: TierSection | None) -> Spec:
         """The size of a tier's network; of the recipe's own `[space]` for None."""
         space = self.recipe.space if tier is None else self.recipe.tier_space(tier)
@@ -91,17 +110,12 @@ class BuildContext:
             )
         )
 
-    def search_space(self) -> CellSpace:
-        """The space of the differentiable search; InputError where it cannot run on it."""
-        spec = self.search_spec()
-        if not isinstance(spec, NetworkSpec):
-            raise InputError(
-                "the differentiable search runs on the cell space, not on "
-                f"{self.recipe.space.kind!r}",
-                where="[space] kind of the recipe",
-                fix="factory search RECIPE --strategy evolution",
-            )
-        return CellSpace(spec)
+    def search_space(self) -> SearchSpace[Any]:
+        """The space at the size of the differentiable search; InputError where a row cannot run."""
+        from factory.search.form import form_of
+
+        form_of(self.recipe.space.kind).check(self.recipe.search)
+        return space_of(self.search_spec())
 
     def _spec(self, space: SpaceConfig) -> Spec:
         return space.spec(self.recipe.data.image_shape, self.num_classes)
@@ -112,7 +126,11 @@ class BuildContext:
 
     def specs_on(self, device_id: str) -> list[Spec]:
         """The distinct network sizes that are deployed or compared on a device."""
-        tiers = [tier for tier in self.recipe.tiers if self._device_of[tier.name] == device_id]
+        tiers = [
+            tier
+            for tier in self.recipe.tiers
+            if device_id in (self._device_of[tier.name], *self._also_of[tier.name])
+        ]
         specs = [self.spec(tier) for tier in tiers]
         if self.recipe.budget.baseline:
             specs.append(self.spec(None))
@@ -136,6 +154,10 @@ class BuildContext:
         """Names of the architectures that are searched: the tiers, then the comparison."""
         names = [tier.name for tier in self.recipe.tiers]
         return [*names, NO_LATENCY] if self.recipe.budget.baseline else names
+
+
+def _named_devices(tier: TierSection) -> list[str]:
+    return [tier.device, *(other.device for other in tier.also)]
 
 
 def spec_dict(spec: Spec) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class ProfileSection(Section):
     pool: int = Field(
         256, ge=16, le=100_000, description="Random networks the measured ones are chosen from."
     )
+    known_devices: list[str] = Field(
+        default_factory=list,
+        description="Devices with latency tables: a chip is then adapted from them by measuring "
+        "`networks` networks and no kernel.",
+    )
 
 
 class BudgetSection(Section):
@@ -70,6 +75,13 @@ class BudgetSection(Section):
 
     safety: float = Field(
         0.95, gt=0.5, le=1.0, description="The search aims at this share of each latency budget."
+    )
+    least_used: float = Field(
+        0.96,
+        ge=0,
+        le=0.99,
+        description="A network uses at least this share of what the search aims at, where one "
+        "that does is within the other limits.",
     )
     finalist_rounds: int = Field(
         2, ge=0, le=10, description="New searches for a finalist measured over budget."
@@ -91,6 +103,30 @@ class BudgetSection(Section):
     )
 
 
+class AlsoSection(Section):
+    """`[[tiers.also]]`: another chip on which the same model must keep a latency budget."""
+
+    device: str = Field(min_length=1, description="Device id or the path of a device profile.")
+    max_latency_ms: float | None = Field(
+        None, gt=0, le=MAX_LATENCY_MS_LIMIT, description="Latency budget in milliseconds."
+    )
+    latency_percentile: float | None = Field(
+        None,
+        gt=0,
+        lt=100,
+        description="Latency budget as the percentile of random networks' predicted latency.",
+    )
+
+    @model_validator(mode="after")
+    def _one_latency_budget(self) -> AlsoSection:
+        if (self.max_latency_ms is None) == (self.latency_percentile is None):
+            raise ValueError(
+                f"also {self.device!r} needs exactly one latency budget: "
+                "either max_latency_ms or latency_percentile"
+            )
+        return self
+
+
 class TierSection(Section):
     """`[[tiers]]`: one chip, its budget, and so one model."""
 
@@ -110,6 +146,16 @@ class TierSection(Section):
     )
     max_params: float | None = Field(
         None, ge=1, le=1e12, description="Budget of trainable parameters."
+    )
+    max_peak_memory_mb: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Budget of peak activation memory in MB (1e6 bytes), the largest sum of live "
+        "tensors when the network runs operator by operator.",
+    )
+    also: tuple[AlsoSection, ...] = Field(
+        (), max_length=20, description="More chips whose latency budgets the model must keep."
     )
     min_accuracy: float | None = Field(
         None, gt=0, le=1, description="The verdict fails below this test accuracy (0 to 1)."

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from factory.core.errors import InputError
-from factory.core.files import sha256_file
 from factory.core.provenance import chip_fingerprint, package_version
 from factory.core.resources import user_home
 from factory.devices.browser_options import ANY_CHIP
 from factory.devices.profile import DeviceProfile
 from factory.latency.predictor import LatencyPredictor
+from factory.profiling.quarantine import content_digest
 from factory.profiling.table import LatencyTable, find_tables
 
 TABLES = "latency_tables"
@@ -68,22 +68,31 @@ def mismatch(table: LatencyTable, profile: DeviceProfile) -> str:
 
 def predictor_path(table: LatencyTable) -> Path:
     """Where the predictor of exactly this table's content is kept."""
-    digest = sha256_file(table.path)[:12]
+    digest = content_digest(table.path)[:12]
     return own_tables() / "predictors" / f"{table.path.stem}.{digest}.json"
 
 
 def predictor_for(profile: DeviceProfile, run: str | Path | None) -> tuple[LatencyPredictor, Path]:
     """The predictor of a device: that of a run folder, else of its table (fitted when missing)."""
+    return predictor_and_table(profile, run)[:2]
+
+
+def predictor_and_table(
+    profile: DeviceProfile, run: str | Path | None
+) -> tuple[LatencyPredictor, Path, LatencyTable]:
+    """The predictor of a device, where it comes from, and the table that it was fitted to."""
     if run is not None:
         return _run_predictor(profile, Path(run))
     table = table_for(profile)
     path = predictor_path(table)
     if path.is_file():
-        return LatencyPredictor.load(path), path
-    return LatencyPredictor.fit(table), table.path
+        return LatencyPredictor.load(path), path, table
+    return LatencyPredictor.fit(table), table.path, table
 
 
-def _run_predictor(profile: DeviceProfile, run: Path) -> tuple[LatencyPredictor, Path]:
+def _run_predictor(
+    profile: DeviceProfile, run: Path
+) -> tuple[LatencyPredictor, Path, LatencyTable]:
     path = run / "02-fit" / f"{profile.id}.predictor.json"
     if not path.is_file():
         known = sorted(
@@ -103,7 +112,7 @@ def _run_predictor(profile: DeviceProfile, run: Path) -> tuple[LatencyPredictor,
             why=reason,
             fix=f"measure this one with `factory profile --device {profile.id}`",
         )
-    return LatencyPredictor.load(path), path
+    return LatencyPredictor.load(path), path, table
 
 
 def run_table(profile: DeviceProfile, run: Path) -> LatencyTable:

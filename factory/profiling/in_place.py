@@ -24,7 +24,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -40,6 +40,7 @@ _GENERATED = re.compile(r"(_token_\d+|_nchwc|/QuickGeluFusion/?|_nhwc)$")
 _QUANTISED = re.compile(r"(_f|_q|_dq)$")
 _CUTS = re.compile(r"(?=[_./])")
 FROM_BLOCKED = "ReorderOutput"
+REORDERS = ("ReorderInput", FROM_BLOCKED, "Transpose")
 FUSED = "fused "  # before the name of a plain convolution or Gemm that took its activation in
 CALIBRATION_NODES = 128
 SHARE_KEPT = 0.1
@@ -48,11 +49,32 @@ OVERHEAD_RANGE = (0.7, 1.6)
 
 @dataclass(frozen=True)
 class InPlaceTime:
-    """What one occurrence of a kernel costs within a network, the mean over ``count``."""
+    """What one occurrence of a kernel costs within a network, the mean over ``count``.
+
+    Attributes:
+        reorder_share: share of ``ms`` in changes of layout that the kernel forces.
+        elsewhere: execution provider that ran most of it, where that is not the one asked for.
+    """
 
     kernel: Kernel
     count: int
     ms: float
+    reorder_share: float = 0.0
+    elsewhere: str = ""
+
+
+@dataclass
+class _Charge:
+    """What one canonical operator is charged with, as shares of the traced time."""
+
+    share: float = 0.0
+    reorders: float = 0.0
+    providers: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: _Charge) -> None:
+        self.share += other.share
+        self.reorders += other.reorders
+        self.providers.update(other.providers)
 
 
 @functools.cache
@@ -73,7 +95,9 @@ def trace_overhead_ms(timing: Timing) -> float:
     return max(0.0, (timing.traced_ms - timing.median_ms) / len(timing.nodes))
 
 
-def in_place_times(model: bytes, timing: Timing, overhead_ms: float = 0.0) -> list[InPlaceTime]:
+def in_place_times(
+    model: bytes, timing: Timing, overhead_ms: float = 0.0, asked: str = ""
+) -> list[InPlaceTime]:
     """Times of the kernels of ``model`` (made by :func:`~factory.graph.onnx_build.to_onnx`).
 
     Args:
@@ -82,6 +106,7 @@ def in_place_times(model: bytes, timing: Timing, overhead_ms: float = 0.0) -> li
         overhead_ms: what tracing adds to a node of a chain that does nothing; within a network it
             is up to OVERHEAD_RANGE of that, whatever makes the nodes sum to the untraced time. A
             node keeps a tenth of its time at least.
+        asked: the execution provider that the device is asked for.
 
     Empty when nothing can be joined.
     """
@@ -95,25 +120,33 @@ def in_place_times(model: bytes, timing: Timing, overhead_ms: float = 0.0) -> li
     for entry in timing.nodes:
         ms = entry["share"] * timing.traced_ms
         traced.append({**entry, "share": max(ms - overhead_ms, SHARE_KEPT * ms)})
-    shares = _charged(graph, executed, traced)
-    total = sum(shares.values())
+    charges = _charged(graph, executed, traced)
+    total = sum(charge.share for charge in charges.values())
     if not total:
         return []
-    sums: dict[Kernel, float] = {}
+    sums: dict[Kernel, _Charge] = {}
     counts: Counter[Kernel] = Counter()
     for node in graph.nodes:
         kernel = node.kernel()
         counts[kernel] += 1
-        sums[kernel] = sums.get(kernel, 0.0) + shares.get(node.output, 0.0)
+        sums.setdefault(kernel, _Charge()).add(charges.get(node.output, _Charge()))
     scale = timing.median_ms / total
-    return [InPlaceTime(k, counts[k], sums[k] * scale / counts[k]) for k in sorted(counts)]
+    return [_time_of(k, counts[k], sums[k], scale, asked) for k in sorted(counts)]
+
+
+def _time_of(kernel: Kernel, count: int, charge: _Charge, scale: float, asked: str) -> InPlaceTime:
+    ran = charge.providers.most_common(1)
+    elsewhere = ran[0][0] if asked and ran and ran[0][0] not in (asked, "") else ""
+    reorders = charge.reorders / charge.share if charge.share > 0 else 0.0
+    return InPlaceTime(kernel, count, charge.share * scale / count, min(reorders, 1.0), elsewhere)
 
 
 def _charged(
     graph: OpGraph, executed: onnx.GraphProto, traced: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-    """Output of a canonical operator -> share of the traced time."""
+) -> dict[str, _Charge]:
+    """Output of a canonical operator -> what it is charged with."""
     share = _shares(executed, traced)
+    provider = {str(node["name"]): str(node.get("provider", "")) for node in traced}
     outputs: dict[str, str] = {}
     for made in graph.nodes:
         for name in (made.output, *(name for name, _ in made.more_outputs)):
@@ -124,15 +157,20 @@ def _charged(
     for index, node in enumerate(executed.node):
         for name in node.input:
             readers.setdefault(name, []).append(index)
-    charged: dict[str, float] = {}
+    charged: dict[str, _Charge] = {}
     for index, node in enumerate(executed.node):
         owner = owners[index]
+        added = owner is None
         if owner is None:
             before = _before(node, executed, owners, maker)
             after = _after(node, executed, owners, readers)
             owner = (after or before) if _leaves_layout(node) else (before or after)
         if owner is not None:
-            charged[owner] = charged.get(owner, 0.0) + share[index]
+            charge = charged.setdefault(owner, _Charge())
+            charge.share += share[index]
+            charge.reorders += share[index] if added and node.op_type in REORDERS else 0.0
+            if not added:
+                charge.providers[provider.get(node.name, "")] += 1
     return charged
 
 

@@ -20,6 +20,7 @@ from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
 from factory.devices.base import Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
+from factory.profiling.drift import clock_drift
 from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.kernel_model import kernel_model
 from factory.profiling.reference import KEY, reference_model
@@ -133,6 +134,7 @@ class _Run:
         rows = table.rows()
         self.next_block = max((row.block for row in rows), default=-1) + 1
         self.references_ms = [row.median_ms for row in table.rows("reference") if row.ok]
+        self.kept_ms = list(self.references_ms)  # without those of blocks measured again
 
     def measure(self, jobs: Sequence[_Job], progress: Progress, label: str) -> ProfileSummary:
         """Measure the jobs that the table does not hold."""
@@ -202,7 +204,17 @@ class _Run:
                 self._row(job, Timing.failed(unbuilt[job.key]), reference_ms, "")
         self._reference_row(reference, self.next_block)
         self.summary.reference_ms.append(reference_ms)
+        self._watch_clock(progress)
         self.next_block += 1
+
+    def _watch_clock(self, progress: Progress) -> None:
+        """Say once that the clock moved slowly: no block then differs from the one before it."""
+        drift = clock_drift(self.kept_ms)
+        if drift is None or not drift.noticed:
+            return
+        if not self.summary.drift:
+            progress.message(f"{self.device.profile.id}: {drift.sentence()}")
+        self.summary.drift = drift.sentence()
 
     def _time(self, models: Sequence[bytes]) -> _Attempt:
         """Time a block together with the reference model."""
@@ -224,11 +236,15 @@ class _Run:
 
     def _reference_row(self, timing: Timing, block: int) -> None:
         self._remember(timing)
+        if timing.ok:
+            self.kept_ms.append(timing.median_ms)
         self.table.append(Row(**self._cells("reference", KEY, timing, timing.median_ms, block)))
 
     def _row(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
         cells = self._cells(job.kind, job.key, timing, reference_ms, self.next_block)
         cells["reason"] = timing.reason or mark
+        if job.kind == "network" and timing.ok:
+            cells.update(self._started(timing, job.build()))
         self.table.append(Row(**cells, kernels=job.kernels))
         self.summary.measured += 1
         if not timing.ok:
@@ -238,13 +254,17 @@ class _Run:
     def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
         """The network's kernels; before its own row, so that a killed profile loses none."""
         cells = self._cells("in_place", job.key, timing, reference_ms, self.next_block)
-        cells.update(reorder_share=0.0, reason=mark)
         if self.overhead_ms is None:
             calibration = self.device.time_many([calibration_model()], self.plan)[0]
             self.overhead_ms = trace_overhead_ms(calibration)
-        for found in in_place_times(job.build(), timing, self.overhead_ms):
+        asked = self.device.profile.execution_provider
+        asked = asked if asked in (timing.providers or {}) else ""  # else: it has other names
+        for found in in_place_times(job.build(), timing, self.overhead_ms, asked):
             spread = {name: cells[name] / timing.median_ms for name in SPREAD}
             times = {name: found.ms * ratio for name, ratio in spread.items()}
+            fallback = f"fallback: it ran on {found.elsewhere}" if found.elsewhere else ""
+            cells["reason"] = "; ".join(filter(None, [mark, fallback]))
+            cells["reorder_share"] = found.reorder_share
             kernels = f"{found.count}*{found.kernel}"
             key = f"{found.kernel}@{job.key}"
             self.table.append(
@@ -270,6 +290,16 @@ class _Run:
             "block": block,
             "reference_ms": reference_ms,
             "date": now_utc(),
+        }
+
+    @staticmethod
+    def _started(timing: Timing, model: bytes) -> dict[str, float]:
+        """The cells of a network about its start, memory and size."""
+        return {
+            "session_ms": timing.session_ms,
+            "first_run_ms": timing.first_run_ms,
+            "peak_memory_mb": timing.peak_memory_mb,
+            "model_mb": len(model) / 1e6,
         }
 
     def _note(self) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 KINDS = ("kernel", "network", "reference", "in_place")
 STATUSES = ("ok", "failed")
@@ -29,6 +30,10 @@ class Row:
         block: number of the interleaved block that it was measured in.
         reference_ms: median of the reference model in the same block; 0 when unknown.
         date: ISO 8601, UTC.
+        session_ms: of a network, time to make its session; 0 when unknown, like the next three.
+        first_run_ms: the first run of that session.
+        peak_memory_mb: most memory that session and first runs took beyond what the process had.
+        model_mb: size of the ONNX file; 1 MB is a million bytes.
     """
 
     kind: str
@@ -45,6 +50,10 @@ class Row:
     block: int = 0
     reference_ms: float = 0.0
     date: str = ""
+    session_ms: float = 0.0
+    first_run_ms: float = 0.0
+    peak_memory_mb: float = 0.0
+    model_mb: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -59,7 +68,7 @@ class Row:
             return f"status is {self.status!r}, not one of {', '.join(STATUSES)}"
         if not self.key:
             return "the key is empty"
-        for name in NUMBERS:
+        for name in (*NUMBERS, *STARTED):
             value = getattr(self, name)
             if not math.isfinite(value):
                 return f"{name} is {value}"
@@ -70,12 +79,13 @@ class Row:
             return "the row says ok but has no time"
         return ""
 
-    def text(self) -> str:
-        """The row as one line of CSV, with its line end."""
+    def text(self, columns: Sequence[str] = ()) -> str:
+        """The row as one line of CSV, with its line end; ``columns``: all by default."""
         cells = []
-        for name, value in zip(COLUMNS, astuple(self), strict=True):
-            if name in NUMBERS:
-                empty = not self.ok and name in MEASURED
+        for name in columns or COLUMNS:
+            value = getattr(self, name)
+            if name in NUMBERS or name in STARTED:
+                empty = (not self.ok and name in MEASURED) or (name in STARTED and not value)
                 cells.append("" if empty else f"{value:.7g}")
             else:
                 cells.append(" ".join(str(value).replace("\0", " ").split()))
@@ -84,21 +94,22 @@ class Row:
         return buffer.getvalue()
 
     @classmethod
-    def parse(cls, line: str) -> Row:
+    def parse(cls, line: str, columns: Sequence[str] = ()) -> Row:
         """The row that :meth:`text` wrote; ValueError says what is wrong with the line."""
+        columns = columns or COLUMNS
         try:
             rows = list(csv.reader([line], strict=True))
         except csv.Error as error:
             raise ValueError(str(error)) from None
         cells = rows[0] if rows else []
-        if len(cells) != len(COLUMNS):
-            raise ValueError(f"{len(cells)} cells instead of {len(COLUMNS)}")
+        if len(cells) != len(columns):
+            raise ValueError(f"{len(cells)} cells instead of {len(columns)}")
         values: dict[str, str | int | float] = {}
-        for name, cell in zip(COLUMNS, cells, strict=True):
-            values[name] = _number(name, cell) if name in NUMBERS else cell
+        for name, cell in zip(columns, cells, strict=True):
+            values[name] = _number(name, cell) if name in NUMBERS or name in STARTED else cell
         row = cls(**values)  # type: ignore[arg-type]
         if row.ok and any(
-            cell == "" for n, cell in zip(COLUMNS, cells, strict=True) if n in NUMBERS
+            cell == "" for n, cell in zip(columns, cells, strict=True) if n in NUMBERS
         ):
             raise ValueError("a number is missing")
         if fault := row.fault():
@@ -106,7 +117,9 @@ class Row:
         return row
 
 
+STARTED = ("session_ms", "first_run_ms", "peak_memory_mb", "model_mb")  # empty when unknown
 COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS_OF_VERSION = {2: COLUMNS[: -len(STARTED)], 3: COLUMNS}
 INTEGERS = ("runs", "block")
 MEASURED = ("median_ms", "p10_ms", "p90_ms", "min_ms", "runs", "reorder_share")
 NUMBERS = (*MEASURED, "block", "reference_ms")

@@ -104,6 +104,7 @@ class ProfileSummary:
         repeated_blocks: blocks measured again because the machine was slower than before.
         marked_blocks: blocks kept although it stayed slow; their rows say so.
         reference_ms: median of the reference model in each kept block.
+        drift: how the clock moved while the table was measured; empty when it did not.
     """
 
     measured: int = 0
@@ -113,6 +114,7 @@ class ProfileSummary:
     repeated_blocks: int = 0
     marked_blocks: int = 0
     seconds: float = 0.0
+    drift: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
     reference_ms: list[float] = field(default_factory=list)
 

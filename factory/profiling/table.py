@@ -18,9 +18,11 @@ from factory.core.files import disk_errors
 from factory.core.provenance import provenance
 from factory.core.resources import search_path
 from factory.devices.profile import DeviceProfile
+from factory.profiling.quarantine import load_quarantine, row_id
 from factory.profiling.rows import COLUMNS, Row
 from factory.profiling.table_file import (
     SCHEMA_VERSION,
+    columns_of,
     header_text,
     is_unfinished_header,
     open_locked,
@@ -34,12 +36,20 @@ if TYPE_CHECKING:
 
 
 class LatencyTable(Closing):
-    """Rows of one table; made by :meth:`open` (to append) or :meth:`read`."""
+    """Rows of one table; made by :meth:`open` (to append) or :meth:`read`.
+
+    Rows in quarantine (:mod:`factory.profiling.quarantine`) count as not measured: they are in
+    ``quarantined`` and in nothing else.
+    """
 
     def __init__(self, path: Path, header: Mapping[str, Any], rows: list[Row]) -> None:
         self.path = path
         self.header = dict(header)
         self.cut_tail = False
+        self.quarantined: list[Row] = []
+        self._quarantine = {row for row, entry in load_quarantine(path).items() if entry.holds}
+        self._columns = columns_of(header)
+        self._everything: list[Row] = []
         self._rows: list[Row] = []
         self._position: dict[tuple[str, str], int] = {}
         self._handle: int | None = None
@@ -150,10 +160,12 @@ class LatencyTable(Closing):
             raise RuntimeError(f"{self.path} was opened for reading")
         if fault := row.fault():
             raise ValueError(f"a row that must not be written: {fault}")
-        text = row.text()
+        text = row.text(self._columns)
         with disk_errors(self.path):
             write_whole(self._handle, text.encode())
-        self._remember(Row.parse(text))  # the same digits as whoever reads the file gets
+        self._remember(
+            Row.parse(text, self._columns)
+        )  # the same digits as whoever reads the file gets
 
     def frame(self) -> pandas.DataFrame:
         """All rows as a pandas frame; the numbers of failed rows are NaN."""
@@ -164,7 +176,15 @@ class LatencyTable(Closing):
         frame.loc[frame["status"] != "ok", measured] = float("nan")
         return frame
 
+    def all_rows(self) -> list[Row]:
+        """Every row in the order of the file: superseded ones and those in quarantine too."""
+        return list(self._everything)
+
     def _remember(self, row: Row) -> None:
+        self._everything.append(row)
+        if self._quarantine and row_id(row) in self._quarantine:
+            self.quarantined.append(row)
+            return
         self._position[(row.kind, row.key)] = len(self._rows)
         self._rows.append(row)
 

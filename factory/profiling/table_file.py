@@ -8,22 +8,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.files import disk_errors
-from factory.profiling.rows import COLUMNS, Row
+from factory.profiling.rows import COLUMNS_OF_VERSION, Row
 
 try:
     import fcntl
 except ImportError:  # not on this system: two writers are then not detected
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA_VERSION = 2
-FIRST_LINE = f"# schema_version: {SCHEMA_VERSION}\n"
-COLUMN_LINE = ",".join(COLUMNS)
+SCHEMA_VERSION = 3
+READABLE = tuple(COLUMNS_OF_VERSION)
 HEADER_KEYS = ("device", "dtype", "fingerprint")
 
 
@@ -44,13 +43,34 @@ def open_locked(path: Path) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise InputError(
-            f"latency table {path} is being written by another process",
-            fix="wait until it is done, or measure into another folder",
-        ) from None
+        raise _being_written(path) from None
     except OSError:  # a file system without locks: go on without
         pass
     return handle
+
+
+@contextlib.contextmanager
+def unwritten(path: Path) -> Iterator[None]:
+    """Hold a table's lock, without opening it for writing, while something beside it is changed."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _being_written(path) from None
+            except OSError:  # a file system without locks: go on without
+                pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _being_written(path: Path) -> InputError:
+    return InputError(
+        f"latency table {path} is being written by another process",
+        fix="wait until it is done, or measure into another folder",
+    )
 
 
 def write_whole(handle: int, content: bytes) -> None:
@@ -80,22 +100,44 @@ def sync_folder(folder: Path) -> None:
 def header_text(header: Mapping[str, Any]) -> str:
     """The header's lines and the line of column names; schema_version comes first."""
     lines = [f"# {key}: {json.dumps(value, allow_nan=False)}\n" for key, value in header.items()]
-    return "".join(lines) + COLUMN_LINE + "\n"
+    return "".join(lines) + ",".join(columns_of(header)) + "\n"
+
+
+def columns_of(header: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of a table with this header: those of its schema version."""
+    return COLUMNS_OF_VERSION[header["schema_version"]]
 
 
 def is_unfinished_header(content: bytes) -> bool:
     """Whether a program was killed while it wrote the header: nothing was measured yet."""
-    first = FIRST_LINE.encode()
+    return any(_is_unfinished(content, version) for version in READABLE)
+
+
+def _is_unfinished(content: bytes, version: int) -> bool:
+    first = f"# schema_version: {version}\n".encode()
     if len(content) < len(first):
         return first.startswith(content)
     *whole, tail = content.split(b"\n")
     if not content.startswith(first) or not all(line.startswith(b"# ") for line in whole):
         return False
-    return tail.startswith(b"#") or COLUMN_LINE.encode().startswith(tail)
+    return tail.startswith(b"#") or ",".join(COLUMNS_OF_VERSION[version]).encode().startswith(tail)
 
 
 def parse_table(path: Path, content: bytes) -> tuple[dict[str, Any], list[Row], int]:
     """Header, rows, and the length of all whole lines (a cut last line is not looked at)."""
+    header, found, end = scan_table(path, content)
+    rows = []
+    for number, row in found:
+        if not isinstance(row, Row):
+            raise _damaged(path, number, row)
+        rows.append(row)
+    return header, rows, end
+
+
+def scan_table(
+    path: Path, content: bytes
+) -> tuple[dict[str, Any], list[tuple[int, Row | str]], int]:
+    """Like :func:`parse_table`, but each line with its number; a damaged one as its fault."""
     end = content.rfind(b"\n") + 1
     try:
         text = content[:end].decode("utf-8")
@@ -112,15 +154,16 @@ def parse_table(path: Path, content: bytes) -> tuple[dict[str, Any], list[Row], 
             why=f"no {missing[0]!r}" if missing else "no line of column names",
             fix="remove the file and measure again with `factory profile`",
         )
-    if lines[first_row] != COLUMN_LINE:
+    columns = columns_of(header)
+    if lines[first_row] != ",".join(columns):
         raise _damaged(path, first_row + 1, "the column names differ")
-    rows = []
+    found: list[tuple[int, Row | str]] = []
     for number, line in enumerate(lines[first_row + 1 :], start=first_row + 2):
         try:
-            rows.append(Row.parse(line))
+            found.append((number, Row.parse(line, columns)))
         except ValueError as error:
-            raise _damaged(path, number, str(error)) from None
-    return header, rows, end
+            found.append((number, str(error)))
+    return header, found, end
 
 
 def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:
@@ -137,10 +180,10 @@ def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:
             why="its header has no schema_version",
             fix="name a table made by `factory profile`, or remove the file",
         )
-    if header["schema_version"] != SCHEMA_VERSION:
+    if header["schema_version"] not in READABLE:
         raise InputError(
             f"latency table {path} has schema version {header['schema_version']}",
-            why=f"this version of the factory reads {SCHEMA_VERSION}",
+            why=f"this version of the factory reads {' and '.join(map(str, READABLE))}",
             fix="measure it again with `factory profile`, or use the factory that wrote it",
         )
     return header

@@ -25,6 +25,7 @@ class TierArtefacts:
     genotype: Json = field(default_factory=dict)
     search: Json = field(default_factory=dict)
     search_history: list[Json] = field(default_factory=list)
+    seeds: Json = field(default_factory=dict)
     train: Json = field(default_factory=dict)
     train_history: list[Json] = field(default_factory=list)
     manifest: Json = field(default_factory=dict)
@@ -113,6 +114,7 @@ def _tier(run: RunArtefacts, name: str, recipe: Json, optional: bool = False) ->
         genotype=_json(run, f"03-search/{name}/genotype.json"),
         search=_json(run, f"03-search/{name}/result.json"),
         search_history=_lines(run, f"03-search/{name}/history.jsonl", optional=optional),
+        seeds=_json(run, f"03-search/{name}/seeds.json", optional=True),
         train=_json(run, f"04-train/{name}/result.json", optional),
         train_history=_lines(run, f"04-train/{name}/history.jsonl", optional),
         manifest=_json(run, f"05-deploy/{name}/manifest.json", optional),

@@ -28,7 +28,9 @@ PILL_WIDTH, PILL_HEIGHT, ROW = 116, 20, 26
 TOP, BAND_GAP, OUTPUT_HEIGHT = 42, 20, 26
 
 
-def draw_cell(pairs: Any, concat: Any, title: str, stride: int = 1) -> str | None:
+def draw_cell(
+    pairs: Any, concat: Any, title: str, stride: int = 1, activations: Any = None
+) -> str | None:
     """SVG of one cell, or None where ``pairs`` is not a list of (operator, source) pairs.
 
     Args:
@@ -36,6 +38,7 @@ def draw_cell(pairs: Any, concat: Any, title: str, stride: int = 1) -> str | Non
         concat: the states that the output joins (2 is the first node).
         title: told to screen readers, "normal cell".
         stride: stride of edges from the two inputs, 2 in a reduction cell.
+        activations: of each pair, where one is no ReLU.
     """
     edges = _edges(pairs)
     if edges is None:
@@ -70,7 +73,10 @@ def draw_cell(pairs: Any, concat: Any, title: str, stride: int = 1) -> str | Non
         y, colour = rows[index], OP_COLOURS.get(op, OTHER_COLOUR)
         target = node_y[index // 2]
         halved = stride > 1 and source < 2
-        text = escape(op + (" /2" if halved else ""))
+        named = isinstance(activations, list) and len(activations) == len(edges)
+        activation = str(activations[index]) if named else "relu"
+        shown = "" if activation == "relu" else f" {activation}"
+        text = escape(op + (" /2" if halved else "") + shown)
         lines.append(f'<path d="M{bus_x[source]} {y:g} H{pill_x}" stroke="{colour}"/>')
         lines.append(
             f'<path d="M{pill_x + PILL_WIDTH} {y:g} C{node_x - 20} {y:g} {node_x - 24} '

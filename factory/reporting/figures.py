@@ -50,7 +50,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _svg(figure: Figure, label: str) -> str:
+def svg(figure: Figure, label: str) -> str:
+    """The drawing as inline SVG with this label, in the page's colours."""
     stream = io.StringIO()
     salt = "".join(c for c in label if c.isalnum())
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}):
@@ -76,19 +77,21 @@ def _keep_sizes(match: re.Match[str]) -> str:
     return "" if match[1].startswith(("xmlns", "version")) or "pt" in match[0] else match[0]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, see-through."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     return figure
 
 
-def _clear(axes: Axes) -> Axes:
+def clear(axes: Axes) -> Axes:
+    """The axes, see-through and below what is drawn."""
     axes.patch.set_alpha(0)
     axes.set_axisbelow(True)
     return axes
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name as matplotlib shows it: no mathematics between dollar signs."""
     return name.replace("$", r"\$")
 
@@ -101,8 +104,8 @@ def accuracy_latency(tiers: Sequence[Json]) -> str | None:
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = _figure(4.8, 3.1)
-        axes = _clear(figure.subplots())
+        figure = new_figure(4.8, 3.1)
+        axes = clear(figure.subplots())
         for position, tier in enumerate(tiers):
             if tier not in shown:
                 continue
@@ -118,7 +121,7 @@ def accuracy_latency(tiers: Sequence[Json]) -> str | None:
                 spread = [[max(median - low, 0)], [max(high - median, 0)]]
                 axes.errorbar(median, accuracy, xerr=spread, fmt="none", ecolor=colour, capsize=3)
                 axes.plot(median, accuracy, marker, ms=6, color=colour)
-            axes.plot([], [], marker, color=colour, label=_plain(tier["name"]))
+            axes.plot([], [], marker, color=colour, label=plain(tier["name"]))
             if tier["max_latency_ms"]:
                 axes.axvline(tier["max_latency_ms"], color=colour, ls=(0, (4, 3)), lw=1)
         # One disturbed run's p90 must not push points and budgets into a corner.
@@ -129,7 +132,7 @@ def accuracy_latency(tiers: Sequence[Json]) -> str | None:
         axes.set_ylabel("test accuracy, %")
         axes.ticklabel_format(useOffset=False)
         figure.legend(loc="outside upper left", ncols=min(len(shown), 3))
-        return _svg(figure, "Accuracy against latency of each tier")
+        return svg(figure, "Accuracy against latency of each tier")
 
 
 def search_curves(tier: TierArtefacts, index: int) -> str | None:
@@ -141,9 +144,9 @@ def search_curves(tier: TierArtefacts, index: int) -> str | None:
     latency = _latency_term(searching)
     colour = PALETTE[index % 10]
     with matplotlib.rc_context(STYLE):
-        figure = _figure(3.5, 4.8 if latency else 3.4)
+        figure = new_figure(3.5, 4.8 if latency else 3.4)
         rows = [1, 1.3, 0.8] if latency else [1, 0.8]
-        panels = [_clear(a) for a in figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)]
+        panels = [clear(a) for a in figure.subplots(len(rows), 1, sharex=True, height_ratios=rows)]
         loss, cost, skip = panels[0], panels[1], panels[-1]
         _line(loss, steps, "loss", color=colour, label="training")
         _line(loss, steps, "val_loss", color=INK, alpha=0.6, lw=1, label="architecture")
@@ -163,15 +166,15 @@ def search_curves(tier: TierArtefacts, index: int) -> str | None:
             cost.legend(
                 handles=handles, ncols=3, loc="lower right", columnspacing=1, handlelength=1.4
             )
-            cost.set_title(f"expected {_plain(latency).replace('_ms', ', ms')} and its target")
+            cost.set_title(f"expected {plain(latency).replace('_ms', ', ms')} and its target")
         _line(skip, searching, "skip_share", color=colour)
         skip.set_ylim(0, 1)
         skip.set_title("share of skip connections")
         skip.set_xlabel("step")
-        return _svg(figure, f"Search of tier {_label(tier.name)}")
+        return svg(figure, f"Search of tier {label(tier.name)}")
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A name that is safe inside an attribute."""
     return re.sub(r"[^\w .-]", "", name)
 
@@ -213,8 +216,8 @@ def training_curves(run: RunArtefacts) -> list[str]:
 
 def _by_epoch(tiers: list[tuple[int, TierArtefacts]], key: str, title: str, factor: float) -> str:
     with matplotlib.rc_context(STYLE):
-        figure = _figure(4.8, 2.5)
-        axes = _clear(figure.subplots())
+        figure = new_figure(4.8, 2.5)
+        axes = clear(figure.subplots())
         for index, tier in tiers:
             points = [
                 (number(row.get("epoch")), number(row.get(key))) for row in tier.train_history
@@ -224,10 +227,10 @@ def _by_epoch(tiers: list[tuple[int, TierArtefacts]], key: str, title: str, fact
                 [p[0] for p in known],
                 [p[1] for p in known],
                 color=PALETTE[index % 10],
-                label=_plain(tier.name),
+                label=plain(tier.name),
             )
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper left", ncols=min(len(tiers), 3))
-        return _svg(figure, f"{title.rstrip(' ,%')} by epoch")
+        return svg(figure, f"{title.rstrip(' ,%')} by epoch")

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from factory.core.files import write_atomic_text, write_json
 from factory.deployment.snippet import run_snippet
-from factory.reporting import figures
+from factory.reporting import figures, search_figures, search_view
 from factory.reporting.artefacts import Json, RunArtefacts, TierArtefacts, mapping, number, read_run
 from factory.reporting.drawing import OP_COLOURS, draw_cell
 from factory.reporting.kernel_view import kernel_rows, node_rows
@@ -67,6 +67,7 @@ def _tier_view(run: RunArtefacts, tier: TierArtefacts, row: Json, index: int) ->
         "colour": figures.PALETTE[index % len(figures.PALETTE)],
         "cells": _cells(tier.genotype),
         "search_plot": _markup(figures.search_curves(tier, index)),
+        **_search_view(tier, index),
         "kernels": kernels,
         "largest_share": top,
         "nodes": node_rows(tier.verify.get("nodes"))[:8],
@@ -90,17 +91,40 @@ def _baseline_view(run: RunArtefacts) -> Json | None:
     return {
         "cells": _cells(run.baseline.genotype),
         "search_plot": _markup(figures.search_curves(run.baseline, 9)),
+        **_search_view(run.baseline, 9),
+    }
+
+
+def _search_view(tier: TierArtefacts, index: int) -> Json:
+    """Diagnostics, candidates over time and statistics over seeds."""
+    return {
+        "diagnostics": search_view.diagnostics(tier),
+        "diagnostics_plot": _markup(search_figures.diagnostics_plot(tier, index)),
+        "probability_plots": [Markup(plot) for plot in search_figures.probability_plots(tier)],
+        "seeds": search_view.seed_rows(tier),
     }
 
 
 def _cells(genotype: Json) -> Json:
     """Normal and reduction cell as drawings; None where the genotype is not there."""
     return {
+        "text": genotype.get("cell"),
         "normal": _markup(
-            draw_cell(genotype.get("normal"), genotype.get("normal_concat"), "normal cell")
+            draw_cell(
+                genotype.get("normal"),
+                genotype.get("normal_concat"),
+                "normal cell",
+                activations=genotype.get("normal_activations"),
+            )
         ),
         "reduce": _markup(
-            draw_cell(genotype.get("reduce"), genotype.get("reduce_concat"), "reduction cell", 2)
+            draw_cell(
+                genotype.get("reduce"),
+                genotype.get("reduce_concat"),
+                "reduction cell",
+                2,
+                activations=genotype.get("reduce_activations"),
+            )
         ),
     }
 

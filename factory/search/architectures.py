@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from factory.core.errors import InputError
@@ -29,13 +28,11 @@ from factory.search.axes import AXES
 from factory.search.bilevel import Bilevel
 from factory.search.budget import Budgets
 from factory.search.config import SearchConfig
-from factory.search.costs import CostModel, CostTerm
-from factory.search.derive import discretise, log_scores, repair
-from factory.search.feasibility import check_feasible
-from factory.search.front import derive_front
-from factory.search.relaxation import marginals
+from factory.search.costs import CostTerm
+from factory.search.derive import with_activations
+from factory.search.form import Form, form_of
 from factory.search.result import SearchResult
-from factory.spaces.cell_space import CellSpace
+from factory.spaces.base import SearchSpace
 from factory.spaces.genotype import CELL_TYPES
 
 __all__ = ["SearchResult", "TierBudget", "continue_with_tighter", "search_architectures"]
@@ -53,7 +50,7 @@ class TierBudget:
 
 
 def search_architectures(
-    space: CellSpace,
+    space: SearchSpace[Any],
     data: ImageData,
     tiers: Sequence[TierBudget],
     cfg: SearchConfig,
@@ -78,8 +75,10 @@ def search_architectures(
     names = [tier.name for tier in tiers]
     if len(set(names)) != len(names) or WARM_UP in names:
         raise InputError(f"tier names {names} are not distinct or use {WARM_UP!r}")
+    form = form_of(space.KIND)
+    form.check(cfg)
     smallest = {
-        tier.name: check_feasible(tier.costs, cfg.max_skips, where=f"tier {tier.name!r}")
+        tier.name: form.check_feasible(tier.costs, cfg.max_skips, where=f"tier {tier.name!r}")
         for tier in tiers
     }
     common = _fingerprint(space, data, cfg, seed)
@@ -109,14 +108,9 @@ def search_architectures(
                 ended = Ended(
                     outcome.values, outcome.budgets.multipliers, outcome.stopped, bilevel.step
                 )
-                result = _result(tier, ended, cfg, folder, smallest[tier.name], seed)
+                result = _result(form, tier, ended, cfg, folder, smallest[tier.name], seed)
                 if bilevel.world.is_main:
                     _write(result, folder, mark)
-                if result.activations is not None:
-                    progress.message(
-                        f"{tier.name}: the network that ships has ReLUs; the activations that the "
-                        "search found are in search.json"
-                    )
                 results[tier.name] = result
     finally:
         bilevel.close()
@@ -129,7 +123,7 @@ def continue_with_tighter(
     cfg: SearchConfig,
     *,
     extra_epochs: int = 0,
-    space: CellSpace | None = None,
+    space: SearchSpace[Any] | None = None,
     data: ImageData | None = None,
     progress: Progress = SILENT,
 ) -> SearchResult:
@@ -142,7 +136,8 @@ def continue_with_tighter(
     """
     tier_dir = Path(tier_dir)
     before = SearchResult.load(tier_dir)
-    smallest = check_feasible(costs, cfg.max_skips, where=f"tier {before.tier!r}")
+    form = _form_of_terms(costs)
+    smallest = form.check_feasible(costs, cfg.max_skips, where=f"tier {before.tier!r}")
     tier = TierBudget(before.tier, list(costs))
     outcome = Ended(before.alphas, before.multipliers, before.stopped, before.steps)
     folder = tier_dir
@@ -171,9 +166,9 @@ def continue_with_tighter(
             outcome = Ended(ran.values, ran.budgets.multipliers, ran.stopped, bilevel.step)
         finally:
             bilevel.close()
-    result = _result(tier, outcome, cfg, folder, smallest, before.seed)
+    result = _result(form, tier, outcome, cfg, folder, smallest, before.seed)
     if folder != tier_dir:
-        result.genotype.save(folder / "genotype.json")
+        write_json(folder / "genotype.json", result.genotype.to_dict())
         # the tier's own search stays what later rounds start from
         result = dataclasses.replace(result, alphas=before.alphas, steps=before.steps)
     result = dataclasses.replace(result, history=before.history)
@@ -203,7 +198,14 @@ class Ended:
     steps: int
 
 
+def _form_of_terms(costs: Sequence[CostTerm]) -> Form:
+    """The form of the space that the costs are of."""
+    types = {name for term in costs for name in term.presence.cell_types()}
+    return form_of("cell" if types <= set(CELL_TYPES) else "nas_bench_201")
+
+
 def _result(
+    form: Form,
     tier: TierBudget,
     ended: Ended,
     cfg: SearchConfig,
@@ -212,46 +214,43 @@ def _result(
     seed: int,
 ) -> SearchResult:
     values = ended.values
-    scores = log_scores(values["alpha"], values["beta"])
-    genotype, repaired = repair(scores, tier.costs, cfg.max_skips)
-    model = CostModel(tier.costs)
+    scores = form.scores(values)
+    genotype, repaired = form.repair(scores, tier.costs, cfg.max_skips)
     history = folder / "history.jsonl"
     last = _last_epoch(history)
     gamma = values.get("gamma")
+    activations = (
+        None
+        if gamma is None
+        else {name: [cfg.activations[int(np.argmax(g))] for g in gamma[name]] for name in gamma}
+    )
+    discretised = form.discretise(scores, cfg.max_skips)
+    if activations is not None:  # the costs are those of ReLUs: see docs/add-a-method.md
+        genotype, discretised = (with_activations(g, activations) for g in (genotype, discretised))
     return SearchResult(
         tier=tier.name,
         genotype=genotype,
-        discretised=discretise(scores, cfg.max_skips),
+        discretised=discretised,
         repaired=repaired,
-        expected=_expected(tier.costs, values),
-        predicted=diagnostics.derived_costs(model, genotype),
+        expected=Budgets(tier.costs, 1.0, 1.0).expected(form.marginals(values)),
+        predicted=form.derived_costs(tier.costs, genotype),
         limits={t.name: float(t.limit) for t in tier.costs if t.limit is not None},
         multipliers=dict(ended.multipliers),
         smallest=smallest,
-        skip_share=diagnostics.skip_share(genotype),
+        skip_share=diagnostics.skip_share(form.skip_share_by_cell(genotype)),
         entropy=diagnostics.entropy(values["alpha"]),
         steps=ended.steps,
         alphas=values,
         history=history,
         seed=seed,
         method={"preset": cfg.preset, **{axis: getattr(cfg, axis) for axis in AXES}},
-        skip_share_by_cell=diagnostics.skip_share_by_cell(discretise(scores)),
+        skip_share_by_cell=form.skip_share_by_cell(form.discretise(scores)),
         derived_loss=last.get("derived_loss"),
         gap=last.get("gap"),
-        activations=None
-        if gamma is None
-        else {name: [cfg.activations[int(np.argmax(g))] for g in gamma[name]] for name in gamma},
+        activations=activations,
         stopped=ended.stopped,
-        front=derive_front(scores, tier.costs, cfg.front, cfg.max_skips),
+        front=form.front(scores, tier.costs, cfg.front, cfg.max_skips),
     )
-
-
-def _expected(costs: Sequence[CostTerm], values: dict[str, Any]) -> dict[str, float]:
-    q = {
-        name: marginals(torch.tensor(values["alpha"][name]), torch.tensor(values["beta"][name]))
-        for name in CELL_TYPES
-    }
-    return Budgets(costs, 1.0, 1.0).expected(q)
 
 
 def _last_epoch(history: Path) -> dict[str, Any]:
@@ -263,7 +262,7 @@ def _last_epoch(history: Path) -> dict[str, Any]:
 
 
 def _write(result: SearchResult, folder: Path, fingerprint: str) -> SearchResult:
-    result.genotype.save(folder / "genotype.json")
+    write_json(folder / "genotype.json", result.genotype.to_dict())
     write_json(folder / "search.json", {**result.to_dict(), "fingerprint": fingerprint})
     return result
 
@@ -287,14 +286,14 @@ def _hash(value: Any, *arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(space: CellSpace, data: ImageData, cfg: SearchConfig, seed: int) -> str:
+def _fingerprint(space: SearchSpace[Any], data: ImageData, cfg: SearchConfig, seed: int) -> str:
     settings = cfg.model_dump(mode="json", exclude=NOT_IN_RESULT)
     about_data = [data.name, len(data.train), list(data.class_names), list(data.mean)]
     return _hash([settings, dataclasses.astuple(space.spec), about_data, seed])
 
 
 def _tier_fingerprint(common: str, costs: Sequence[CostTerm]) -> str:
-    terms = [[t.name, t.limit, t.unit] for t in costs]
+    terms = [[t.name, t.limit, t.unit, *([] if t.least is None else [t.least])] for t in costs]
     reduced = [
         np.append(v, c) for c, v in (t.presence.weighted(t.weights, t.constant) for t in costs)
     ]

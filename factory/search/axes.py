@@ -136,7 +136,7 @@ AXES: dict[str, Registry[Choice]] = {
     "latency_cost": LATENCY_COSTS,
 }
 
-# name -> what it is; factory.search.activations has the functions
+# name -> what it is; factory.spaces.activations has the operators
 ACTIVATIONS: dict[str, str] = {
     "relu": "max(x, 0)",
     "leaky_relu": "max(x, 0.1 x)",

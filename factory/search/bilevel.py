@@ -28,17 +28,16 @@ from factory.search.axes import GRADIENTS, SCHEDULES
 from factory.search.budget import Budgets
 from factory.search.collapse import CollapseWatch
 from factory.search.config import SearchConfig
-from factory.search.costs import CostModel, CostTerm
-from factory.search.derive import Scores, discretise, log_scores
+from factory.search.costs import CostTerm
 from factory.search.distributed import join
+from factory.search.form import form_of_spec
 from factory.search.gradient import Batch, gradients
 from factory.search.hessian import largest_eigenvalue
 from factory.search.live_curves import LiveCurves
 from factory.search.problem import FOR_ARCHITECTURE, FOR_WEIGHTS, StageProblem
 from factory.search.progressive import strongest
 from factory.search.schedule import Schedule
-from factory.spaces.genotype import CELL_TYPES
-from factory.spaces.network_spec import NetworkSpec
+from factory.spaces.config import Spec
 
 WEIGHTS, VALIDATION = 11, 12  # streams of random numbers
 
@@ -74,8 +73,9 @@ class Outcome:
 class Bilevel:
     """The stages of a search on the two halves of the pictures; runs a range of steps."""
 
-    def __init__(self, spec: NetworkSpec, data: ImageData, cfg: SearchConfig, seed: int) -> None:
+    def __init__(self, spec: Spec, data: ImageData, cfg: SearchConfig, seed: int) -> None:
         self.spec, self.cfg, self.seed = spec, cfg, seed
+        self.form = form_of_spec(spec)
         self.device = pick_device(cfg.device)
         self.world = join(self.device)
         if self.world.size > cfg.batch_size // 2:
@@ -118,27 +118,22 @@ class Bilevel:
         """The architecture parameters as plain numbers."""
         return self.problem.arch.values()
 
-    def scores(self) -> Scores:
-        """Log strengths of the current parameters."""
-        values = self.values()
-        return log_scores(values["alpha"], values["beta"])
-
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint keeps as tensors."""
         return self.problem.tensors()
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what :meth:`tensors` gave, in the stage that it was taken in."""
-        candidates = {name: tensors[f"arch.candidates_{name}"] for name in CELL_TYPES}
         number = int(tensors["stage"])
         if number or self.problem.number:
+            candidates = {name: tensors[f"arch.candidates_{name}"] for name in self.form.cell_types}
             self.problem = self._stage_problem(number, candidates if number else None)
         self.problem.load_tensors(tensors)
 
     def _enter(self, number: int) -> None:
         """The next stage: a new net and new parameters for the candidates that are kept."""
         arch = self.problem.arch
-        alpha = {name: arch.kept_alpha(name) for name in CELL_TYPES}
+        alpha = {name: arch.kept_alpha(name) for name in self.form.cell_types}
         kept = strongest(alpha, self.schedule.stages[number].candidates)
         self.problem = self._stage_problem(number, kept)
 
@@ -181,7 +176,7 @@ class Bilevel:
             return grads
         problem = self.problem
         penalty = torch.cat(
-            [torch.logsumexp(problem.arch.kept_alpha(name), 1) for name in CELL_TYPES]
+            [torch.logsumexp(problem.arch.kept_alpha(name), 1) for name in self.form.cell_types]
         ).mean()
         more = torch.autograd.grad(strength * penalty, problem.arch_parameters, allow_unused=True)
         return [g if m is None else g + m for g, m in zip(grads, more, strict=True)]
@@ -205,7 +200,6 @@ class Bilevel:
         checkpoint named.
         """
         budgets = Budgets.of(terms, self.cfg, self.seed)
-        model = CostModel(terms)
         path = folder / checkpoint.FILE
         history = checkpoint.History(folder / "history.jsonl", write=self.world.is_main)
         found = checkpoint.load(path, fingerprint)
@@ -250,7 +244,7 @@ class Bilevel:
         try:
             with progress.task(label, end - first, done=self.step - first) as task:
                 while self.step < end and self.stopped is None:
-                    row = self._one_step(budgets, model, lr_floor, path)
+                    row = self._one_step(budgets, lr_floor, path)
                     history.append(row)
                     if curves is not None:
                         curves.add(row)
@@ -275,9 +269,7 @@ class Bilevel:
             values = self.watch.healthy
         return Outcome(budgets, values, self.stopped)
 
-    def _one_step(
-        self, budgets: Budgets, model: CostModel, lr_floor: float, path: Path
-    ) -> dict[str, Any]:
+    def _one_step(self, budgets: Budgets, lr_floor: float, path: Path) -> dict[str, Any]:
         step, schedule, problem = self.step, self.schedule, self.problem
         number = schedule.stage_of(step)
         if number != problem.number:
@@ -307,7 +299,7 @@ class Bilevel:
         self.step += 1
         row |= found
         if validation is not None:
-            self._watch(row, budgets, model, validation)
+            self._watch(row, budgets, validation)
         row["lr"] = lr
         return row
 
@@ -316,26 +308,24 @@ class Bilevel:
         start, end = self.cfg.temperature_start, self.cfg.temperature_end
         return start + (end - start) * self.schedule.share(step)
 
-    def _watch(
-        self, row: dict[str, Any], budgets: Budgets, model: CostModel, validation: Batch
-    ) -> None:
+    def _watch(self, row: dict[str, Any], budgets: Budgets, validation: Batch) -> None:
         """Costs, multipliers and diagnostics of a step; at the end of an epoch also the gap."""
         values = self.values()
-        scores = log_scores(values["alpha"], values["beta"])
-        genotype = discretise(scores, self.cfg.max_skips)
-        derived = diagnostics.derived_costs(model, genotype)
+        form = self.form
+        scores = form.scores(values)
+        genotype = form.discretise(scores, self.cfg.max_skips)
+        derived = form.derived_costs(budgets.terms, genotype)
         row["penalty"] = budgets.penalty(row["expected"])
         row["derived"] = derived
         row["limits"] = {t.name: t.limit for t in budgets.terms if t.limit is not None}
         row["scales"] = {name: budgets.scale(name) for name in budgets.limited}
         budgets.ascend(row["expected"], derived)
         row["multipliers"] = dict(budgets.multipliers)
-        row["skip_share"] = diagnostics.skip_share(genotype)
+        row["skip_share"] = diagnostics.skip_share(form.skip_share_by_cell(genotype))
         row["entropy"] = diagnostics.entropy(values["alpha"])
         if self.step % self.schedule.steps_per_epoch:
             return
-        free = discretise(scores)
-        row["skip_share_by_cell"] = diagnostics.skip_share_by_cell(free)
+        row["skip_share_by_cell"] = form.skip_share_by_cell(form.discretise(scores))
         row["supernet_loss"], row["derived_loss"] = self.world.average_floats(
             self.problem.gap(validation, genotype)
         )
@@ -348,7 +338,7 @@ class Bilevel:
         if self.cfg.stop == "collapse" and self.problem.number == len(self.schedule.stages) - 1:
             self.stopped = self.watch.judge(
                 epoch,
-                row["skip_share_by_cell"]["normal"],
+                row["skip_share_by_cell"][form.cell_types[0]],
                 budgets.multipliers,
                 values,
                 row.get("hessian_eigenvalue"),

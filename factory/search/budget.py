@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factory.latency.differentiable import ExpectedCost
 from factory.search.axes import LATENCY_COSTS
 from factory.search.config import SearchConfig
 from factory.search.costs import Cost, CostTerm
+from factory.search.form import exact_cost
 from factory.search.gradient import norm as _norm
 
 MAX_EXCESS = 0.5  # of one update
@@ -42,11 +42,7 @@ class Budgets:
     ) -> None:
         self.terms = list(terms)
         self.rate, self.largest = rate, largest
-        self.costs: list[Cost] = (
-            [ExpectedCost(t.weights, t.constant, t.presence) for t in terms]
-            if costs is None
-            else list(costs)
-        )
+        self.costs: list[Cost] = [exact_cost(t) for t in terms] if costs is None else list(costs)
         self.limited = [t.name for t in terms if t.limit is not None]
         self.multipliers = dict.fromkeys(self.limited, 0.0)
         self.task_norm: float | None = None
@@ -65,10 +61,7 @@ class Budgets:
             how = cfg.latency_cost if term.unit == "ms" else "additive"
             cost = LATENCY_COSTS.get(how).load()(term, cfg, seed)
             if cost is None:
-                term, cost = (
-                    term.with_limit(None),
-                    ExpectedCost(term.weights, term.constant, term.presence),
-                )
+                term, cost = term.with_limit(None), exact_cost(term)
             used.append(term)
             costs.append(cost)
         return cls(used, cfg.multiplier_lr, cfg.multiplier_max, costs)

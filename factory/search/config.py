@@ -34,7 +34,7 @@ _OF_AXIS: dict[str, tuple[str, ...]] = {
         "skip_dropout",
         "arch_grad_clip",
     ),
-    "latency_cost": ("module_samples",),
+    "latency_cost": ("module_samples", "module_file"),
 }
 # (axis, choice) -> what then fills in the settings not given
 _WITH_CHOICE: dict[tuple[str, str], dict[str, Any]] = {
@@ -57,6 +57,7 @@ _ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "stage_candidates": ("schedule", ("progressive",)),
     "skip_dropout": ("schedule", ("progressive",)),
     "module_samples": ("latency_cost", ("module",)),
+    "module_file": ("latency_cost", ("module",)),
 }
 
 
@@ -143,6 +144,11 @@ class SearchConfig(BaseModel):
     )
     module_samples: int = Field(
         4000, ge=100, le=200_000, description="architectures the latency module learns from"
+    )
+    module_file: str = Field(
+        "",
+        description="a latency module fitted on measured networks (docs/few-shot.md), in place of "
+        "one that learns from the predictor",
     )
     multiplier_lr: float = Field(
         0.3, gt=0, le=100, description="step of the budgets' multipliers (dual ascent)"

@@ -47,8 +47,11 @@ class CostTerm:
         weights: cost of one execution of each kernel of ``presence``.
         constant: cost that does not depend on the choice.
         limit: the budget; None: observed only.
+        least: how much of it a network should use where the space has one that does.
         unit: "ms" or "macs" or any text that follows a number.
         device: the chip, for messages.
+        exact: the cost of an architecture where ``presence`` only approximates it.
+        pool: architectures to fall back on there, by rising exact cost.
     """
 
     name: str
@@ -58,10 +61,26 @@ class CostTerm:
     limit: float | None = None
     unit: str = "ms"
     device: str = ""
+    least: float | None = None
+    exact: Callable[[Any], float] | None = None
+    pool: tuple[Any, ...] = ()
 
-    def with_limit(self, limit: float | None) -> CostTerm:
+    def with_limit(self, limit: float | None, least: float | None = None) -> CostTerm:
         """The same cost under another budget."""
-        return dataclasses.replace(self, limit=limit)
+        return dataclasses.replace(self, limit=limit, least=least)
+
+    def floor(self, largest: float) -> CostTerm:
+        """``least`` as a limit: how far the cost is below ``largest``, the most that it can be."""
+        assert self.least is not None
+        return dataclasses.replace(
+            self,
+            name=f"{self.name} left",
+            weights=-self.weights,
+            constant=largest - self.constant,
+            limit=largest - self.least,
+            least=None,
+            exact=None,
+        )
 
     def value(self, q: Mapping[str, np.ndarray]) -> float:
         """The cost at a choice q (per cell type [E, O])."""
@@ -79,9 +98,9 @@ class CostTerm:
 
 def additive(term: CostTerm, cfg: SearchConfig, seed: int) -> Cost:
     """The expected cost as it is, exact at a one-hot choice."""
-    from factory.latency.differentiable import ExpectedCost
+    from factory.search.form import exact_cost
 
-    return ExpectedCost(term.weights, term.constant, term.presence)
+    return exact_cost(term)
 
 
 def no_cost(term: CostTerm, cfg: SearchConfig, seed: int) -> None:

@@ -7,11 +7,14 @@ out and the cell derived again until at most M are left.
 
 ``repair`` maximises the sum of log strengths of the 16 chosen pairs under all limits: Lagrangian
 coordinate ascent over a range of multipliers proposes genotypes, then single nodes and pairs of
-nodes are exchanged while the result stays within the limits. Deterministic.
+nodes are exchanged while the result stays within the limits. A term's ``least`` is one more limit,
+from below: a network that leaves more of its budget unused is replaced by the most probable one
+that does not; where the other limits rule that out, it stays as it is. Deterministic.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,10 +30,12 @@ from factory.search.costs import (
     CostModel,
     CostTerm,
     Place,
+    choice_of,
     genotype_of,
     node_edges,
 )
-from factory.search.feasibility import nearest_to_limits
+from factory.search.feasibility import largest_cost, nearest_to_limits
+from factory.spaces.cell_space import EDGES
 from factory.spaces.genotype import CELL_TYPES, NODES, Genotype
 
 Scores = dict[str, np.ndarray]  # per cell type [E, selectable operators], log strengths
@@ -49,6 +54,18 @@ def log_scores(alpha: Mapping[str, np.ndarray], beta: Mapping[str, np.ndarray]) 
             log_b[edges] = b[edges] - _logsumexp(b[edges], axis=0)
         scores[name] = (log_p + log_b[:, None])[:, OP_COLUMNS]
     return scores
+
+
+def with_activations(genotype: Genotype, activations: Mapping[str, Sequence[str]]) -> Genotype:
+    """The genotype with the activation of each of its edges (per cell type [E])."""
+    normal, reduce = (
+        tuple(
+            activations[name][EDGES.index((NODES[i // 2], source))]
+            for i, (_, source) in enumerate(genotype.cell(name))
+        )
+        for name in CELL_TYPES
+    )
+    return dataclasses.replace(genotype, normal_activations=normal, reduce_activations=reduce)
 
 
 def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:
@@ -99,24 +116,109 @@ def repair(
 ) -> tuple[Genotype, bool]:
     """The most probable genotype found within all limits; and whether it had to be changed.
 
+    A cost that is only approximated in the search (``CostTerm.exact``) is checked exactly: while
+    it is over its limit the approximation gets a lower one; at last the term's pool is looked at.
     Raises BudgetError when no genotype is within the limits.
     """
-    limited = [term for term in terms if term.limit is not None]
-    derived = _strongest(scores, max_skips)
-    if not limited:
-        return genotype_of(derived), False
-    if bool(CostModel(limited).feasible(CostModel(limited).costs(derived))):
-        return genotype_of(derived), False
-    for skips in dict.fromkeys((max_skips, None)):
-        model = CostModel(limited, skips)
-        found = _search(model, scores, derived)
-        if found is not None:
-            return genotype_of(found), True
-    raise BudgetError(
+    checked = [t for t in terms if t.limit is not None and t.exact is not None]
+    current, changed = list(terms), False
+    for _ in range(TIGHTER if checked else 1):
+        try:
+            genotype, repaired = _repair(scores, current, max_skips)
+        except BudgetError:
+            if not checked:
+                raise
+            break
+        over = {t.name for t in checked if not _exactly_inside(t, genotype)}
+        if not over:
+            return genotype, repaired or changed
+        changed = True
+        approximate = CostModel(current).costs(choice_of(genotype))
+        current = [
+            t.with_limit(min(float(t.limit or 0), float(v)) * 0.99) if t.name in over else t
+            for t, v in zip(current, approximate, strict=False)
+        ]
+    return _from_pool(scores, terms, checked), True
+
+
+TIGHTER = 8  # lower limits that an approximated cost is tried with
+
+
+def _exactly_inside(term: CostTerm, genotype: Genotype) -> bool:
+    assert term.exact is not None
+    assert term.limit is not None
+    return term.exact(genotype) <= term.limit * (1 + 1e-12)
+
+
+def _from_pool(scores: Scores, terms: Sequence[CostTerm], checked: Sequence[CostTerm]) -> Genotype:
+    """The most probable of the pools within all limits, improved node by node."""
+    model, tables = CostModel(terms), _tables(scores)
+
+    def inside(choice: Choice) -> bool:
+        return bool(model_of_rest.feasible(model_of_rest.costs(choice))) and all(
+            _exactly_inside(t, genotype_of(choice)) for t in checked
+        )
+
+    rest = [t for t in terms if t.exact is None]
+    model_of_rest = CostModel(rest)
+    choices = [choice_of(genotype) for t in checked for genotype in t.pool]
+    found = [choice for choice in choices if inside(choice)]
+    if not found:
+        raise _no_network([t for t in model.terms if t.limit is not None])
+    best = max(found, key=lambda choice: _total(tables, choice))
+    for place in PLACES:
+        order = np.argsort(-tables[place], axis=None, kind="stable")[:OPTIONS]
+        for k in order:
+            a, b = (int(i) for i in np.unravel_index(int(k), tables[place].shape))
+            trial = {**best, place: (a, b)}
+            if tables[place][a, b] <= tables[place][best[place]]:
+                break
+            if inside(trial):
+                best = trial
+                break
+    return genotype_of(best)
+
+
+OPTIONS = 12  # of a node that are tried with exact costs
+
+
+def _no_network(limited: Sequence[CostTerm]) -> BudgetError:
+    return BudgetError(
         "no network in this space meets the budgets "
         + ", ".join(f"{t.name} {t.text(float(t.limit or 0))}" for t in limited),
         fix="raise the budgets, or lower the channels or layers of the space",
     )
+
+
+def _repair(
+    scores: Scores, terms: Sequence[CostTerm], max_skips: int | None
+) -> tuple[Genotype, bool]:
+    limited = [term for term in terms if term.limit is not None]
+    derived = _strongest(scores, max_skips)
+    if not limited:
+        return genotype_of(derived), False
+    costs = CostModel(limited).costs(derived)
+    inside = bool(CostModel(limited).feasible(costs))
+    if inside and all(c >= (t.least or 0.0) for t, c in zip(limited, costs, strict=True)):
+        return genotype_of(derived), False
+    with_floor = [(term, largest_cost(term)) for term in limited if term.least is not None]
+    floors = [term.floor(most) for term, most in with_floor if most > (term.least or 0.0)]
+    for extra in _fewer(floors):
+        if inside and not extra:
+            return genotype_of(derived), False
+        for skips in dict.fromkeys((max_skips, None)):
+            if skips is None and extra:
+                continue  # the skip limit comes before a budget that is used up
+            found = _search(CostModel([*limited, *extra], skips), scores, derived, len(extra))
+            if found is not None:
+                return genotype_of(found), True
+    raise _no_network(limited)
+
+
+def _fewer(floors: Sequence[CostTerm]) -> list[list[CostTerm]]:
+    """All floors, then each alone, then none."""
+    alone = [[floor] for floor in floors] if len(floors) > 1 else []
+    return [list(floors), *alone, []] if floors else [[]]
 
 
 def _tables(scores: Scores) -> dict[Place, np.ndarray]:
@@ -129,17 +231,21 @@ def _tables(scores: Scores) -> dict[Place, np.ndarray]:
     return tables
 
 
-def _search(model: CostModel, scores: Scores, derived: Choice) -> Choice | None:
+def _search(model: CostModel, scores: Scores, derived: Choice, floors: int = 0) -> Choice | None:
+    """``floors``: how many of the model's terms, after those with a limit, are floors."""
     tables = _tables(scores)
     ratio, smallest = nearest_to_limits(model)
     if ratio > 1 and not bool(model.feasible(model.costs(smallest))):
         return None
     pool = [smallest]
-    choice = derived
-    for multiplier in np.geomspace(1e-3, 1e3, 37):
-        choice = _penalised(model, tables, choice, float(multiplier))
-        if bool(model.feasible(model.costs(choice))):
-            pool.append(choice)
+    is_floor = np.arange(len(model.limits)) >= len(model.terms) - floors
+    is_floor[len(model.terms) :] = False  # the skip limit
+    for pushed in (~is_floor, is_floor)[: 1 + (floors > 0)]:
+        choice = derived
+        for multiplier in np.geomspace(1e-3, 1e3, 37):
+            choice = _penalised(model, tables, choice, float(multiplier) * pushed)
+            if bool(model.feasible(model.costs(choice))):
+                pool.append(choice)
     unique = {tuple(sorted(c.items())): c for c in pool}
     ranked = sorted(unique.values(), key=lambda c: (-_total(tables, c), sorted(c.items())))
     improved = [_exchange(model, tables, c) for c in ranked[:3]]
@@ -151,16 +257,15 @@ def _total(tables: Mapping[Place, np.ndarray], choice: Choice) -> float:
 
 
 def _penalised(
-    model: CostModel, tables: Mapping[Place, np.ndarray], choice: Choice, multiplier: float
+    model: CostModel, tables: Mapping[Place, np.ndarray], choice: Choice, multipliers_T: np.ndarray
 ) -> Choice:
-    """Coordinate ascent of score - multiplier * sum of cost / limit."""
+    """Coordinate ascent of score - sum of multiplier * cost / limit."""
     choice = dict(choice)
     for _ in range(6):
         before = dict(choice)
         for place in PLACES:
             costs = model.node_table(place, choice)
-            ratio = (costs / model.limits[:, None, None]).sum(0)
-            value = tables[place] - multiplier * ratio
+            value = tables[place] - np.tensordot(multipliers_T / model.limits, costs, 1)
             a, b = np.unravel_index(int(np.argmax(value)), value.shape)
             choice[place] = (int(a), int(b))
         if choice == before:

@@ -11,10 +11,9 @@ from factory.search.costs import CostModel, choice_of
 from factory.spaces.genotype import CELL_TYPES, PAIRS, Genotype
 
 
-def skip_share(genotype: Genotype) -> float:
-    """Share of skip connections among the 16 operators."""
-    skips = sum(op == "skip_connect" for name in CELL_TYPES for op, _ in genotype.cell(name))
-    return skips / (PAIRS * len(CELL_TYPES))
+def skip_share(by_cell: Mapping[str, float]) -> float:
+    """Share of skip connections among all operators; cell types have equally many."""
+    return sum(by_cell.values()) / len(by_cell)
 
 
 def skip_share_by_cell(genotype: Genotype) -> dict[str, float]:
@@ -28,7 +27,7 @@ def skip_share_by_cell(genotype: Genotype) -> dict[str, float]:
 def probabilities(alpha: Mapping[str, np.ndarray]) -> dict[str, list[list[float]]]:
     """softmax(alpha) of every edge, rounded for the history."""
     found = {}
-    for name in CELL_TYPES:
+    for name in alpha:
         a = np.asarray(alpha[name], dtype=np.float64)
         weights = np.exp(a - a.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
@@ -39,7 +38,7 @@ def probabilities(alpha: Mapping[str, np.ndarray]) -> dict[str, list[list[float]
 def entropy(alpha: Mapping[str, np.ndarray]) -> float:
     """Mean entropy of the operators of an edge, 1 when uniform and 0 when decided."""
     total, count = 0.0, 0
-    for name in CELL_TYPES:
+    for name in alpha:
         a = np.asarray(alpha[name], dtype=np.float64)
         shifted = a - a.max(axis=1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -51,4 +50,7 @@ def entropy(alpha: Mapping[str, np.ndarray]) -> float:
 def derived_costs(model: CostModel, genotype: Genotype) -> dict[str, float]:
     """Exact costs of a genotype by the name of the term."""
     values = model.costs(choice_of(genotype))
-    return {term.name: float(v) for term, v in zip(model.terms, values, strict=False)}
+    return {
+        term.name: float(v) if term.exact is None else term.exact(genotype)
+        for term, v in zip(model.terms, values, strict=False)
+    }

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from factory.data.augment import derived_seed
 from factory.search import fast_ops
-from factory.search.activations import FUNCTIONS
 from factory.search.relaxation import EdgeMixing
+from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import CELL_TYPES, NODES
 from factory.spaces.network_spec import CellPlan, NetworkSpec

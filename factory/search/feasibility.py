@@ -21,7 +21,8 @@ from factory.search.costs import (
     CostTerm,
     genotype_of,
 )
-from factory.spaces.genotype import Genotype
+from factory.spaces.cell_space import EDGES
+from factory.spaces.genotype import CELL_TYPES, Genotype
 
 Objective = Callable[[np.ndarray], np.ndarray]  # costs [T, ...] -> value [...], smaller is better
 
@@ -74,6 +75,11 @@ def smallest_cost(term: CostTerm) -> tuple[float, Genotype]:
     return value, genotype_of(choice)
 
 
+def largest_cost(term: CostTerm) -> float:
+    """Largest value of one cost over the space."""
+    return -minimise(CostModel([term]), lambda costs: -costs[0])[0]
+
+
 def nearest_to_limits(model: CostModel) -> tuple[float, Choice]:
     """The choice with the smallest worst ratio of cost to limit, and that ratio."""
     limits = model.limits
@@ -102,7 +108,7 @@ def check_feasible(
     A skip limit that cannot be held together with the budgets is no error (the budgets win).
     """
     limited = [term for term in terms if term.limit is not None]
-    smallest = {term.name: smallest_cost(term)[0] for term in limited}
+    smallest = {term.name: _smallest(term) for term in limited}
     for term in limited:
         assert term.limit is not None
         if smallest[term.name] > term.limit:
@@ -115,6 +121,9 @@ def check_feasible(
                 fix=f"raise the budget of {term.name} above {need}, "
                 "or lower the channels or layers of the space",
             )
+    if any(term.exact is not None for term in limited):
+        _check_exact(limited, max_skips, where)
+        limited = [term for term in limited if term.exact is None]
     if len(limited) > 1:
         model = CostModel(limited)
         ratio, choice = nearest_to_limits(model)
@@ -130,3 +139,22 @@ def check_feasible(
                 "or lower the channels or layers of the space",
             )
     return smallest
+
+
+def _smallest(term: CostTerm) -> float:
+    """Of an approximated cost: the least exact value of its pool and of the least approximation."""
+    value, genotype = smallest_cost(term)
+    if term.exact is None:
+        return value
+    return min(term.exact(other) for other in (genotype, *term.pool[:1]))
+
+
+def _check_exact(limited: Sequence[CostTerm], max_skips: int | None, where: str) -> None:
+    """BudgetError unless some genotype is exactly within all limits."""
+    from factory.search.derive import repair
+
+    scores = {name: np.zeros((len(EDGES), N_OPS)) for name in CELL_TYPES}
+    try:
+        repair(scores, limited, max_skips)
+    except BudgetError as error:
+        raise BudgetError(error.what, where=where, fix=error.fix) from None

@@ -37,6 +37,7 @@ COLUMNS = [
 ]  # fmt: skip
 DEPTHWISE = ("sep3_1", "sep5_1", "dil3", "dil5", "sep3_2", "sep5_2")
 SIZES = (9, 25, 9, 25, 9, 25)  # taps of each
+_NO_INDEX = np.empty((0, 0, 0), np.uint8)
 STATES = 5  # that have edges leaving them: two inputs, three nodes
 
 
@@ -181,7 +182,6 @@ class _State:
         self.z1 = take((4, m, n, c, pixels), dtype)
         self.z2 = take((2, m, n, c, pixels), dtype)
         self.peak, self.mean_ = (take((n, c, pixels), dtype) for _ in range(2))
-        self.index = take((n, c, pixels), np.uint8)
         sums = np.empty((4, m, n, c, 2))
         self.table1 = planes.tables(height, width, stride)
         self.length1 = planes.padded_length(height, width, stride)
@@ -208,7 +208,7 @@ class _State:
         mean2, inv2 = _normal(sums, 2, self.count)
         sums = np.empty((2, n, c, 2))
         self.share = _shares(height, width, stride, dtype)
-        _run(planes_shared.pools, n, x, c, stride, self.share, self.peak, self.mean_, self.index,
+        _run(planes_shared.pools, n, x, c, stride, self.share, self.peak, self.mean_,
              sums)  # fmt: skip
         pool_mean, pool_inv = _normal(sums, 1, self.count)
         skip_mean, skip_inv = np.zeros((m, c)), np.ones((m, c))
@@ -232,7 +232,7 @@ class _State:
              self.layout.step)  # fmt: skip
         self.beta = beta[self.edges].astype(dtype)
         if self.layout.step > 1:
-            self.past, self.past_index = x.reshape(n, channels, -1), self.index
+            self.past, self.past_index = x.reshape(n, channels, -1), _NO_INDEX
             if stride == 2:
                 self.past = take((n, channels, pixels), dtype)
                 self.past_index = take((n, channels, pixels), np.uint8)
@@ -277,8 +277,8 @@ class _State:
         _run(planes_stages.first_stage_grad, n, x, g, first, step, coefs1.astype(dtype),
              self.z1, gh, self.taps[:4], flipped[:4], self.table1, self.length1, back1, gx,
              grads[0], mixes[0], weights, self.stride)  # fmt: skip
-        _run(planes_shared.pools_grad, n, g, first, step, coefs, self.share, self.peak, self.mean_,
-             self.index, self.stride, gx)  # fmt: skip
+        _run(planes_shared.pools_grad, n, x, g, first, step, coefs, self.share, self.peak,
+             self.mean_, self.stride, gx)  # fmt: skip
         both_stages = np.concatenate([sum(p) for p in grads])
         results = [t[:, :size] for t, size in zip(both_stages, SIZES, strict=True)]
         results += [sum(p) for p in mixes]

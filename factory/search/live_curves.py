@@ -21,7 +21,7 @@ class LiveCurves:
         except ImportError:
             raise InputError(
                 "search.tensorboard is true but tensorboard is not installed",
-                fix="pip install tensorboard, or set search.tensorboard = false",
+                fix="pip install '.[tensorboard]', or set search.tensorboard = false",
             ) from None
         # what a killed search had written beyond its checkpoint is hidden from ``step`` on
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)

@@ -12,81 +12,127 @@ from factory.search.planes import loop, moments, norm_grad, pointwise, pointwise
 
 
 @loop
-def pools(x, c, stride, share, peak, mean, index, sums, lo, hi):
+def border(plane_HW, value, padded):
+    """A plane with a border of one ``value`` around it, as one long row; see :func:`pools`."""
+    height, width = plane_HW.shape
+    pitch = width + 2
+    padded[:] = value
+    for h in range(height):
+        start = (h + 1) * pitch + 1
+        for w in range(width):
+            padded[start + w] = plane_HW[h, w]
+
+
+@loop
+def pools(x, c, stride, share, peak, mean, sums, lo, hi):
     """3x3 max-pool and avg-pool of the first c channels.
 
-    share [P]: one over the pixels of a window inside the picture; peak, mean, index [N, c, P],
-    index: which of the nine was the largest; sums [2, N, c, 2].
+    share [P]: one over the pixels of a window inside the picture; peak, mean [N, c, P]; sums
+    [2, N, c, 2]. Every window of a plane is computed in one long loop, with stride 2 a quarter of
+    them is kept.
     """
     height, width = x.shape[2], x.shape[3]
     pitch, narrow = width + 2, (width + stride - 1) // stride
-    low = np.full((height + 2) * pitch + 2, -np.inf, x.dtype)
-    zeros = np.zeros((height + 2) * pitch + 2, x.dtype)
-    best, total = np.empty(height * pitch, x.dtype), np.empty(height * pitch, x.dtype)
-    which = np.empty(height * pitch, np.uint8)
+    n_all = height * pitch
+    low = np.empty((height + 2) * pitch + 2, x.dtype)
+    zeros = np.empty_like(low)
+    best, total = np.empty(n_all, x.dtype), np.empty(n_all, x.dtype)
+    l0, l1, l2 = low[:n_all], low[1 : n_all + 1], low[2 : n_all + 2]
+    l3, l4 = low[pitch : pitch + n_all], low[pitch + 1 : pitch + 1 + n_all]
+    l5, l6 = low[pitch + 2 : pitch + 2 + n_all], low[2 * pitch : 2 * pitch + n_all]
+    l7, l8 = low[2 * pitch + 1 : 2 * pitch + 1 + n_all], low[2 * pitch + 2 :]
+    z0, z1, z2 = zeros[:n_all], zeros[1 : n_all + 1], zeros[2 : n_all + 2]
+    z3, z4 = zeros[pitch : pitch + n_all], zeros[pitch + 1 : pitch + 1 + n_all]
+    z5, z6 = zeros[pitch + 2 : pitch + 2 + n_all], zeros[2 * pitch : 2 * pitch + n_all]
+    z7, z8 = zeros[2 * pitch + 1 : 2 * pitch + 1 + n_all], zeros[2 * pitch + 2 :]
     for n in range(lo, hi):
         for j in range(c):
-            for h in range(height):
-                start = (h + 1) * pitch + 1
-                low[start : start + width] = x[n, j, h]
-                zeros[start : start + width] = x[n, j, h]
-            best[:] = low[: len(best)]
-            total[:] = zeros[: len(best)]
-            which[:] = 0
-            for k in range(1, 9):
-                start = (k // 3) * pitch + k % 3
-                a, b = low[start : start + len(best)], zeros[start : start + len(best)]
-                kind = np.uint8(k)
-                for p in range(len(best)):
-                    total[p] += b[p]
-                    larger = not (a[p] <= best[p])
-                    which[p] = kind if larger else which[p]
-                    best[p] = a[p] if larger else best[p]
-            for h in range((height + stride - 1) // stride):
-                for w in range(narrow):
-                    p, q = h * narrow + w, h * stride * pitch + w * stride
-                    peak[n, j, p] = best[q]
-                    index[n, j, p] = which[q]
-                    mean[n, j, p] = total[q] * share[p]
+            border(x[n, j], -np.inf, low)
+            border(x[n, j], 0.0, zeros)
+            for p in range(n_all):
+                v = l1[p] if l1[p] > l0[p] else l0[p]
+                v = l2[p] if l2[p] > v else v
+                v = l3[p] if l3[p] > v else v
+                v = l4[p] if l4[p] > v else v
+                v = l5[p] if l5[p] > v else v
+                v = l6[p] if l6[p] > v else v
+                v = l7[p] if l7[p] > v else v
+                best[p] = l8[p] if l8[p] > v else v
+            for p in range(n_all):
+                total[p] = (
+                    ((z0[p] + z1[p]) + (z2[p] + z3[p]))
+                    + ((z4[p] + z5[p]) + (z6[p] + z7[p]))
+                    + z8[p]
+                )
+            top, middle = peak[n, j], mean[n, j]
+            if stride == 1:
+                for h in range(height):
+                    for w in range(width):
+                        top[h * width + w] = best[h * pitch + w]
+                        middle[h * width + w] = total[h * pitch + w] * share[h * width + w]
+            else:
+                for h in range((height + 1) // 2):
+                    for w in range(narrow):
+                        p, q = h * narrow + w, 2 * (h * pitch + w)
+                        top[p] = best[q]
+                        middle[p] = total[q] * share[p]
         moments(peak[n], peak[n], sums[0, n])
         moments(mean[n], mean[n], sums[1, n])
 
 
 @loop
-def pools_grad(g, first, step, coefs, share, peak, mean, index, stride, gx, lo, hi):
-    """Gradient of both pools, normalised and weighted, of all edges; added to gx [N, C, H, W]."""
+def pools_grad(x, g, first, step, coefs, share, peak, mean, stride, gx, lo, hi):
+    """Gradient of both pools, normalised and weighted, of all edges; added to gx [N, C, H, W].
+
+    That of a maximum goes to the first of the nine pixels that has it.
+    """
     height, width = gx.shape[2], gx.shape[3]
     m, c, pixels = coefs.shape[2], coefs.shape[3], peak.shape[2]
     pitch, narrow = width + 2, (width + stride - 1) // stride
-    spread = np.zeros((height + 2) * pitch + 2, gx.dtype)
+    n_all = height * pitch
+    low = np.empty((height + 2) * pitch + 2, gx.dtype)
+    spread = np.empty_like(low)
     to_peak, to_mean = np.empty(pixels, gx.dtype), np.empty(pixels, gx.dtype)
+    rest, even, best = (
+        np.empty(n_all, gx.dtype),
+        np.empty(n_all, gx.dtype),
+        np.empty(n_all, gx.dtype),
+    )
+    best[:] = 0
+    zero = gx.dtype.type(0)
     for n in range(lo, hi):
         for j in range(c):
             to_peak[:] = 0
             to_mean[:] = 0
+            top, middle = peak[n, j], mean[n, j]
             for e in range(m):
                 a0, a1, a2 = coefs[0, 4, e, j], coefs[1, 4, e, j], coefs[2, 4, e, j]
                 b0, b1, b2 = coefs[0, 5, e, j], coefs[1, 5, e, j], coefs[2, 5, e, j]
-                up, top, middle = g[first + e, n, j * step], peak[n, j], mean[n, j]
+                up = g[first + e, n, j * step]
                 for p in range(pixels):
                     to_peak[p] += a0 * up[p] + a1 * top[p] + a2
                     to_mean[p] += b0 * up[p] + b1 * middle[p] + b2
+            border(x[n, j], -np.inf, low)
             spread[:] = 0
+            rest[:] = 0
+            even[:] = 0
             for h in range((height + stride - 1) // stride):
                 for w in range(narrow):
-                    p, q = h * narrow + w, h * stride * pitch + w * stride
-                    k = np.int64(index[n, j, p])
-                    spread[q + (k // 3) * pitch + k % 3] += to_peak[p]
-                    to_mean[p] *= share[p]
+                    p, q = h * narrow + w, (h * pitch + w) * stride
+                    rest[q], even[q], best[q] = to_peak[p], to_mean[p] * share[p], top[p]
             for k in range(9):
-                for h in range((height + stride - 1) // stride):
-                    start = (h * stride + k // 3) * pitch + k % 3
-                    row = spread[start : start + (narrow - 1) * stride + 1]
-                    for w in range(narrow):
-                        row[w * stride] += to_mean[h * narrow + w]
+                start = (k // 3) * pitch + k % 3
+                read, target = low[start : start + n_all], spread[start : start + n_all]
+                for q in range(n_all):
+                    left = rest[q]
+                    here = read[q] == best[q]
+                    target[q] += even[q] + (left if here else zero)
+                    rest[q] = zero if here else left
             for h in range(height):
                 start = (h + 1) * pitch + 1
-                gx[n, j, h] += spread[start : start + width]
+                row = gx[n, j, h]
+                for w in range(width):
+                    row[w] += spread[start + w]
 
 
 @loop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,11 @@ from factory.search import checkpoint
 from factory.search.axes import RELAXATIONS, SAMPLINGS
 from factory.search.config import CANDIDATES, SearchConfig
 from factory.search.edge_supernet import EdgeSupernet, SkipDropout
+from factory.search.form import form_of_spec
 from factory.search.gradient import Batch, EstimateSettings
 from factory.search.relaxation import ArchParameters, EdgeMixing, Relaxation
 from factory.search.schedule import Stage
-from factory.search.supernet import Supernet
-from factory.spaces.genotype import Genotype
+from factory.spaces.config import Spec
 from factory.spaces.network_spec import NetworkSpec
 
 SUPERNET, ARCHITECTURE, DROPOUT = 13, 14, 17  # streams of random numbers
@@ -34,7 +35,7 @@ class StageProblem:
 
     def __init__(
         self,
-        spec: NetworkSpec,
+        spec: Spec,
         cfg: SearchConfig,
         stage: Stage,
         number: int,
@@ -46,22 +47,27 @@ class StageProblem:
         relaxation: Relaxation = RELAXATIONS.get(cfg.relaxation).load()
         partial = cfg.partial_channels if relaxation.partial_channels else 1
         activations = cfg.activations if relaxation.factorised else ()
-        spec = replace(spec, layers=stage.layers)
+        self.form = form_of_spec(spec)
+        self.form.check(cfg)
         edge_weights = cfg.relaxation == "partial_channel" or partial > 1
         # the first stage's numbers are those of a search with one stage
-        streams = [
-            (seed, stream, *([number] if number else [])) for stream in (SUPERNET, ARCHITECTURE)
-        ]
-        self.supernet: Supernet | EdgeSupernet
-        if needs_single_edges(cfg, stage):
-            self.supernet = EdgeSupernet(
-                spec, partial, derived_seed(*streams[0]), candidates, activations
-            ).to(device)
+        net_seed, arch_seed = (
+            derived_seed(seed, stream, *([number] if number else []))
+            for stream in (SUPERNET, ARCHITECTURE)
+        )
+        self.supernet: nn.Module
+        self.arch: Any  # ArchParameters, or what another form has in its place
+        if isinstance(spec, NetworkSpec) and needs_single_edges(cfg, stage):
+            sized = replace(spec, layers=stage.layers)
+            self.supernet = EdgeSupernet(sized, partial, net_seed, candidates, activations)
         else:
-            self.supernet = Supernet(spec, partial, derived_seed(*streams[0])).to(device)
-        self.arch = ArchParameters(
-            derived_seed(*streams[1]), edge_weights, candidates, len(activations)
-        ).to(device)
+            self.supernet = self.form.supernet(spec, cfg, stage.layers, net_seed)
+        if candidates is None and not activations:
+            self.arch = self.form.parameters(arch_seed, edge_weights)
+        else:
+            self.arch = ArchParameters(arch_seed, edge_weights, candidates, len(activations))
+        self.supernet.to(device)
+        self.arch.to(device)
         self.weight_parameters: list[nn.Parameter] = list(self.supernet.parameters())
         self.arch_parameters: list[nn.Parameter] = self.arch.trainable()
         self.weight_optimizer = torch.optim.SGD(
@@ -99,7 +105,7 @@ class StageProblem:
         return self._loss(batch, self.arch.mixing(detach_arch, self.sample), self.dropout)
 
     @torch.no_grad()
-    def gap(self, batch: Batch, genotype: Genotype) -> tuple[float, float]:
+    def gap(self, batch: Batch, genotype: Any) -> tuple[float, float]:
         """Losses of the supernet as it is and of ``genotype`` inside it, on one batch."""
         soft = self._loss(batch, self.arch.mixing(), None)
         hard = self._loss(batch, self.arch.derived_mixing(genotype), None)

@@ -10,8 +10,16 @@ from typing import Any
 from factory.core.errors import InputError
 from factory.core.files import read_json
 from factory.spaces.genotype import Genotype
+from factory.spaces.nas_bench_201 import Cell201
 
 SCHEMA_VERSION = 1
+
+
+def read_architecture(value: Any, where: str) -> Genotype | Cell201:
+    """The architecture of a JSON value: a genotype, or a cell of NAS-Bench-201."""
+    if isinstance(value, dict) and value.get("space") == "nas_bench_201":
+        return Cell201.from_dict(value, where)
+    return Genotype.from_dict(value, where)
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class SearchResult:
     """
 
     tier: str
-    genotype: Genotype
-    discretised: Genotype
+    genotype: Genotype | Cell201
+    discretised: Genotype | Cell201
     repaired: bool
     expected: dict[str, float]
     predicted: dict[str, float]
@@ -75,7 +83,7 @@ class SearchResult:
         if values.pop("schema_version", None) != SCHEMA_VERSION:
             raise InputError(f"{path} is of another schema version", fix="search again")
         values.pop("fingerprint", None)
-        values["genotype"] = Genotype.from_dict(values["genotype"], str(path))
-        values["discretised"] = Genotype.from_dict(values["discretised"], str(path))
+        for key in ("genotype", "discretised"):
+            values[key] = read_architecture(values[key], str(path))
         values["history"] = folder / values["history"]
         return cls(**values)

@@ -17,6 +17,7 @@ from factory.search.relaxation import Sampler
 from factory.spaces.genotype import CELL_TYPES
 
 STREAM = 15  # of random numbers
+_PART = {**{name: i for i, name in enumerate(CELL_TYPES)}, "cell": 0}
 
 
 def gumbel_noise(shape: torch.Size, seed: int, step: int, part: int) -> Tensor:
@@ -55,6 +56,6 @@ def _soft(
     alpha_EO: Tensor, name: str, seed: int, step: int, use: int, temperature: float
 ) -> Tensor:
     """``use`` separates the samples of the architecture's step from those of the weights'."""
-    noise = gumbel_noise(alpha_EO.shape, seed, step, 2 * use + CELL_TYPES.index(name))
+    noise = gumbel_noise(alpha_EO.shape, seed, step, 2 * use + _PART[name])
     noise = noise.to(alpha_EO.device, alpha_EO.dtype)
     return torch.softmax((torch.log_softmax(alpha_EO, 1) + noise) / temperature, 1)

@@ -17,14 +17,14 @@ from factory.core.progress import SILENT, Progress
 from factory.data.image_data import ImageData
 from factory.search.architectures import SearchResult, TierBudget, search_architectures
 from factory.search.config import SearchConfig
-from factory.spaces.cell_space import CellSpace
+from factory.spaces.base import SearchSpace
 
 SCHEMA_VERSION = 1
 FILE = "seeds.json"
 
 
 def search_seeds(
-    space: CellSpace,
+    space: SearchSpace[Any],
     data: ImageData,
     tiers: Sequence[TierBudget],
     cfg: SearchConfig,

@@ -86,6 +86,10 @@ class SearchSpace(Protocol[A]):
         """Whether the network can be built (its output depends on the picture)."""
         ...
 
+    def canonical(self, architecture: A) -> A:
+        """One architecture for all that are known to be the same network."""
+        ...
+
     def features(self, architectures: Sequence[A]) -> np.ndarray:
         """Numbers from which a regressor learns what an architecture is worth, [B, F]."""
         ...

@@ -68,7 +68,10 @@ class Cell(nn.Module):
         self.preprocess1 = ReluConvBn(in_1, plan.channels)
         self.sources = tuple(source for _, source in pairs)
         self.operators = nn.ModuleList(
-            build_op(op, plan.channels, plan.stride(source)) for op, source in pairs
+            build_op(op, plan.channels, plan.stride(source), activation=activation)
+            for (op, source), activation in zip(
+                pairs, genotype.activations(plan.cell_type), strict=True
+            )
         )
 
     def forward(self, s0_NCHW: Tensor, s1_NCHW: Tensor, drop_path_prob: float = 0.0) -> Tensor:

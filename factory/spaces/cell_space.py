@@ -137,6 +137,19 @@ class CellSpace:
         """Always: a genotype that can be written can be built."""
         return True
 
+    def canonical(self, genotype: Genotype) -> Genotype:
+        """The two operators of every node by rising source."""
+        cells, named = {}, {}
+        for name in CELL_TYPES:
+            both = list(zip(genotype.cell(name), genotype.activations(name), strict=True))
+            for i in range(0, len(both), 2):
+                both[i : i + 2] = sorted(both[i : i + 2], key=lambda entry: entry[0][1])
+            cells[name] = tuple(pair for pair, _ in both)
+            named[name] = tuple(activation for _, activation in both)
+        return Genotype(
+            cells["normal"], NODES, cells["reduce"], NODES, named["normal"], named["reduce"]
+        )
+
     def features(self, genotypes: Sequence[Genotype]) -> np.ndarray:
         """The choice q and how often each operator occurs in either cell, [B, 2 * (112 + 8)]."""
         q = self.one_hot_many(genotypes)

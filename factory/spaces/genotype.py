@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from factory.core.errors import InputError, nearest, unknown_name
 from factory.core.files import read_json, write_json
+from factory.spaces.activations import EMITTERS
 
 SCHEMA_VERSION = 1
 OPS: tuple[str, ...] = (
@@ -38,12 +39,18 @@ Pair = tuple[str, int]
 
 @dataclass(frozen=True)
 class Genotype:
-    """Two cells as (operator, source) pairs; checked when it is made."""
+    """Two cells as (operator, source) pairs; checked when it is made.
+
+    ``normal_activations`` and ``reduce_activations`` name what stands in place of the ReLU of each
+    pair's convolutions, eight a cell; empty: ReLUs. Operators without an activation have "relu".
+    """
 
     normal: tuple[Pair, ...]
     normal_concat: tuple[int, ...]
     reduce: tuple[Pair, ...]
     reduce_concat: tuple[int, ...]
+    normal_activations: tuple[str, ...] = ()
+    reduce_activations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for cell_type in CELL_TYPES:
@@ -52,19 +59,29 @@ class Genotype:
             object.__setattr__(self, cell_type, pairs)
             object.__setattr__(self, f"{cell_type}_concat", concat)
             _check_cell(cell_type, pairs, concat)
+            names = tuple(getattr(self, f"{cell_type}_activations"))
+            named = _checked_activations(cell_type, pairs, names)
+            object.__setattr__(self, f"{cell_type}_activations", named)
 
     def cell(self, cell_type: str) -> tuple[Pair, ...]:
         """The eight pairs of "normal" or "reduce"."""
         return self.normal if cell_type == "normal" else self.reduce
 
+    def activations(self, cell_type: str) -> tuple[str, ...]:
+        """What leads the convolutions of the eight pairs of "normal" or "reduce"."""
+        named = self.normal_activations if cell_type == "normal" else self.reduce_activations
+        return named or ("relu",) * PAIRS
+
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, with its schema version."""
+        """The JSON form, with its schema version; activations only where one is no ReLU."""
+        named = {f"{name}_activations": list(self.activations(name)) for name in CELL_TYPES}
         return {
             "schema_version": SCHEMA_VERSION,
             "normal": [list(pair) for pair in self.normal],
             "normal_concat": list(self.normal_concat),
             "reduce": [list(pair) for pair in self.reduce],
             "reduce_concat": list(self.reduce_concat),
+            **{key: value for key, value in named.items() if set(value) != {"relu"}},
         }
 
     @classmethod
@@ -81,16 +98,20 @@ class Genotype:
                 fix=f'write "schema_version": {SCHEMA_VERSION} as docs/formats/genotype.md says',
             )
         keys = [*CELL_TYPES, *(f"{name}_concat" for name in CELL_TYPES)]
+        optional = [f"{name}_activations" for name in CELL_TYPES]
         for key in value:
-            if key not in (*keys, "schema_version"):
-                raise unknown_name("key", str(key), [*keys, "schema_version"], where)
+            if key not in (*keys, *optional, "schema_version"):
+                raise unknown_name("key", str(key), [*keys, *optional, "schema_version"], where)
+        named = {key: _read_activations(value.get(key, []), key, where) for key in optional}
         for key in keys:
             if not isinstance(value.get(key), list):
                 raise InputError(f"{key!r} is missing or not a list", where=where)
         pairs = {name: _read_pairs(value[name], name, where) for name in CELL_TYPES}
         concat = {name: _read_concat(value[f"{name}_concat"], name, where) for name in CELL_TYPES}
         try:
-            return cls(pairs["normal"], concat["normal"], pairs["reduce"], concat["reduce"])
+            return cls(
+                pairs["normal"], concat["normal"], pairs["reduce"], concat["reduce"], **named
+            )
         except InputError as error:
             raise InputError(
                 error.what, where=f"{error.where} of {where}", why=error.why, fix=error.fix
@@ -154,6 +175,31 @@ def _read_concat(items: list[Any], cell_type: str, where: str) -> tuple[int, ...
             f"{items!r} is not a list of node numbers", where=f"'{cell_type}_concat' of {where}"
         )
     return tuple(items)
+
+
+def _read_activations(items: Any, key: str, where: str) -> tuple[str, ...]:
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise InputError(f"{items!r} is not a list of activations", where=f"{key!r} of {where}")
+    return tuple(items)
+
+
+def _checked_activations(
+    cell_type: str, pairs: tuple[Pair, ...], names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """One activation a pair, "relu" where the operator has none; empty where all are ReLUs."""
+    where = f"cell {cell_type!r}"
+    if not names:
+        return ()
+    if len(names) != len(pairs):
+        raise InputError(f"{len(names)} activations for {len(pairs)} pairs", where=where)
+    for name in names:
+        if name not in EMITTERS.names():
+            raise unknown_name("activation", name, EMITTERS.names(), where)
+    found = []
+    for (op, source), name in zip(pairs, names, strict=True):
+        halves = op == "skip_connect" and cell_type == "reduce" and source < 2
+        found.append(name if "conv" in op or halves else "relu")
+    return () if set(found) == {"relu"} else tuple(found)
 
 
 def _check_cell(cell_type: str, pairs: tuple[Pair, ...], concat: tuple[int, ...]) -> None:

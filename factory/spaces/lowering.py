@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from factory.core.errors import unknown_name
 from factory.graph.opgraph import GraphBuilder, OpGraph
+from factory.spaces.activations import RELU, emit_activation
 from factory.spaces.genotype import NODES, SELECTABLE_OPS, Genotype
 from factory.spaces.network_spec import CellPlan, NetworkSpec, Size
 
@@ -26,7 +27,7 @@ _DEPTHWISE: dict[str, tuple[int, int]] = {  # operator -> kernel size, dilation
 
 
 def leads_with_relu(op: str, stride: int) -> bool:
-    """Whether the operator starts with a ReLU of its source."""
+    """Whether the operator starts with a ReLU (or another activation) of its source."""
     return op in _DEPTHWISE or (op == "skip_connect" and stride == 2)
 
 
@@ -55,7 +56,14 @@ def emit_preprocess(b: GraphBuilder, x: str, cell: CellPlan, which: int) -> str:
 
 
 def emit_op(
-    b: GraphBuilder, op: str, x: str, size: Size, channels: int, stride: int, name: str
+    b: GraphBuilder,
+    op: str,
+    x: str,
+    size: Size,
+    channels: int,
+    stride: int,
+    name: str,
+    activation: str = RELU,
 ) -> str:
     """One operator on ``x`` (already activated where the operator leads with a ReLU)."""
     if op in _POOLS:
@@ -83,7 +91,7 @@ def emit_op(
         return b.conv(x, channels, 1, weight_id=f"{name}.{part}.pointwise")
 
     x = block(x, stride, "first")
-    return block(b.relu(x), 1, "second") if op.startswith("sep_conv") else x
+    return block(emit_activation(b, activation, x), 1, "second") if op.startswith("sep_") else x
 
 
 def emit_stem(b: GraphBuilder, spec: NetworkSpec, image: str) -> tuple[str, str]:
@@ -108,16 +116,19 @@ def emit_classifier(b: GraphBuilder, spec: NetworkSpec, x: str) -> str:
 def emit_cell(b: GraphBuilder, cell: CellPlan, genotype: Genotype, s0: str, s1: str) -> str:
     """One cell: preprocessing, four nodes of two operators each, concatenation."""
     states = [emit_preprocess(b, b.relu(x), cell, which) for which, x in enumerate((s0, s1))]
-    pairs = genotype.cell(cell.cell_type)
+    pairs, activations = genotype.cell(cell.cell_type), genotype.activations(cell.cell_type)
     for position, node in enumerate(NODES):
         parts = []
         for slot in range(2):
             op, source = pairs[2 * position + slot]
+            activation = activations[2 * position + slot]
             stride = cell.stride(source)
-            x = b.relu(states[source]) if leads_with_relu(op, stride) else states[source]
+            x = states[source]
+            if leads_with_relu(op, stride):
+                x = emit_activation(b, activation, x)
             size = cell.source_size if source < 2 else cell.node_size
             name = f"cells.{cell.index}.nodes.{node}.{slot}"
-            parts.append(emit_op(b, op, x, size, cell.channels, stride, name))
+            parts.append(emit_op(b, op, x, size, cell.channels, stride, name, activation))
         states.append(b.add(*parts))
     return b.concat(states[2:])
 

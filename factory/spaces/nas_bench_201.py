@@ -157,7 +157,7 @@ class Cell201:
         Finer than :meth:`unique_string` where one convolution read twice is not two equal
         convolutions, coarser where zeros and the grouping of sums make no difference.
         """
-        return _first_of_class()[self.live().computation()]
+        return _canonical(self)
 
     def computation(self) -> str:
         """The computation of the output, zeros left out and sums flat, and its convolutions."""
@@ -242,6 +242,11 @@ def _order() -> tuple[list[int], list[int]]:
     for index, rank in enumerate(ranks):
         indices[rank] = index
     return ranks, indices
+
+
+@lru_cache(maxsize=SIZE)
+def _canonical(cell: Cell201) -> Cell201:
+    return _first_of_class()[cell.live().computation()]
 
 
 @lru_cache(maxsize=1)

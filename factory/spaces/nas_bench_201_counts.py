@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from factory.spaces.nas_bench_201 import EDGES, OPS, OUTPUT, Cell201, one_hot
+from factory.spaces.nas_bench_201 import EDGES, OUTPUT, Cell201, one_hot
 
 EXECUTED: tuple[str, ...] = (
     "nor_conv_1x1",
@@ -39,25 +39,30 @@ def written_counts(cells: Iterable[Cell201]) -> np.ndarray:
     return np.asarray(one_hot(cells).sum(1))
 
 
+def reachable_cell(cell: Cell201) -> Cell201:
+    """The cell after what cannot reach the output has become ``none``; all ``none`` if nothing can.
+
+    Edges behind a ``none`` at the input stay: a runtime that only looks back from the output keeps
+    them.
+    """
+    if not cell.connected:
+        return Cell201(("none",) * len(EDGES))
+    reaches = {OUTPUT}
+    for (node, source), op in reversed(list(zip(EDGES, cell.ops, strict=True))):
+        if op != "none" and node in reaches:
+            reaches.add(source)
+    pairs = zip(EDGES, cell.ops, strict=True)
+    return Cell201(tuple(op if node in reaches else "none" for (node, _), op in pairs))
+
+
 def reachable_counts(cells: Iterable[Cell201]) -> np.ndarray:
-    """[N, 5]: the same after what cannot reach the output has become ``none``.
+    """[N, 5]: the counts of :func:`reachable_cell`.
 
     A row of zeros is a cell whose output does not depend on its input.
     """
-    rows = []
-    for cell in cells:
-        if not cell.connected:
-            rows.append([0.0] * len(OPS))
-            continue
-        reaches = {OUTPUT}
-        for (node, source), op in reversed(list(zip(EDGES, cell.ops, strict=True))):
-            if op != "none" and node in reaches:
-                reaches.add(source)
-        kept = [
-            op if node in reaches else "none" for (node, _), op in zip(EDGES, cell.ops, strict=True)
-        ]
-        rows.append([float(kept.count(op)) for op in OPS])
-    return np.array(rows).reshape(-1, len(OPS))
+    cells = list(cells)
+    counts = written_counts([reachable_cell(cell) for cell in cells])
+    return counts * np.array([[cell.connected] for cell in cells])
 
 
 def executed_counts(cells: Iterable[Cell201]) -> np.ndarray:

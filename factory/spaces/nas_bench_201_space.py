@@ -184,10 +184,14 @@ class NasBench201Space:
         """Whether the output depends on the picture."""
         return architecture.connected
 
+    def canonical(self, architecture: Cell201) -> Cell201:
+        """One cell for all that are the same network."""
+        return architecture.canonical()
+
     def features(self, architectures: Sequence[Cell201]) -> np.ndarray:
-        """One-hot operators of the live cell and how often each occurs, [B, 35]."""
-        live_BEO = one_hot([cell.live() for cell in architectures])
-        return np.concatenate([live_BEO.reshape(len(live_BEO), -1), live_BEO.sum(axis=1)], axis=1)
+        """One-hot operators of the canonical cell and how often each occurs, [B, 35]."""
+        hot_BEO = one_hot([cell.canonical() for cell in architectures])
+        return np.concatenate([hot_BEO.reshape(len(hot_BEO), -1), hot_BEO.sum(axis=1)], axis=1)
 
     def to_dict(self, architecture: Cell201) -> dict[str, Any]:
         """JSON form of a cell."""

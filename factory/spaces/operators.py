@@ -16,14 +16,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from factory.core.registry import Registry
+from factory.spaces.activation_functions import FUNCTIONS
 
 OperatorFactory = Callable[[int, int, bool], nn.Module]
 OPERATORS: Registry[OperatorFactory] = Registry("operator")
 
 
-def build_op(name: str, channels: int, stride: int, affine: bool = True) -> nn.Module:
-    """The operator called ``name``; ``affine`` is that of its BatchNorms."""
-    return OPERATORS.get(name)(channels, stride, affine)
+def build_op(
+    name: str, channels: int, stride: int, affine: bool = True, activation: str = "relu"
+) -> nn.Module:
+    """The operator called ``name``.
+
+    ``affine`` is that of its BatchNorms; ``activation`` leads its convolutions.
+    """
+    operator = OPERATORS.get(name)(channels, stride, affine)
+    for module in operator.modules():
+        if isinstance(module, FactorizedReduce | SeparableBlock):
+            module.activation = FUNCTIONS.get(activation)
+    return operator
 
 
 class ReluConvBn(nn.Module):
@@ -42,8 +52,11 @@ class ReluConvBn(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halve the map: ReLU, two 1x1 convolutions of stride 2, the second shifted by one pixel."""
 
+    activation: Callable[[Tensor], Tensor]
+
     def __init__(self, in_channels: int, out_channels: int, affine: bool = True) -> None:
         super().__init__()
+        self.activation = F.relu
         left, right = out_channels // 2, out_channels - out_channels // 2
         self.left = nn.Conv2d(in_channels, left, 1, stride=2, bias=False)
         self.right = nn.Conv2d(in_channels, right, 1, stride=2, bias=False)
@@ -52,7 +65,7 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Apply to a map of any size; the output's size is rounded up."""
-        x = F.relu(x_NCHW)
+        x = self.activation(x_NCHW)
         shifted = x[:, :, 1:, 1:]
         odd_h, odd_w = x.shape[2] % 2, x.shape[3] % 2
         if odd_h or odd_w:
@@ -63,10 +76,13 @@ class FactorizedReduce(nn.Module):
 class SeparableBlock(nn.Module):
     """ReLU, depthwise convolution, pointwise convolution, BatchNorm."""
 
+    activation: Callable[[Tensor], Tensor]
+
     def __init__(
         self, channels: int, kernel: int, stride: int, dilation: int = 1, affine: bool = True
     ) -> None:
         super().__init__()
+        self.activation = F.relu
         self.depthwise = nn.Conv2d(
             channels,
             channels,
@@ -82,7 +98,7 @@ class SeparableBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Apply to a map."""
-        return self.bn(self.pointwise(self.depthwise(F.relu(x_NCHW))))
+        return self.bn(self.pointwise(self.depthwise(self.activation(x_NCHW))))
 
 
 class MaxPool(nn.MaxPool2d):

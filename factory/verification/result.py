@@ -20,6 +20,9 @@ class VerifyResult:
         median_ms: median over rounds of the median over runs; p10_ms and p90_ms likewise; None
             when the model could not be run.
         min_ms: the fastest run of all rounds.
+        session_ms: time to make a session; median over the rounds like first_run_ms, its first run.
+        peak_memory_mb: most memory that both took beyond what the process had; with first_run_ms
+            None where the device does not tell.
         spread_percent: how far the medians of the rounds that count lie apart.
         usual_reference_ms: what the reference model was compared with to find disturbed rounds.
         rounds: every round with its times, the reference model's, and whether it counts.
@@ -45,6 +48,8 @@ class VerifyResult:
     p90_ms: float | None = None
     min_ms: float | None = None
     session_ms: float | None = None
+    first_run_ms: float | None = None
+    peak_memory_mb: float | None = None
     spread_percent: float = 0.0
     usual_reference_ms: float | None = None
     margin_percent: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,8 @@ def _with_timings(result: VerifyResult, measured: Measured) -> VerifyResult:
         p90_ms=float(np.median([t.p90_ms for t in timings])),
         min_ms=min(t.min_ms for t in timings),
         session_ms=float(np.median([t.session_ms for t in timings])),
+        first_run_ms=_median([t.first_run_ms for t in timings]),
+        peak_memory_mb=_median([t.peak_memory_mb for t in timings]),
         spread_percent=100 * measured.spread,
         usual_reference_ms=measured.usual_reference_ms,
         rounds=tuple(_round_values(r, id(r) in kept) for r in measured.rounds),
@@ -109,6 +112,12 @@ def _with_timings(result: VerifyResult, measured: Measured) -> VerifyResult:
         nodes=tuple(dict(node) for node in measured.traced.nodes),
         relative_error=None if predicted is None else predicted / median_ms - 1.0,
     )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """Over those that are known, which are above zero."""
+    known = [value for value in values if value > 0]
+    return float(np.median(known)) if known else None
 
 
 def _round_values(a_round: Round, kept: bool) -> dict[str, object]:

@@ -43,3 +43,25 @@ def test_what_is_wrong_is_told_in_one_sentence(arguments, reason, capsys, monkey
 def test_devices_are_listed_as_before(capsys):
     assert run(["devices"]) == 0
     assert "local-cpu-t1-fp32" in capsys.readouterr().out
+
+
+def test_a_profile_says_why_rows_failed(capsys, monkeypatch):
+    reasons = {f"k{i}": "no node ran on X: the CPU took the whole model" for i in range(4)}
+    answer = {
+        "device": "x",
+        "kernels": 9,
+        "networks": 3,
+        "failed": 7,
+        "seconds": 1.0,
+        "table": "t.csv",
+        "drift": "",
+        "reasons": {**reasons, "a": "timed out", "b": "crashed", "c": "refused"},
+    }
+    monkeypatch.setattr("factory.api.profile", lambda *_, **__: answer, raising=False)
+    assert run(["profile", "--device", "x", "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  4 failed: no node ran on X: the CPU took the whole model"
+    assert lines[4] == "  others: see the table"
+    answer["reasons"] = {}
+    assert run(["profile", "--device", "x", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "table: t.csv"

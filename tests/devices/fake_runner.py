@@ -108,6 +108,7 @@ def main() -> None:
 def time_models(models, job, config):
     samples: dict[int, list[int]] = {}
     traces: dict[int, str] = {}
+    graphs: dict[int, str] = {}
     plan = {k: int(v) if k.endswith("runs") else v for k, v in job["plan"].items()}
     honest_statistics = measure.sample_statistics
     kept: list[list[int]] = []
@@ -118,13 +119,14 @@ def time_models(models, job, config):
 
     measure.sample_statistics = remember
     results = measure.measure_many(
-        models, {**plan, "profile_runs": 0}, job["rounds"], config, ".", tick
+        models, {**plan, "profile_runs": 0, "optimised_graph": 0}, job["rounds"], config, ".", tick
     )
     good = [i for i, result in enumerate(results) if result["status"] == "ok"]
     samples.update(zip(good, kept, strict=True))
     for i in good:
         if plan["profile_runs"]:
-            candidate = measure.Candidate(models[i], config, f"trace{i}")
+            graphs[i] = f"optimised{i}.onnx" if plan.get("optimised_graph") else ""
+            candidate = measure.Candidate(models[i], config, f"trace{i}", graphs[i] or None)
             candidate.run(plan["trace_warmup_runs"] + plan["profile_runs"])
             traces[i] = candidate.session.end_profiling()
     for i, result in enumerate(results):
@@ -134,6 +136,7 @@ def time_models(models, job, config):
                 "status": "ok",
                 "session_ms": result["session_ms"],
                 "trace": traces.get(i, ""),
+                "optimised": graphs.get(i, ""),
                 "samples_ns": samples[i],
             }
         else:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from fake_phone import FakePhone
 
+from factory.devices import adb_client
 from factory.devices.profile import DeviceProfile
 
 ROOT = Path(__file__).resolve().parents[2]
+# A loaded machine may stop all of us for minutes: no phone of ours is gone for that.
+LIMITS = {"QUICK_TIMEOUT_S": 600.0, "STATE_TIMEOUT_S": 600.0}
 ADB_MISSING = "needs the adb client: apt-get install adb"
 
 
@@ -37,6 +40,9 @@ class PhoneRack:
         }
         self._before = {name: os.environ.get(name) for name in self.environment}
         os.environ.update(self.environment)
+        self._limits = {name: getattr(adb_client, name) for name in LIMITS}
+        for name, limit_s in LIMITS.items():
+            setattr(adb_client, name, limit_s)
         self.runner = folder / "factory_runner"
         here = Path(__file__).parent / "fake_runner.py"
         self.runner.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} {here} "$@"\n')
@@ -47,10 +53,12 @@ class PhoneRack:
             jail.mkdir()
             self.phones.append(FakePhone(jail))
         for phone in self.phones:
-            self.adb("connect", phone.address)
+            said = self.adb("connect", phone.address)
+            said += self.adb("-s", phone.address, "wait-for-device")
+            assert adb_client.Adb(phone.address).is_there(), said
 
     def adb(self, *arguments: str) -> str:
-        done = subprocess.run(["adb", *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["adb", *arguments], capture_output=True, text=True, timeout=600)
         return done.stdout + done.stderr
 
     def profile(self, device_id: str, index: int = 0, **more) -> DeviceProfile:
@@ -77,6 +85,8 @@ class PhoneRack:
             phone.close()
         if shutil.which("adb"):
             self.adb("kill-server")
+        for name, limit_s in self._limits.items():
+            setattr(adb_client, name, limit_s)
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)

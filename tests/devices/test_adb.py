@@ -29,8 +29,10 @@ from factory.devices.adb_options import AdbOptions
 from factory.devices.base import TimingPlan
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.pipeline.farm import run_farm
+from factory.pipeline.profiling_plan import random_networks
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.verbs.add_device import add_device
+from factory.profiling.in_place import in_place_times
 
 QUICK = TimingPlan(min_runs=6, max_runs=30, min_time_ms=2.0, warmup_time_ms=5.0)
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason=phone_rack.ADB_MISSING)
@@ -85,6 +87,19 @@ def test_a_block_is_timed_and_nothing_stays_on_the_phone(rack):
         [folder] = rack.left_behind(1)
         assert re.fullmatch(r"factory-[0-9a-f]{12}", folder)
     assert rack.left_behind(1) == []
+
+
+@needs_adb
+def test_kernels_are_timed_in_place_on_a_phone(rack):
+    spec = network_spec(4, 2, "3x8x8", "cifar", 10)
+    [(counts, model)] = random_networks([spec], "f32", 1, 4, 0)
+    plan = TimingPlan(min_runs=6, min_time_ms=2.0, profile_runs=6, optimised_graph=True)
+    with AdbDevice.connect(rack.profile("phone")) as device:
+        [timing] = device.time_many([model], plan)
+    assert timing.ok, timing.reason
+    times = in_place_times(model, timing)
+    assert {found.kernel: found.count for found in times} == dict(counts)
+    assert sum(found.count * found.ms for found in times) == pytest.approx(timing.median_ms)
 
 
 @needs_adb
@@ -155,6 +170,8 @@ def test_two_phones_of_one_kind_share_a_profile(rack, tmp_path):
     profiles = [rack.profile("one", 0, timeout_s=300.0), rack.profile("two", 1, timeout_s=300.0)]
     [group] = run_farm(profiles, [spec], tmp_path, networks=1, pool=4, effort="quick", seed=0)
     assert group["rows"] == group["of"]
+    assert [entry["lost"] for entry in group["devices"]] == ["", ""]
+    assert [entry["failed"] for entry in group["devices"]] == [0, 0]
     assert all(entry["simulated"] for entry in group["devices"])
     assert all(entry["measured"] > 0 for entry in group["devices"])
     assert sum(entry["measured"] for entry in group["devices"]) == group["of"]
@@ -170,6 +187,14 @@ def test_adding_a_phone_writes_its_profile(rack, tmp_path, monkeypatch):
     assert answer["device"] == "simulated-5-t4-fp32"
     assert (profile.transport, profile.adb.serial, profile.threads) == ("adb", address, 4)
     assert profile.chip == answer["facts"]["chip"]
+    assert answer["missing"] == ""
+    monkeypatch.delenv("FACTORY_ANDROID_RUNNER", raising=False)
+    bare = add_device(f"adb:{address}", id="bare")
+    assert "no program to run on the phone" in bare["missing"]
+    assert "onnxruntime_perf_test" in bare["missing"]
+    with pytest.raises(InputError, match="does not exist"):
+        add_device(f"adb:{address}", id="other", runner=str(tmp_path / "none"))
+    assert not (tmp_path / "device_profiles" / "other.toml").exists()
     with pytest.raises(InputError, match=r"several phones .*serial number"):
         add_device("adb")
     other = profile.model_copy(update={"chip": "another"})

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from factory.core.errors import InputError
 from factory.core.progress import SILENT
 from factory.devices.base import TimingPlan
-from factory.devices.local import LocalDevice
+from factory.devices.local import LocalDevice, allowed_cores
 from factory.devices.profile import DeviceProfile
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -63,10 +63,10 @@ def endless() -> bytes:
 
 
 def test_two_threads_and_a_reload_in_the_middle():
+    if len(allowed_cores()) < 2:
+        pytest.skip("one core")
     with chromium.device(threads=2) as device:
         facts = device.describe()
-        if facts["cores"] < 2:
-            pytest.skip("one core")
         assert facts["isolated"]
         assert facts["fingerprint"]["threads"] == 2
         assert facts["fingerprint"]["runtime"] == "ort-web"
@@ -185,7 +185,9 @@ def test_over_plain_http_from_another_host_one_thread_in_batches(monkeypatch):
         assert facts["clock_tick_ms"] >= 0.05
         small, large = device.time_many([tiny_models.add(), tiny_models.conv(32, 32)], PLAN)
         assert 0 < small.median_ms < large.median_ms
-        assert small.median_ms < facts["clock_tick_ms"]  # only batches can tell
+        ticks = [timing.median_ms / facts["clock_tick_ms"] for timing in (small, large)]
+        # Only batches can tell parts of a tick.
+        assert any(abs(number - round(number)) > 0.01 for number in ticks)
 
 
 def test_webgpu_in_software_says_so_and_who_ran_what(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from factory.core.errors import InputError
@@ -101,6 +104,19 @@ def test_timings_come_in_order_one_a_model(device):
         assert sum(node["share"] for node in timing.nodes) == pytest.approx(1)
         json.dumps(timing.to_dict(), allow_nan=False)
     assert device.time_many([], PLAN) == []
+
+
+def test_the_graph_as_executed_is_told_on_request_or_left_out(device):
+    plan = dataclasses.replace(PLAN, optimised_graph=True)
+    model = tiny_models.conv(16, 16)
+    [timing] = device.time_many([model], plan)
+    assert timing.ok
+    [plain] = device.time_many([model], PLAN)
+    assert plain.optimised == ""
+    if device.profile.transport in ("local", "agent", "adb"):
+        executed = onnx.load_from_string(base64.b64decode(timing.optimised)).graph
+        assert {node.op_type for node in executed.node} >= {node["op"] for node in timing.nodes}
+        assert len(executed.node) == len(timing.nodes)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
-from factory.latency.facts import read_facts
+from factory.latency.facts import REFERENCE_SHARE, read_facts, reference_share
 from factory.latency.sources import sources
 
 CONV = "Conv(x=1x16x32x32,w=32x16x3x3,s=1,p=1,d=1,g=1,act=relu,dtype=f32)"
@@ -86,3 +87,19 @@ def test_half_of_the_drift_of_the_reference_is_taken_off():
     assert (first.median_ms, second.median_ms) == pytest.approx((2.2, 2.0))
     by_network = {(fact.network, fact.kernel.op): fact.ms for fact in facts.in_place}
     assert by_network[second.key, "Conv"] == pytest.approx(1.0 / 1.1)
+
+
+def test_more_of_a_speed_that_moved_is_taken_off_than_of_scatter():
+    rng = np.random.default_rng(0)
+    scatter = np.exp(0.03 * rng.standard_normal(40))
+    assert reference_share(list(scatter)) == REFERENCE_SHARE
+    slower = scatter * np.where(np.arange(40) < 20, 1.0, 1.3)
+    assert 0.85 < reference_share(list(slower)) < 1.0
+    assert reference_share([1.0, 1.3, 1.3]) == REFERENCE_SHARE  # too few to tell
+    assert reference_share([1.0] * 40) == REFERENCE_SHARE
+    # A row of the slow half comes close to its time at the usual speed.
+    rows = [row("kernel", CONV, 1.3), row("kernel", ADD, 1.0)]
+    rows[0].reference_ms, rows[1].reference_ms = 1.3, 1.0
+    steps = [1.0] * 21 + [1.3] * 20
+    facts = read_facts(Table(*rows, *(row("reference", "reference", ms) for ms in steps)))
+    assert facts.kernel_ms[Kernel.parse(CONV)] == pytest.approx(1.0, rel=0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 
 from factory.core.errors import InputError
 from factory.latency.design import choose, covariance_factor, d_optimal
-from factory.latency.few_shot import FewShot, calibrate, fit_few_shot
+from factory.latency.few_shot import FewShot, fit_few_shot
+from factory.latency.known_chips import KnownChips
 from factory.latency.pool import PoolPrior, fit_pool, relative_fit
 
 NETWORKS, KINDS = 800, 4
@@ -65,11 +65,11 @@ def test_ten_measurements_find_the_view_and_the_weights(world, prior):
     chosen = choose(prior, views, 10)
     assert len(set(chosen.tolist())) == 10
     dropping = fit_few_shot(prior, views, chosen, ms[chosen, 8])
-    assert dropping.view_shares(2)[1] > 0.99
+    assert dropping.share_V[1] > 0.99
     assert _error(dropping.predict(views).ms, ms[:, 8]) < 0.05
     others = fit_pool(views, ms[:, 2:8])
     running = fit_few_shot(others, views, chosen, ms[chosen, 0])
-    assert running.view_shares(2)[0] > 0.99
+    assert running.share_V[0] > 0.99
     assert _error(running.predict(views).ms, ms[:, 0]) < 0.04
 
 
@@ -140,11 +140,10 @@ def test_calibrated_intervals_cover(world):
     covered = []
     for d in range(8):
         outside = [k for k in range(8) if FAMILIES[k] != FAMILIES[d]]
-        known = fit_pool(views, ms[:, outside])
-        chosen = choose(known, views, 10)
-        stretch = calibrate(views, ms[:, outside], [FAMILIES[k] for k in outside], chosen)
-        found = fit_few_shot(known, views, chosen, ms[chosen, d])
-        _, low, high = dataclasses.replace(found, stretch=stretch).predict(views)
+        known = KnownChips(views, ms[:, outside])
+        chosen = known.choose(10)
+        stretch = known.calibrate([FAMILIES[k] for k in outside], chosen)
+        _, low, high = known.fit(chosen, ms[chosen, d], stretch).predict(views)
         covered.append(np.mean((ms[:, d] >= low) & (ms[:, d] <= high)))
     assert 0.82 < np.mean(covered) < 0.97
 
@@ -158,7 +157,27 @@ def test_stored_as_plain_numbers(world, prior):
     kept = PoolPrior.from_dict(json.loads(json.dumps(prior.to_dict())))
     assert np.array_equal(choose(kept, views, 10), chosen)
     with pytest.raises(InputError, match="no few-shot predictor"):
-        FewShot.from_dict({"schema_version": 2})
+        FewShot.from_dict({"schema_version": 1, "kind": "few_shot"})
+
+
+def test_networks_of_next_to_nothing_do_not_set_the_scale(world, prior):
+    """Six of the ten run nothing (a constant, whatever the time says): the others decide."""
+    views, ms = world
+    empty = [np.vstack([view, np.zeros((6, KINDS))]) for view in views]
+    chosen = np.append(choose(prior, views, 4), NETWORKS + np.arange(6))
+    measured = np.append(ms[chosen[:4], 8], np.full(6, 1e-4 * ms[:, 8].mean()))
+    found = fit_few_shot(prior, empty, chosen, measured).predict(views)
+    assert abs(np.median(found.ms / ms[:, 8]) - 1) < 0.1
+
+
+def test_a_device_like_a_known_one_needs_few_measurements(world):
+    """Three networks do not tell four weights; that it is a twin of device 5, they do."""
+    views, ms = world
+    twin = 3.0 * ms[:, 5] * np.random.default_rng(1).lognormal(0, 0.01, NETWORKS)
+    known = fit_pool(views, ms[:, :8])
+    chosen = choose(known, views, 3)
+    found = fit_few_shot(known, views, chosen, twin[chosen]).predict(views)
+    assert _error(found.ms, twin) < 0.05
 
 
 def test_wrong_input(world, prior):
@@ -180,5 +199,5 @@ def test_wrong_input(world, prior):
     with pytest.raises(InputError, match="cannot choose 801 of 800 networks"):
         choose(prior, views, 801)
     found = fit_few_shot(prior, views, np.arange(3), np.ones(3))
-    with pytest.raises(InputError, match="fitted on other ones"):
+    with pytest.raises(InputError, match="fitted on 2 of 4"):
         found.predict([view[:, :2] for view in views])

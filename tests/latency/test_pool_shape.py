@@ -1,4 +1,4 @@
-"""Shapes that devices share: found under noise, and worth their column."""
+"""Known chips as functions of finer features: worth their columns, and carried to any network."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from factory.core.errors import InputError
-from factory.latency.design import choose
-from factory.latency.few_shot import fit_few_shot
+from factory.latency.known_chips import KnownChips
 from factory.latency.pool import fit_pool
-from factory.latency.pool_shape import shared_shapes
+from factory.latency.pool_shape import pool_functions
 
 
 def _world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -25,30 +24,65 @@ def _world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 def test_a_shared_deviation_from_sums_is_carried_to_the_next_device():
     errors = []
-    for seed in range(3):
+    for seed in range(8):
         counts, details, ms, truth = _world(seed)
-        extended = shared_shapes([counts], details, ms[:, :5]).extend([counts], details)
-        chosen = choose(fit_pool([counts], ms[:, :5]), [counts], 10)
         errors.append([])
-        for views in ([counts], extended):
-            found = fit_few_shot(fit_pool(views, ms[:, :5]), views, chosen, ms[chosen, 5])
-            errors[-1].append(np.mean(np.abs(found.predict(views).ms / truth - 1)))
+        for known in (
+            KnownChips([counts], ms[:, :5]),
+            KnownChips([counts], ms[:, :5], [details]),
+        ):
+            chosen = np.random.default_rng(seed).choice(600, 10, replace=False)
+            found = known.fit(chosen, ms[chosen, 5]).predict([counts], [details])
+            errors[-1].append(np.mean(np.abs(found.ms / truth - 1)))
     without, with_shape = np.mean(errors, 0)
     assert with_shape < 0.8 * without
 
 
-def test_networks_of_no_table_get_their_column_from_their_features():
+def test_networks_of_no_table_get_their_columns_from_their_features():
     counts, details, ms, _ = _world()
-    shapes = shared_shapes([counts], details, ms[:, :5], 2)
-    (extended,) = shapes.extend([counts], details)
-    (alone,) = shapes.extend([counts[7:9]], details[7:9])
-    assert extended.shape == (600, 5)
+    prior = fit_pool([counts], ms[:, :5])
+    functions = pool_functions([counts], [details], ms[:, :5], prior)
+    (extended,) = functions.extend([counts], [details])
+    (alone,) = functions.extend([counts[7:9]], [details[7:9]])
+    assert extended.shape == (600, 8)
     assert alone == pytest.approx(extended[7:9])
+    relative = ms[:, :5] / ms[:, :5].mean(0)
+    assert extended[:, 3:] == pytest.approx(relative, rel=0.15)
+
+
+def test_half_of_the_chance_goes_to_the_functions():
+    counts, details, ms, _ = _world()
+    prior = fit_pool([counts], ms[:, :5])
+    wide = pool_functions([counts], [details], ms[:, :5], prior).centres(prior)
+    assert wide.centres_CK.shape == (12, 8)
+    assert wide.chance_C.sum() == pytest.approx(1)
+    assert wide.chance_C[wide.centres_CK[:, 3:].any(1)].sum() == pytest.approx(0.5)
+
+
+def test_a_pool_without_some_chips_is_the_pool_of_the_others():
+    counts, details, ms, _ = _world()
+    kept = np.array([True, False, True, True, False, False])
+    fewer = KnownChips([counts], ms, [details]).only(kept)
+    fresh = KnownChips([counts], ms[:, kept], [details])
+    chosen = fewer.choose(8)
+    assert np.array_equal(chosen, fresh.choose(8))
+    left, right = (
+        known.fit(chosen, ms[chosen, 5]).predict([counts], [details]) for known in (fewer, fresh)
+    )
+    assert left.ms == pytest.approx(right.ms)
 
 
 def test_wrong_input():
     counts, details, ms, _ = _world()
-    with pytest.raises(InputError, match="finer features of 5 networks, views of 600"):
-        shared_shapes([counts], details[:5], ms)
-    with pytest.raises(InputError, match="7 shapes cannot be told from 6 devices"):
-        shared_shapes([counts], details, ms, 7)
+    prior = fit_pool([counts], ms)
+    with pytest.raises(InputError, match=r"finer features of shape \(1, 5\), views of \(1, 600\)"):
+        pool_functions([counts], [details[:5]], ms, prior)
+    with pytest.raises(InputError, match=r"a pool of shape \(600, 2\) for this prior"):
+        pool_functions([counts], [details], ms[:, :2], prior)
+    known = KnownChips([counts], ms, [details])
+    with pytest.raises(InputError, match="2 families for 6 chips"):
+        known.calibrate(["a", "b"], np.arange(5))
+    with pytest.raises(InputError, match="finer features are missing"):
+        known.fit(np.arange(5), ms[:5, 0]).predict([counts])
+    with pytest.raises(InputError, match="no known chip is left"):
+        known.only(np.zeros(6, dtype=bool))

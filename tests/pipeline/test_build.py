@@ -21,7 +21,7 @@ KILLS = [
     "factory.pipeline.stages.fit:resolve_budgets:1",
     "factory.search.bilevel:Bilevel._one_step:2",
     "factory.search.bilevel:Bilevel._one_step:5",
-    "factory.pipeline.stages.search:_finish_baseline:1",
+    "factory.pipeline.stages.search:finish_baseline:1",
     "factory.training.loop:_Run._one_step:7",
     "factory.deployment.manifest:ModelManifest.save:1",
     "factory.pipeline.stages.verify:_images_part:1",

@@ -1,6 +1,7 @@
 """Times of kernels in place: what a trace's nodes are charged to."""
 
 import base64
+import dataclasses
 
 import onnx
 import pytest
@@ -147,3 +148,20 @@ def test_rows_in_place_come_with_their_network(tmp_path):
     total = sum(float(row.kernels.partition("*")[0]) * row.median_ms for row in rows)
     assert total == pytest.approx(network.median_ms, rel=1e-5)
     assert [row.kind for row in table.rows()][-2:] == ["network", "reference"]
+
+
+def test_changes_of_layout_and_what_ran_elsewhere_are_told():
+    plain = timing(0.9)
+    nodes = tuple(
+        {**node, "provider": "Slow" if node["name"].startswith("globalaverage") else "Fast"}
+        for node in plain.nodes
+    )
+    traced = dataclasses.replace(plain, nodes=nodes)
+    found = in_place_times(model(), traced, 0.0, "Fast")
+    assert {one.kernel.op for one in found if one.elsewhere} == {"GlobalAveragePool"}
+    assert {one.elsewhere for one in found} == {"", "Slow"}
+    shares = {str(one.kernel).partition(",dtype")[0]: one.reorder_share for one in found}
+    layouts = {text: share for text, share in shares.items() if share}
+    assert sorted(layouts.values()) == pytest.approx([0.05 / 0.06, 0.06 / 0.07])
+    assert all(text.startswith("Reshape") for text in layouts)
+    assert {one.elsewhere for one in in_place_times(model(), traced)} == {""}

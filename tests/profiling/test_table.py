@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import subprocess
@@ -147,7 +148,7 @@ def test_a_cut_header_is_written_again(path):
         ("1.125,0.1,", "1.1", "cells instead of"),
         (",ok,", ",fine,", "status is 'fine'"),
         ("kernel,", "karnel,", "kind is 'karnel'"),
-        ("2026-01-01T00:00:00Z\n", "2026-01-", "cells instead of"),
+        ("2026-01-01T00:00:00Z,,,,\n", "2026-01-", "cells instead of"),
     ],
 )
 def test_damage_in_the_middle_is_told_by_its_line(path, old, new, said):
@@ -170,8 +171,8 @@ def test_damage_in_the_middle_is_told_by_its_line(path, old, new, said):
 def test_other_schema_columns_and_files(path):
     opened(path).close()
     good = path.read_text()
-    path.write_text(good.replace("# schema_version: 2", "# schema_version: 3"))
-    assert "schema version 3" in fault(opened, path)
+    path.write_text(good.replace("# schema_version: 3", "# schema_version: 4"))
+    assert "schema version 4" in fault(opened, path)
     path.write_text(good.replace("p10_ms", "p11_ms"))
     assert "column names differ" in fault(opened, path)
     path.write_text(good.replace('# dtype: "f32"\n', ""))
@@ -277,3 +278,31 @@ def test_tables_are_found_by_device(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_tables("simulated") == [path]
     assert find_tables("simul") == []
+
+
+def test_a_table_of_version_2_is_read_and_goes_on_as_it_is(path):
+    opened(path).close()
+    header = path.read_text().replace("# schema_version: 3", "# schema_version: 2")
+    header = header.replace(",date,session_ms,first_run_ms,peak_memory_mb,model_mb", ",date")
+    old = "kernel,k,,1,0.9,1.1,0.8,20,0,ok,,0,0.25,2026-01-01T00:00:00Z\n"
+    path.write_text(header + old)
+    with opened(path) as table:
+        assert table.get("kernel", "k").session_ms == 0
+        table.append(row(1, session_ms=3.0, model_mb=2.0))
+    lines = path.read_text().splitlines()
+    assert lines[-2] + "\n" == old
+    assert [len(next(csv.reader([line]))) for line in lines[-3:]] == [14, 14, 14]
+    assert LatencyTable.read(path).rows()[1] == row(1)
+    for length in range(len(header) - 120, len(header)):
+        path.write_text(header[:length])
+        opened(path).close()
+        assert LatencyTable.read(path).rows() == []
+
+
+def test_what_is_known_of_the_start_is_kept_and_the_rest_is_empty(path):
+    with opened(path) as table:
+        table.append(row(0, session_ms=12.5, model_mb=1.25))
+        with pytest.raises(ValueError, match="peak_memory_mb is negative"):
+            table.append(row(1, peak_memory_mb=-1.0))
+    assert path.read_text().endswith(",12.5,,,1.25\n")
+    assert LatencyTable.read(path).rows() == [row(0, session_ms=12.5, model_mb=1.25)]

@@ -81,8 +81,46 @@ def search_rows(limit: float | None, steps: int = 300) -> list[dict[str, Any]]:
                 "limits": {"latency_ms": limit, "macs": 2e7},
                 "multipliers": {"latency_ms": 0.6 * (1 - math.exp(-9 * (t - 0.25))), "macs": 0.0},
             }
+        if not warm and step % 40 == 39:
+            row |= epoch_end(t)
         rows.append(row)
     return rows
+
+
+CANDIDATES = {
+    "operators": ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3",
+                  "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"],
+    "edges": [[node, source] for node in range(2, 6) for source in range(node)],
+}  # fmt: skip
+
+
+def epoch_end(t: float) -> dict[str, Any]:
+    """What the last step of an epoch has more: operators that decide as ``t`` grows."""
+    probabilities = {}
+    for shift, name in enumerate(("normal", "reduce")):
+        edges = [
+            [math.exp(4 * t * ((e + o + shift) % 8 == 3)) for o in range(8)] for e in range(14)
+        ]
+        probabilities[name] = [[v / sum(edge) for v in edge] for edge in edges]
+    return {
+        "skip_share_by_cell": {"normal": 0.25 * t, "reduce": 0.5 * t},
+        "gap": 1.5 - t,
+        "probabilities": probabilities,
+        "hessian_eigenvalue": 0.2 + t,
+    }
+
+
+def seeds() -> dict[str, Any]:
+    """Statistics of three searches."""
+    gap = {"mean": 0.5, "stdev": 0.1, "least": 0.4, "largest": 0.6, "all": [0.4, 0.5, 0.6]}
+    return {
+        "schema_version": 1,
+        "seeds": [3, 4, 5],
+        "best_seed": 4,
+        "different_genotypes": 3,
+        "stopped": [None, "stopped after epoch 4", None],
+        "values": {"gap": gap, "latency_ms": {**gap, "stdev": None}},
+    }
 
 
 def write_tier(root: Path, name: str, device: str, limit: float, index: int, verdict: str) -> None:
@@ -101,8 +139,12 @@ def write_tier(root: Path, name: str, device: str, limit: float, index: int, ver
     dump(
         search / "result.json",
         {"tier": name, "device_id": device, "budget": budget, **sizes, **interval,
-         "smallest_ms": limit * 0.6, "checked_ms": median * 1.01, "rounds": []},
+         "smallest_ms": limit * 0.6, "checked_ms": median * 1.01, "rounds": [],
+         "method": {"preset": "pc-darts-cifar", "gradient": "amended"}, "entropy": 0.42, "gap": 0.5,
+         "skip_share_by_cell": {"normal": 0.25, "reduce": 0.5}, "stopped": None,
+         "candidates": CANDIDATES},
     )  # fmt: skip
+    dump(search / "seeds.json", seeds())
     lines(search / "history.jsonl", search_rows(limit * 0.95))
     accuracy = 0.9833 - 0.003 * index
     dump(root / "04-train" / name / "result.json", {"test_accuracy": accuracy + 0.001})

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from factory.core.errors import InputError
-from factory.reporting import figures
+from factory.reporting import figures, search_figures
 from factory.reporting.report import write_report
 
 SECTIONS = [
@@ -65,7 +65,8 @@ def report(run):
 @pytest.fixture
 def no_plots(monkeypatch):
     """For tests that are not about the plots, which take most of a report's time."""
-    monkeypatch.setattr(figures, "_svg", lambda figure, label: "<svg></svg>")
+    for module in (figures, search_figures):
+        monkeypatch.setattr(module, "svg", lambda figure, label: "<svg></svg>")
 
 
 def test_every_section_is_there_with_the_numbers_of_the_artefacts(make_run):

@@ -7,11 +7,11 @@ import search_naive as naive
 import torch
 
 from factory.search import edge_supernet as module
-from factory.search.activations import FUNCTIONS
 from factory.search.axes import ACTIVATIONS
 from factory.search.edge_supernet import EdgeSupernet, SkipDropout
 from factory.search.relaxation import ArchParameters, EdgeMixing
 from factory.search.supernet import Supernet
+from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import CELL_TYPES, PC_DARTS_cifar
 from factory.spaces.network_spec import NetworkSpec

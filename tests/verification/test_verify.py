@@ -208,3 +208,14 @@ def test_parity_with_the_reference_evaluator_on_this_machine(model, local):
     parity = check_parity(model, local, images, expected)
     assert parity.holds
     assert parity.images == 3
+
+
+def test_cold_start_and_memory_are_told_where_the_device_tells_them(model):
+    from factory.devices.simulated import SimulatedDevice
+
+    known = verify_model(model, SimulatedDevice(), pause_s=0.0, rounds=1).to_dict()
+    assert known["first_run_ms"] == pytest.approx(3 * known["median_ms"])
+    assert known["peak_memory_mb"] == pytest.approx(2 * len(model) / 1e6)
+    assert known["session_ms"] > 0
+    unknown = fake(model, FakeDevice([2.0])).to_dict()
+    assert (unknown["first_run_ms"], unknown["peak_memory_mb"]) == (None, None)

@@ -18,8 +18,8 @@ import onnx
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
 from factory.deployment.flavours import Flavour
-from factory.deployment.passes.dilation_into_kernel import dilation_into_kernel
 from factory.deployment.passes.hard_swish_split import split_hard_swish
+from factory.deployment.passes.thin_dilated_input import thin_dilated_depthwise
 from factory.deployment.targets.base import Check, Target, check_onnx
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ TARGETS = (
         precision="int8",
         serves=((QNN, "int8"),),
         flavour=Flavour(weight="s8", per_channel=True, qnn=True),
-        rewrites=(split_hard_swish, dilation_into_kernel),
+        rewrites=(split_hard_swish, thin_dilated_depthwise),
         timing_here=NOT_HERE,
     ),
     QnnContext(

@@ -13,11 +13,16 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import read_json, sha256_file, write_json
+from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors
 from factory.pipeline.context import BuildContext
+from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.stages import profile
+from factory.pipeline.tables import table_for
+from factory.profiling.quarantine import quarantine_path
 from factory.spaces.base import SearchSpace
 
 SCHEMA_VERSION = 1
@@ -70,6 +75,11 @@ def device_unit(ctx: BuildContext, device_id: str) -> Unit:
         "profile": profile.device_unit(ctx, device_id).digest(),
         "seed": str(ctx.seed),
     }
+    for known in ctx.recipe.profile.known_devices:
+        inputs[f"known {known}"] = sha256_file(table_for(load_profile(known)).path)
+    for path in profile.table_paths(ctx, device_id):
+        if quarantine_path(path).exists():
+            inputs["quarantine"] = sha256_file(quarantine_path(path))
     return ctx.folder.unit("fit", device_id, inputs, shared=True)
 
 
@@ -82,6 +92,11 @@ def budget_unit(ctx: BuildContext) -> Unit:
 
 def _fit(ctx: BuildContext, device_id: str) -> LatencyPredictor:
     table = profile.open_table(ctx, device_id)
+    if known := ctx.recipe.profile.known_devices:
+        device = ctx.devices[device_id]
+        predictors, _ = known_predictors(device, known)
+        candidates = candidates_of_sizes(ctx.specs_on(device_id), device.dtype, ctx.seed)
+        return adapt_table(table, predictors, candidates).predictor
     return LatencyPredictor.fit(table, seed=ctx.seed)
 
 
@@ -94,16 +109,33 @@ def resolve_budgets(ctx: BuildContext) -> dict[str, Any]:
             "max_latency_ms": tier.max_latency_ms,
             "max_macs": tier.max_macs,
             "max_params": tier.max_params,
+            "max_peak_memory_mb": tier.max_peak_memory_mb,
             "latency_percentile": tier.latency_percentile,
         }
-        if tier.latency_percentile is not None:
-            predictor = load_predictor(ctx, ctx.device(tier).id)
-            latencies = random_latencies_ms(ctx.space(tier), predictor, ctx.seed)
-            budget = float(np.percentile(latencies, tier.latency_percentile))
-            # Three digits, so that the number people read is exactly the number that is held.
-            entry["max_latency_ms"] = float(f"{budget:.3g}")
+        entry["max_latency_ms"] = _in_ms(ctx, tier, entry)
+        entry["also"] = [
+            {
+                "device_id": device.id,
+                "max_latency_ms": other.max_latency_ms,
+                "latency_percentile": other.latency_percentile,
+            }
+            for other, device in zip(tier.also, ctx.also(tier), strict=True)
+        ]
+        for other_entry in entry["also"]:
+            other_entry["max_latency_ms"] = _in_ms(ctx, tier, other_entry)
         budgets[tier.name] = entry
     return budgets
+
+
+def _in_ms(ctx: BuildContext, tier: TierSection, entry: dict[str, Any]) -> float:
+    """The latency budget of a chip; a percentile is one of the tier's own random networks."""
+    if entry["latency_percentile"] is None:
+        return float(entry["max_latency_ms"])
+    predictor = load_predictor(ctx, entry["device_id"])
+    latencies = random_latencies_ms(ctx.space(tier), predictor, ctx.seed)
+    budget = float(np.percentile(latencies, entry["latency_percentile"]))
+    # Three digits, so that the number people read is exactly the number that is held.
+    return float(f"{budget:.3g}")
 
 
 def random_latencies_ms(

@@ -8,12 +8,19 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.files import read_json, write_json
-from factory.devices.base import open_device
+from factory.devices.base import Device, open_device
+from factory.pipeline.adaptation import (
+    candidates_of_sizes,
+    choose_candidates,
+    known_predictors,
+    measure,
+)
 from factory.pipeline.context import BuildContext
-from factory.pipeline.profiling_plan import measure_chip
+from factory.pipeline.profiling_plan import Measured, measure_chip
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import Unit
 from factory.profiling import reference
+from factory.profiling.settings import ProfileSummary
 from factory.profiling.table import LatencyTable, table_name
 
 
@@ -83,15 +90,19 @@ def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:
         describe = device.describe()
         path = ctx.folder.stage("profile") / table_name(describe)
         with LatencyTable.open(path, profile, describe) as table:
-            measured = measure_chip(
-                device,
-                table,
-                ctx.specs_on(device_id),
-                networks=settings.networks,
-                pool=settings.pool,
-                effort=settings.effort,
-                seed=ctx.seed,
-                progress=ctx.progress,
+            measured = (
+                _measure_few(ctx, device, table)
+                if settings.known_devices
+                else measure_chip(
+                    device,
+                    table,
+                    ctx.specs_on(device_id),
+                    networks=settings.networks,
+                    pool=settings.pool,
+                    effort=settings.effort,
+                    seed=ctx.seed,
+                    progress=ctx.progress,
+                )
             )
             rows = [row for row in table.rows() if row.kind != "reference"]
     seconds = time.monotonic() - started
@@ -109,3 +120,12 @@ def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:
     for note in describe.get("notes", []):
         ctx.progress.message(f"{device_id}: {note}")
     unit.finish([path, summary_path(ctx, device_id)], seconds)
+
+
+def _measure_few(ctx: BuildContext, device: Device, table: LatencyTable) -> Measured:
+    """The networks that the known devices' predictors ask for, in place of a whole profile."""
+    settings, profile = ctx.recipe.profile, device.profile
+    predictors, _ = known_predictors(profile, settings.known_devices)
+    candidates = candidates_of_sizes(ctx.specs_on(profile.id), profile.dtype, ctx.seed)
+    chosen = choose_candidates(predictors, candidates, settings.networks, ctx.seed)
+    return Measured(ProfileSummary(), measure(device, table, chosen, ctx.progress))

@@ -73,6 +73,7 @@ def add_device(
             fix="choose another name with --id, or add --replace",
         )
     profile = validate(DeviceProfile, {**fields, "id": name, "chip": facts["chip"]}, where=WHERE)
+    missing = "" if profile.adb is None else _missing_runner(profile, facts["abi"], runner)
     write_atomic_text(path, profile_text(profile, f"{seen}, {len(facts['cores'])} cores"))
     if token:
         save_token(name, token)
@@ -82,8 +83,26 @@ def add_device(
         "seen": seen,
         "path": str(path),
         "token_path": str(token_path(name)) if token else None,
+        "missing": missing,
         "facts": facts,
     }
+
+
+def _missing_runner(profile: DeviceProfile, abi: str, given: str | None) -> str:
+    """How to get the program that runs on the phone; "" when it is there.
+
+    Raises InputError when the one that was given will not do.
+    """
+    from factory.devices.adb_link import runner_path
+    from factory.devices.adb_options import AdbOptions
+
+    try:
+        runner_path(profile.adb or AdbOptions(), profile.id, abi)
+    except InputError as error:
+        if given:
+            raise
+        return str(error)
+    return ""
 
 
 def _ask_agent(

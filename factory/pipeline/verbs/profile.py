@@ -14,13 +14,16 @@ from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.browser_profile import BrowserRequest, any_browser, open_browser
 from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
 from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
+from factory.pipeline.profiling_plan import EFFORTS as SIZE_EFFORTS
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import network_spec
-from factory.pipeline.tables import own_tables, predictor_path, run_table, table_for
+from factory.pipeline.tables import mismatch, own_tables, predictor_path, run_table, table_for
+from factory.profiling.profiler import profile_networks
 from factory.profiling.table import LatencyTable, table_name
 
 SCHEMA_VERSION = 1
 POOL = 256
+BESIDE_A_KERNEL, BESIDE_A_NETWORK = 1.3, 1.6  # of the timed runs, on a two-core machine
 
 
 def profile(
@@ -36,6 +39,7 @@ def profile(
     effort: str = "quick",
     quick: bool = False,
     full: bool = False,
+    model: str | Path | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     dry_run: bool = False,
@@ -59,6 +63,8 @@ def profile(
         quick: measure random networks of every space instead, for at most 3 minutes: any ONNX
             file can then be predicted; the size options and ``effort`` do not matter.
         full: the same for at most 20 minutes.
+        model: measure the network of this ONNX file (with random weights) and its kernels within
+            it, so that they are looked up from then on; the size options do not matter.
         out: folder of the table; latency_tables/ of the user's home by default.
         seed: chooses the random networks.
         dry_run: only say how much would be measured.
@@ -68,12 +74,14 @@ def profile(
         raise InputError(
             "it is not clear what to measure", fix="name one: --device ID, or --browser for a page"
         )
-    if quick and full:
-        raise InputError("quick and full exclude each other", fix="give one of them")
+    if sum([quick, full, model is not None]) > 1:
+        raise InputError("quick, full and a model exclude each other", fix="give one of them")
     device_profile = load_profile(device) if device is not None else any_browser(browser)
     if quick or full:
         name = "quick" if quick else "full"
         return _any_network(device_profile, browser, name, out, seed, dry_run, progress)
+    if model is not None:
+        return _one_network(device_profile, browser, Path(model), out, effort, dry_run, progress)
     spec = network_spec(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
@@ -85,8 +93,27 @@ def profile(
         "folder": str(folder),
     }
     if dry_run:
-        kernels = len(kernels_of([spec], device_profile.dtype))
-        return {**answer, "dry_run": True, "kernels": kernels, "networks": networks}
+        kernels = kernels_of([spec], device_profile.dtype)
+        known = _known_table(device_profile, folder)
+        left = [k for k in kernels if known is None or not known.has(str(k), kind="kernel")]
+        efforts = {
+            name: {
+                "kernels": len(left),
+                "networks": networks,
+                "seconds": _forecast_seconds(name, len(left), networks),
+            }
+            for name in SIZE_EFFORTS
+        }
+        return {
+            **answer,
+            "dry_run": True,
+            "effort": effort,
+            "kernels": len(kernels),
+            "measured_before": len(kernels) - len(left),
+            "networks": networks,
+            "seconds": efforts[effort]["seconds"],
+            "efforts": efforts,
+        }
     started = time.monotonic()
     with _opened(device_profile, browser) as opened:
         device_profile = opened.profile
@@ -112,7 +139,75 @@ def profile(
         "skipped": measured.kernels.skipped + measured.networks.skipped,
         "failed": measured.failed,
         "reasons": {**measured.kernels.reasons, **measured.networks.reasons},
+        "drift": measured.networks.drift or measured.kernels.drift,
         "seconds": round(time.monotonic() - started, 1),
+        "describe": describe,
+    }
+
+
+def _forecast_seconds(effort: str, kernels: int, networks: int) -> int:
+    """About how long it takes: the timed runs, and what warm-up, trace and reference add."""
+    settings = effort_settings(effort)
+    kernels_ms = BESIDE_A_KERNEL * kernels * settings.min_time_ms
+    return round((kernels_ms + BESIDE_A_NETWORK * networks * settings.network_time_ms) / 1e3)
+
+
+def _known_table(device_profile: DeviceProfile, folder: Path) -> LatencyTable | None:
+    """The device's table in ``folder`` as far as that can be said without opening the device."""
+    for path in sorted(folder.glob(f"{device_profile.id}__*.csv")):
+        table = LatencyTable.read(path)
+        if not mismatch(table, device_profile):
+            return table
+    return None
+
+
+def _one_network(
+    device_profile: DeviceProfile,
+    browser: BrowserRequest | None,
+    model: Path,
+    out: str | Path | None,
+    effort: str,
+    dry_run: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The network of a file, timed as a whole and kernel by kernel."""
+    from factory.graph.canonical import canonicalise, kernel_counts
+    from factory.graph.onnx_build import to_onnx
+    from factory.graph.onnx_import import from_onnx, load_onnx
+
+    graph = canonicalise(from_onnx(load_onnx(model)))
+    counts = kernel_counts(graph, device_profile.dtype)
+    folder = Path(out) if out is not None else own_tables()
+    answer: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "device": device_profile.id,
+        "folder": str(folder),
+        "model": str(model),
+    }
+    if dry_run:
+        seconds = _forecast_seconds(effort, 0, 1)
+        return {**answer, "dry_run": True, "kernels": len(counts), "networks": 1,
+                "seconds": seconds}  # fmt: skip
+    content = to_onnx(graph, device_profile.dtype).SerializeToString(deterministic=True)
+    with _opened(device_profile, browser) as opened:
+        describe = opened.describe()
+        path = folder / table_name(describe)
+        with LatencyTable.open(path, opened.profile, describe) as table:
+            done = profile_networks(
+                opened, [(counts, content)], table, effort_settings(effort), progress
+            )
+    return {
+        **answer,
+        "device": opened.profile.id,
+        "table": str(path),
+        "kernels": len(counts),
+        "kernels_in_place": done.in_place,
+        "networks": done.measured,
+        "skipped": done.skipped,
+        "failed": done.failed,
+        "reasons": done.reasons,
+        "drift": done.drift,
+        "seconds": done.seconds,
         "describe": describe,
     }
 
@@ -159,6 +254,7 @@ def _any_network(
         "reasons": summary.reasons,
         "repeated_blocks": summary.repeated_blocks,
         "marked_blocks": summary.marked_blocks,
+        "drift": summary.drift,
         "rounds": done.rounds,
         "error_percent": done.rounds[-1]["error_percent"] if done.rounds else None,
         "stopped": done.stopped,

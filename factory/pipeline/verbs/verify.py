@@ -67,6 +67,8 @@ def verify(
     answer["schema_version"] = SCHEMA_VERSION
     answer["device"] = profile.id
     answer["model"] = str(model)
+    starts = answer["session_ms"], answer["first_run_ms"]
+    answer["cold_start_ms"] = sum(starts) if None not in starts else None
     answer["holds"] = result.ok
     answer["reason"] = "; ".join(result.reasons)
     return answer

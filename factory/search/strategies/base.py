@@ -110,6 +110,15 @@ def is_new(problem: Problem[Any], history: History[Any], choices: Choices) -> bo
     return choices not in history.by_choices and admissible(problem, choices)[1] <= 0
 
 
+def is_new_network(problem: Problem[Any], history: History[Any], choices: Choices) -> bool:
+    """New, and not the same network as one that has been evaluated."""
+    if not is_new(problem, history, choices):
+        return False
+    canonical = problem.space.canonical
+    form = canonical(problem.space.from_choices(choices))
+    return all(canonical(seen.architecture) != form for seen in history.queries)
+
+
 def new_random(problem: Problem[Any], history: History[Any], rng: np.random.Generator) -> Choices:
     """A random new proposal, or any proposal where none is found."""
     choices = random_choices(problem, rng)

@@ -16,7 +16,7 @@ import numpy as np
 from factory.search.strategies.base import (
     TRIES,
     HistoryStrategy,
-    is_new,
+    is_new_network,
     mutated,
     new_random,
 )
@@ -28,7 +28,7 @@ SAMPLE = 10
 
 
 class RegularisedEvolution(HistoryStrategy):
-    """Ageing evolution; children that are known already are drawn again."""
+    """Ageing evolution; children that are known already, or the same network, are drawn again."""
 
     NAME: ClassVar[str] = "evolution"
     SUMMARY: ClassVar[str] = "regularised evolution: mutate the best of a sample, the oldest dies"
@@ -47,7 +47,7 @@ class RegularisedEvolution(HistoryStrategy):
             drawn = rng.choice(len(population), size=min(self.sample, len(population)))
             parent = _best([population[i] for i in drawn], float(rng.uniform()))
             child = mutated(problem, parent.choices, rng, changes=1 + attempt // 20)
-            if is_new(problem, history, child):
+            if is_new_network(problem, history, child):
                 return child
         return new_random(problem, history, rng)
 

@@ -92,13 +92,20 @@ def test_nothing_within_the_limits(name: str) -> None:
     assert len(outcome.history.queries) == 8
 
 
-@pytest.mark.parametrize("better", [n for n in STRATEGIES.names() if n != "random"])
+@pytest.mark.parametrize(
+    "better",
+    [
+        pytest.param(n, marks=[pytest.mark.heavy] if n == "surrogate" else [])
+        for n in STRATEGIES.names()
+        if n != "random"
+    ],
+)
 def test_learns_more_than_random(better: str) -> None:
     from factory.search.strategies.pareto import hypervolume
 
     def mean(name: str) -> float:
         areas = []
-        for seed in range(2):
+        for seed in range(2 if better == "surrogate" else 8):
             outcome = run_search(toy_problem(), make(name), queries=70, seed=seed)
             areas.append(hypervolume([seen.point for seen in outcome.front], (3.0, -0.4)))
         return sum(areas) / len(areas)

@@ -42,6 +42,9 @@ class ToySpace:
             if value != architecture[i]
         ]
 
+    def canonical(self, architecture: Toy) -> Toy:
+        return architecture
+
     def features(self, architectures: Sequence[Toy]) -> np.ndarray:
         return np.array(architectures, dtype=float)
 

@@ -1,4 +1,4 @@
-"""The activations of a factorised edge: one line each, named in factory/search/axes.py."""
+"""The activations of activations.py as torch functions."""
 
 from __future__ import annotations
 

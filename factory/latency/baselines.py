@@ -1,0 +1,105 @@
+"""Two simple predictors that stand beside every prediction: MACs only, and ridge on kernel counts.
+
+MACs only: ``a * MACs + b``. Counts: ridge on how many kernels of each family a network has (for any
+network the single kernels hardly ever occur twice, so they have no columns of their own). Both are
+fitted on relative errors to the networks of the table, and judged on networks left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from factory.graph.kernel import Kernel
+from factory.latency import evaluation
+from factory.latency.facts import NetworkFact
+from factory.latency.features import family
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+
+
+def fit_baselines(networks: Sequence[NetworkFact], seed: int) -> dict[str, Any]:
+    """Both, as plain values with their held-out errors; {} for too few networks."""
+    if len(networks) < evaluation.MIN_NETWORKS_TO_EVALUATE:
+        return {}
+    measured = np.array([network.median_ms for network in networks])
+    macs = np.array([_macs(network.counts) for network in networks])
+    families = sorted({family(kernel) for network in networks for kernel in network.counts})
+    counts = np.array([_by_family(network.counts, families) for network in networks])
+    unit = max(float(macs.mean()), 1.0)
+    line = np.linalg.lstsq(
+        np.stack([macs / unit, np.ones(len(macs))], axis=1) / measured[:, None],
+        np.ones(len(macs)),
+        rcond=None,
+    )[0]
+    tried = [
+        (strength, evaluation.held_out(len(counts), seed, _folds(counts, measured, strength)))
+        for strength in STRENGTHS
+    ]
+    strength, held_out = min(
+        tried, key=lambda entry: float(np.mean(np.abs(entry[1] / measured - 1.0)))
+    )
+    weights = _ridge(counts, measured, strength)
+    return {
+        "macs_line": {
+            "ms_per_mac": float(line[0]) / unit,
+            "constant_ms": float(line[1]),
+            "held_out": evaluation.errors(evaluation.macs_line(macs, measured, seed), measured),
+        },
+        "counts_ridge": {
+            "ms_per_kernel": dict(zip(families, weights[:-1].tolist(), strict=True)),
+            "constant_ms": float(weights[-1]),
+            "strength": strength,
+            "held_out": evaluation.errors(held_out, measured),
+        },
+    }
+
+
+def predict_baselines(
+    fitted: Mapping[str, Any], counts: Mapping[Kernel, int | float]
+) -> dict[str, Any]:
+    """What both say of one network, in ms, beside their errors on networks not seen."""
+    if not fitted:
+        return {}
+    line, ridge = fitted["macs_line"], fitted["counts_ridge"]
+    per_kernel = ridge["ms_per_kernel"]
+    sums = sum(number * per_kernel.get(family(kernel), 0.0) for kernel, number in counts.items())
+    said = {
+        "macs_line": line["ms_per_mac"] * _macs(counts) + line["constant_ms"],
+        "counts_ridge": sums + ridge["constant_ms"],
+    }
+    return {
+        name: {"latency_ms": max(0.0, float(ms)), "held_out": fitted[name]["held_out"]}
+        for name, ms in said.items()
+    }
+
+
+def _macs(counts: Mapping[Kernel, int | float]) -> float:
+    return float(sum(kernel.macs * number for kernel, number in counts.items()))
+
+
+def _by_family(counts: Mapping[Kernel, int | float], families: Sequence[str]) -> list[float]:
+    sums = dict.fromkeys(families, 0.0)
+    for kernel, number in counts.items():
+        sums[family(kernel)] += number
+    return list(sums.values())
+
+
+def _ridge(counts_NF: np.ndarray, measured_N: np.ndarray, strength: float) -> np.ndarray:
+    """Weights of the families and a constant, from relative errors."""
+    columns = np.hstack([counts_NF, np.ones((len(counts_NF), 1))])
+    rows = columns / measured_N[:, None]
+    scale = np.maximum(np.sqrt(np.mean(rows**2, axis=0)), 1e-9)
+    scaled = rows / scale
+    gram = scaled.T @ scaled + strength * len(rows) * np.eye(columns.shape[1])
+    return np.asarray(np.linalg.solve(gram, scaled.sum(axis=0)) / scale)
+
+
+def _folds(counts: np.ndarray, measured: np.ndarray, strength: float) -> evaluation.Fit:
+    def fit(keep: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        weights = _ridge(counts[keep], measured[keep], strength)
+        return lambda index: np.asarray(counts[index] @ weights[:-1] + weights[-1])
+
+    return fit

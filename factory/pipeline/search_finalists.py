@@ -1,0 +1,185 @@
+"""The network that a search found, measured on its chips before it is trained.
+
+One that is measured over a budget gets a lower target and is searched again. Measured finalists are
+kept in each tier's checks.json, so that an interrupted stage measures nothing twice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.core.errors import BudgetError
+from factory.core.files import read_json, write_json
+from factory.devices.base import open_device
+from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.context import BuildContext
+from factory.pipeline.profiling_plan import network_bytes
+from factory.pipeline.recipe import NO_LATENCY, TierSection
+from factory.pipeline.recipe_loading import fingerprint
+from factory.pipeline.search_budgets import tier_costs
+from factory.pipeline.search_files import SCHEMA_VERSION, targets, work_folder
+from factory.pipeline.stages import fit
+from factory.pipeline.stages import profile as stage_profile
+from factory.spaces.base import SearchSpace
+
+if TYPE_CHECKING:
+    from factory.search.architectures import SearchResult
+
+
+def finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
+    """Measure the finalist, lower the target while it is over budget, and sum up."""
+    folder = work_folder(ctx) / tier.name
+    budget = fit.load_budgets(ctx)[tier.name]
+    limit_ms = float(budget["max_latency_ms"])
+    found = _derive(ctx, tier, folder)
+    checked = _check(ctx, tier, found.genotype)
+    while (over := _over(checked, budget)) > 1:
+        known = targets(ctx)
+        rounds = known.count(tier.name, "finalist", since_verify=True)
+        if rounds >= ctx.recipe.budget.finalist_rounds or not known.tighten(
+            tier.name,
+            "finalist",
+            measured_ms=limit_ms * over,  # of the chip that is furthest over
+            limit_ms=limit_ms,
+            smallest_ms=found.smallest["latency_ms"],
+        ):
+            break
+        ctx.progress.message(
+            f"{tier.name}: the finalist takes {over:.3g} times its latency budget as measured, "
+            "searching below a lower target"
+        )
+        found = _derive(ctx, tier, folder)
+        checked = _check(ctx, tier, found.genotype)
+    predictor = fit.load_predictor(ctx, ctx.device(tier).id)
+    prediction = predictor.predict(ctx.space(tier).kernels(found.genotype, predictor.dtype))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tier": tier.name,
+        "device_id": ctx.device(tier).id,
+        "budget": {
+            key: budget[key] for key in ("max_latency_ms", "max_macs", "max_peak_memory_mb", "also")
+        },
+        "target_ms": found.limits["latency_ms"],
+        "predicted_ms": prediction.latency_ms,
+        "low_ms": prediction.low_ms,
+        "high_ms": prediction.high_ms,
+        **_sizes(ctx.space(tier), found.genotype),
+        "smallest_ms": found.smallest["latency_ms"],
+        "checked_ms": checked[ctx.device(tier).id],
+        "checked_also_ms": {d.id: checked[d.id] for d in ctx.also(tier)},
+        "predicted": found.predicted,
+        "targets": targets(ctx).of(tier.name),
+        **_summary(ctx, found),
+    }
+
+
+def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
+    """The architecture under the current target; an unreachable lower target keeps the last."""
+    from factory.search.architectures import SearchResult, continue_with_tighter
+
+    found = SearchResult.load(folder)
+    target_ms = targets(ctx).last_ms(tier.name)
+    if found.limits["latency_ms"] == target_ms:
+        return found
+    try:
+        return continue_with_tighter(
+            folder,
+            tier_costs(ctx, tier, target_ms),
+            ctx.recipe.search,
+            extra_epochs=ctx.recipe.budget.extra_epochs,
+            space=ctx.search_space(),
+            data=ctx.data if ctx.recipe.budget.extra_epochs else None,
+            progress=ctx.progress,
+        )
+    except BudgetError as error:
+        ctx.progress.message(f"{tier.name}: no lower target can be met: {error}")
+        return found
+
+
+def _check(ctx: BuildContext, tier: TierSection, architecture: Any) -> dict[str, float | None]:
+    """Median latency with random weights on every chip of the tier, measured once."""
+    from factory.verification.verify import verify_model
+
+    path = ctx.folder.stage("search") / tier.name / "checks.json"
+    checks: dict[str, float | None] = read_json(path, "finalists") if path.exists() else {}
+    own = ctx.device(tier)
+    found: dict[str, float | None] = {}
+    for profile in (own, *ctx.also(tier)):
+        key = fingerprint(architecture.to_dict())
+        key = key if profile is own else f"{key}@{profile.id}"
+        if key not in checks:
+            _, content = network_bytes(ctx.space(tier), architecture, profile.dtype, ctx.seed)
+            usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
+            with open_device(profile) as device:
+                result = verify_model(content, device, usual_reference_ms=usual_ms)
+            checks[key] = result.median_ms
+            write_json(path, checks)
+        found[profile.id] = checks[key]
+    return found
+
+
+def _over(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
+    """Largest ratio of a measured latency to its budget; 0 where nothing could be measured."""
+    limits = {budget["device_id"]: budget["max_latency_ms"]}
+    limits |= {other["device_id"]: other["max_latency_ms"] for other in budget["also"]}
+    ratios = [value / limits[name] for name, value in checked.items() if value is not None]
+    return max(ratios, default=0.0)
+
+
+def finish_baseline(ctx: BuildContext) -> dict[str, Any]:
+    """The architecture searched without a latency term, on every chip."""
+    from factory.search.architectures import SearchResult
+    from factory.verification.verify import verify_model
+
+    found = SearchResult.load(work_folder(ctx) / NO_LATENCY)
+    space = ctx.space(None)
+    predicted_ms: dict[str, float] = {}
+    measured_ms: dict[str, float | None] = {}
+    for device_id, profile in ctx.devices.items():
+        predictor: LatencyPredictor = fit.load_predictor(ctx, device_id)
+        counts, content = network_bytes(space, found.genotype, profile.dtype, ctx.seed)
+        predicted_ms[device_id] = predictor.predict(counts).latency_ms
+        usual_ms = stage_profile.usual_reference_ms(ctx, device_id)
+        with open_device(profile) as device:
+            result = verify_model(content, device, usual_reference_ms=usual_ms)
+        measured_ms[device_id] = result.median_ms
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tier": NO_LATENCY,
+        "predicted_ms_by_device": predicted_ms,
+        "measured_ms_by_device": measured_ms,
+        **_sizes(space, found.genotype),
+        "targets": [],
+        **_summary(ctx, found),
+    }
+
+
+def _sizes(space: SearchSpace[Any], architecture: Any) -> dict[str, float]:
+    counts = space.counts(architecture)
+    return {
+        "macs": counts.macs,
+        "macs_darts_paper": counts.macs_darts_paper,
+        "params": counts.params,
+        "peak_memory_mb": counts.peak_memory_bytes / 1e6,
+    }
+
+
+def _summary(ctx: BuildContext, found: SearchResult) -> dict[str, Any]:
+    space: Any = ctx.search_space()
+    return {
+        "candidates": {"operators": list(space.OPS), "edges": [list(e) for e in space.EDGES]},
+        "repaired": found.repaired,
+        "discretised": found.discretised.to_dict(),
+        "skip_share": found.skip_share,
+        "entropy": found.entropy,
+        "expected": found.expected,
+        "multipliers": found.multipliers,
+        "steps": found.steps,
+        "method": found.method,
+        "seed": found.seed,
+        "skip_share_by_cell": found.skip_share_by_cell,
+        "gap": found.gap,
+        "derived_loss": found.derived_loss,
+        "stopped": found.stopped,
+    }

@@ -1,0 +1,112 @@
+"""Budgets of a tier: several chips at once, peak memory, and the search on NAS-Bench-201."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_recipe import DEVICE, RECIPE
+
+from factory.core.errors import BudgetError, InputError
+from factory.core.files import read_json
+from factory.pipeline.build import run_build, summary
+from factory.pipeline.context import BuildContext
+from factory.pipeline.recipe import Recipe
+from factory.pipeline.recipe_loading import load_recipe, recipe_from_text
+from factory.pipeline.run_folder import RunFolder
+from factory.pipeline.search_budgets import tier_costs
+from factory.spaces.nas_bench_201 import Cell201
+
+
+def recipe_of(folder, more="", precision="fp32", **changed):
+    """The tiny recipe on two chips."""
+    for name, kind in (("simulated-a", "fp32"), ("simulated-b", precision)):
+        path = folder / f"{name}.toml"
+        path.write_text(DEVICE.format(id=name, precision=kind))
+    text = RECIPE.format(device=folder / "simulated-a.toml")
+    for old, new in changed.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "two.toml"
+    path.write_text(text + more)
+    return path
+
+
+def also(folder, text="latency_percentile = 60"):
+    return f'[[tiers.also]]\ndevice = "{folder / "simulated-b.toml"}"\n{text}\n'
+
+
+def test_a_budget_of_another_chip_is_one_number(tmp_path):
+    path = recipe_of(tmp_path, also(tmp_path, "latency_percentile = 60\nmax_latency_ms = 3"))
+    with pytest.raises(InputError, match="needs exactly one latency budget"):
+        load_recipe(path)
+
+
+def test_the_chips_of_a_tier_are_distinct_and_of_one_precision(tmp_path):
+    recipe, _ = load_recipe(recipe_of(tmp_path, also(tmp_path), precision="int8"))
+    with pytest.raises(InputError, match="run fp32 and int8"):
+        BuildContext(recipe, RunFolder(tmp_path / "out"))
+    twice = also(tmp_path).replace("simulated-b", "simulated-a")
+    recipe, _ = load_recipe(recipe_of(tmp_path, twice))
+    with pytest.raises(InputError, match="a chip is named twice in tier 'sim'"):
+        BuildContext(recipe, RunFolder(tmp_path / "out"))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_a_model_keeps_the_budgets_of_two_chips_and_of_memory(tmp_path):
+    recipe, _ = load_recipe(
+        recipe_of(tmp_path, "max_peak_memory_mb = 0.1\nmax_params = 9e3\n" + also(tmp_path))
+    )
+    out = tmp_path / "out"
+    run_build(recipe, out)
+    budget = read_json(out / "02-fit/budgets.json")["tiers"]["sim"]
+    (other,) = budget["also"]
+    found = read_json(out / "03-search/sim/result.json")
+    names = {"latency_ms", "latency_ms@simulated-b", "macs", "params", "peak_memory_mb"}
+    assert set(found["predicted"]) == set(found["expected"]) == names
+    assert found["predicted"]["latency_ms"] <= budget["max_latency_ms"]
+    assert found["predicted"]["latency_ms@simulated-b"] <= other["max_latency_ms"]
+    assert found["predicted"]["peak_memory_mb"] == found["peak_memory_mb"] <= 0.1
+    assert found["predicted"]["params"] == found["params"] <= 9e3
+    assert found["checked_also_ms"].keys() == {"simulated-b"}
+    verdict = read_json(out / "06-verify/sim.json")
+    (measured,) = verdict["also"]
+    assert measured["median_ms"] <= other["max_latency_ms"]
+    assert measured["verdict"] == "holds"
+    assert verdict["verdict"] == "passed"
+    context = BuildContext(recipe, RunFolder(out))
+    tier = recipe.tiers[0]
+    half = {t.name: t.limit for t in tier_costs(context, tier, 0.5 * budget["max_latency_ms"])}
+    assert half["latency_ms@simulated-b"] == pytest.approx(0.5 * other["max_latency_ms"])
+    assert half["macs"] == 2e6
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_memory_that_no_network_has_is_refused_before_training(tmp_path):
+    recipe, _ = load_recipe(recipe_of(tmp_path, "max_peak_memory_mb = 0.001\n"))
+    with pytest.raises(BudgetError, match=r"the smallest network in this space needs .* MB"):
+        run_build(recipe, tmp_path / "out")
+    assert not (tmp_path / "out/04-train").exists()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_a_build_on_nas_bench_201(tmp_path):
+    recipe, _ = load_recipe(
+        recipe_of(tmp_path, **{"[space]\n": '[space]\nkind = "nas_bench_201"\n'})
+    )
+    out = tmp_path / "out"
+    answer = summary(run_build(recipe, out))
+    assert answer["passed"] is True
+    cell = Cell201.from_dict(read_json(out / "03-search/sim/genotype.json"))
+    assert cell.connected
+    page = (out / "07-report/report.html").read_text()
+    assert str(cell).replace("+", "&#43;") in page or str(cell) in page
+
+
+def test_a_recipe_keeps_its_old_form():
+    text = RECIPE.format(device="simulated-a")
+    recipe = recipe_from_text(text, "tiny")
+    assert isinstance(recipe, Recipe)
+    assert recipe.tiers[0].also == ()
+    assert recipe.tiers[0].max_peak_memory_mb is None
