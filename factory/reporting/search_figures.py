@@ -62,10 +62,6 @@ def _matrix(row: Json, name: str, known: tuple[list[str], list[str]]) -> np.ndar
     return values if values.shape == wanted and bool(np.isfinite(values).all()) else None
 
 
-<<<<<<< HEAD
-def _probabilities(tier: str, name: str, epochs: Sequence[int], maps: Sequence[np.ndarray]) -> str:
-    ops, edges = OPS_OF[name], EDGES_OF[name]
-=======
 def _probabilities(
     tier: str,
     name: str,
@@ -74,7 +70,6 @@ def _probabilities(
     maps: Sequence[np.ndarray],
 ) -> str:
     ops, edges = known
->>>>>>> de430e51da5605ab4ae41d8923b1024d06b63f83
     step = -(-len(maps) // MOST_EPOCHS)
     kept = sorted({*range(0, len(maps), step), len(maps) - 1})
     with matplotlib.rc_context(STYLE):
