@@ -33,7 +33,10 @@ def explained_lines(answer: Mapping[str, Any]) -> list[str]:
     if grouped and not answer["taken"] and not answer["failure"]:
         ops = Counter(node["op"] for node in answer["nodes"])
         lines.append("  refused: " + ", ".join(f"{n} {op}" for op, n in ops.most_common(8)))
-        lines.append(f"  what to change: {next(iter(grouped))[2]}")
+        _, reason, change = next(iter(grouped))
+        if reason not in answer["faults"]:
+            lines.append(f"  why: {reason}")
+        lines.append(f"  what to change: {change}")
     elif grouped:
         rows = [
             [op, _names(names), reason, change] for (op, reason, change), names in grouped.items()

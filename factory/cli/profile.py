@@ -138,9 +138,9 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
     """What was measured, or would be with either effort."""
     if answer.get("dry_run"):
         return [
-            f"--{name}: at most {plan['networks']} networks with about {plan['kernels']} kernels, "
-            f"{plan['seconds'] / 60:.1f} min, or until the mean error on unseen networks is "
-            f"{plan['wanted_percent']:g} %"
+            f"--{name}: about {plan['networks']} networks with {plan['kernels']} kernels, "
+            f"{plan['seconds'] / 60:.1f} min (at most {plan['most_seconds'] / 60:.1f}), or until "
+            f"the mean error on unseen networks is {plan['wanted_percent']:g} %"
             for name, plan in answer["efforts"].items()
         ] + [f"into {answer['folder']}"]
     rounds = [

@@ -7,6 +7,7 @@ kernels come from the other networks' traces and from regressors fitted to them 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from factory.latency.correction import (
 )
 from factory.latency.facts import Facts, read_facts
 from factory.latency.features import family
-from factory.latency.intervals import half_width
+from factory.latency.intervals import half_width, relative_doubt
 from factory.latency.predictor import LatencyPredictor
 from factory.latency.regressors import KindRegressor, fit_kind
 from factory.latency.roofline import Roofline
@@ -45,6 +46,7 @@ class _Fit:
     selection: Selection
     held_out: np.ndarray | None
     kernel_errors: dict[str, np.ndarray]  # family -> relative errors of unseen kernels
+    doubts: np.ndarray  # of each network when it was held out, [N]; empty: unknown
 
     @property
     def score(self) -> float:
@@ -68,7 +70,7 @@ def fit_predictor(table: Any, *, seed: int = 0) -> LatencyPredictor:
             float(data.measured_ms.min()),
             float(data.measured_ms.max()),
         )
-        predictor.half_width = _half_width(best, facts)
+        predictor.half_width, predictor.usual_doubt = _interval(best, facts)
     _add_errors(best, facts)
     predictor.report.update(chip_facts(table, facts, predictor))
     predictor.report["interval_half_width_percent"] = 100 * predictor.half_width
@@ -111,7 +113,7 @@ def quick_predictor(
 def held_out_error(facts: Facts, *, seed: int = 0) -> float:
     """Mean relative error on unseen networks, uncorrected and without trees: soon known."""
     source = sources(facts)[-1]
-    data, _ = _out_of_fold(source, facts, "", seed, trees=False)
+    data, _, _ = _out_of_fold(source, facts, "", seed, trees=False)
     predicted = data.counts @ data.kernel_ms
     return float(np.mean(np.abs(predicted / data.measured_ms - 1.0)))
 
@@ -177,25 +179,37 @@ def _fit_source(source: Source, facts: Facts, name: str, seed: int) -> _Fit:
     judged = source.changes and len(facts.networks) >= evaluation.MIN_NETWORKS_TO_EVALUATE
     predictor = _uncorrected(source, facts, name, seed, (), evaluate=not judged)
     errors: dict[str, np.ndarray] = {}
+    doubts = np.empty(0)
     if judged:
-        data, errors = _out_of_fold(source, facts, name, seed)
-        predictor.regressors = {
-            key: replace(
-                regressor,
-                error=float(np.quantile(errors[key], 0.9)),
-                median_error=float(np.median(errors[key])),
-            )
-            if key in errors
-            else regressor
-            for key, regressor in predictor.regressors.items()
-        }
+        data, errors, folds = _out_of_fold(source, facts, name, seed)
+        predictor.regressors = _with_errors(predictor.regressors, errors)
+        doubts = np.empty(len(data))
+        for fold, unseen in folds:
+            unseen.regressors = _with_errors(unseen.regressors, errors)
+            doubts[fold] = [unseen.doubt(facts.networks[i].counts) for i in fold]
         predictor.interval_has_regressors = True
     else:
         data = _network_data(facts, predictor)
     selection = select_correction(data)
     enough = len(data) >= evaluation.MIN_NETWORKS_TO_EVALUATE
     held_out = evaluation.corrected_sum(data, seed) if enough else None
-    return _Fit(source, predictor, data, selection, held_out, errors)
+    return _Fit(source, predictor, data, selection, held_out, errors, doubts)
+
+
+def _with_errors(
+    regressors: Mapping[str, KindRegressor], errors: Mapping[str, np.ndarray]
+) -> dict[str, KindRegressor]:
+    """The regressors with the errors that they made on networks they had not seen."""
+    return {
+        key: replace(
+            regressor,
+            error=float(np.quantile(errors[key], 0.9)),
+            median_error=float(np.median(errors[key])),
+        )
+        if key in errors
+        else regressor
+        for key, regressor in regressors.items()
+    }
 
 
 def _network_data(facts: Facts, predictor: LatencyPredictor) -> NetworkData:
@@ -220,19 +234,23 @@ def _counts(facts: Facts, columns: list[Kernel]) -> np.ndarray:
 
 def _out_of_fold(
     source: Source, facts: Facts, name: str, seed: int, *, trees: bool = True
-) -> tuple[NetworkData, dict[str, np.ndarray]]:
-    """Networks whose kernels are timed without them: each fold has columns of its own."""
+) -> tuple[NetworkData, dict[str, np.ndarray], list[tuple[np.ndarray, LatencyPredictor]]]:
+    """Networks whose kernels are timed without them: each fold has columns of its own.
+
+    Beside them the relative errors by family, and each fold with the predictor that is new to it.
+    """
     number = len(facts.networks)
     order = np.random.default_rng(seed).permutation(number)
     truth: dict[str, dict[Kernel, float]] = {}
     for fact in facts.in_place:
         truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
-    blocks, times, groups = [], [], []
+    blocks, times, groups, folds = [], [], [], []
     errors: dict[str, list[float]] = {}
     for fold in np.array_split(order, min(NETWORK_FOLDS, number)):
         networks = [facts.networks[i] for i in fold]
         keys = {network.key for network in networks}
         predictor = _uncorrected(source, facts, name, seed, keys, evaluate=False, trees=trees)
+        folds.append((fold, predictor))
         columns = sorted({kernel for network in networks for kernel in network.counts})
         ms = predictor.kernel_ms(columns)
         block = np.zeros((number, len(columns)))
@@ -252,17 +270,22 @@ def _out_of_fold(
         np.array(groups, dtype=int),
         np.array([network.median_ms for network in facts.networks]),
     )
-    return data, {key: np.asarray(values) for key, values in errors.items()}
+    return data, {key: np.asarray(values) for key, values in errors.items()}, folds
 
 
-def _half_width(fit: _Fit, facts: Facts) -> float:
-    """From the honest held-out residuals where there are enough networks."""
+def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:
+    """(half width of a network of usual doubt, that doubt; 0 where the interval has no doubt).
+
+    From the honest held-out residuals where there are enough networks.
+    """
     noise = facts.noise.get("reference_spread_percent", 0.0) / 100
     predictions = fit.selection.left_out_ms[None] if fit.held_out is None else fit.held_out
     measured = fit.data.measured_ms
-    return float(
-        np.mean([half_width(measured / np.maximum(p, 1e-9) - 1, noise) for p in predictions])
-    )
+    usual = float(np.median(fit.doubts)) if fit.held_out is not None and len(fit.doubts) else 0.0
+    scale = np.array([relative_doubt(one, usual) for one in fit.doubts]) if usual else 1.0
+    noise = 0.0 if usual else noise  # it is in the residuals, and halved for half the doubt
+    widths = [half_width((measured / np.maximum(p, 1e-9) - 1) / scale, noise) for p in predictions]
+    return float(np.mean(widths)), usual
 
 
 def _report(facts: Facts, best: _Fit, fits: list[_Fit]) -> dict[str, Any]:

@@ -2,13 +2,21 @@
 
 Split conformal prediction (Lei et al., arXiv 1604.04173): with n held-out relative residuals r,
 the interval prediction * (1 +- q), q the ceil(0.9 (n + 1))-th smallest |r|, covers 90 %. Below nine
-networks that order statistic does not exist; the largest residual is then stretched. Kernels that
-nobody measured add their regressor's error in proportion to their share of the time.
+networks that order statistic does not exist; the largest residual is then stretched.
+
+Where the held-out networks' kernels came from regressors, the residuals are divided by each
+network's doubt first (the same paper, section 5.2), so that a network of kernels that are known
+well gets a narrow interval and another a wide one. The doubt of a network is the root of the sum of
+squares over families of (sum over its unmeasured kernels of share * error of their regressor):
+errors of one regressor add up, those of several are independent. Half of it is the usual doubt of
+the held-out networks, so that no interval shrinks to nothing. Elsewhere, kernels that nobody
+measured widen a common interval by their regressor's error in proportion to their share.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,6 +44,19 @@ def half_width(relative_residuals: np.ndarray, noise: float = 0.0) -> float:
         return max(float(magnitude[rank - 1]), least)
     stretch = 1.0 + 2.0 / n
     return max(float(magnitude[-1]) * stretch, ASSUMED_HALF_WIDTH / n, least)
+
+
+def doubt(shares: np.ndarray, kernel_errors: np.ndarray, families: Sequence[str]) -> float:
+    """How unsure a network's time is: kernels of one family together, families independent."""
+    together: dict[str, float] = {}
+    for name, share, error in zip(families, shares, kernel_errors, strict=True):
+        together[name] = together.get(name, 0.0) + float(share * error)
+    return math.hypot(*together.values())
+
+
+def relative_doubt(one: float, usual: float) -> float:
+    """A network's doubt over the usual one, half of it held fixed: at least 0.5, usually 1."""
+    return 0.5 + 0.5 * one / usual if usual > 0 else 1.0
 
 
 def widened(base: float, shares: np.ndarray, kernel_errors: np.ndarray) -> float:

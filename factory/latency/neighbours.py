@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from factory.graph.kernel import Kernel
-from factory.latency.facts import at_usual_speed, parse_counts, reference_share
+from factory.latency.facts import SUM_TOLERANCE, at_usual_speed, parse_counts, reference_share
 from factory.latency.features import FeatureSpace, family
 from factory.latency.gaussian import fit_gaussian
 from factory.profiling.reference import usual_reference_ms
@@ -34,6 +34,7 @@ FACTOR = 1.5  # a kernel that is off by less may simply be different
 NETWORK_FACTOR = 1.25  # sums of many kernels scatter less
 RUN_FACTOR = 1.2  # of the same kernel measured twice, at the chip's usual speed
 LEAST_MS = 0.005  # what a trace in whole microseconds and a session's start can tell
+LEAST_MS_A_NODE = 0.002  # the same, of a whole network
 LEAST_SIGMA = 0.03
 NEIGHBOURS = 9
 FEWEST_ROWS = 12
@@ -325,7 +326,12 @@ def _networks(rows: Sequence[Row], points: Sequence[_Point]) -> list[Doubt]:
             by_network[point.network].append(point)
     whole = {row.key: row for row in rows if row.kind == "network"}
     offs: dict[str, float] = {}
+    found = []
     for key, parts in by_network.items():
+        if key in whole and (fault := _sum_fault(whole[key], parts)):
+            told = [Doubt(p.row, p.expected_ms, "network", fault) for p in parts]
+            found += [Doubt(whole[key], sum(_spent(p) for p in parts), "network", fault), *told]
+            continue
         known = [p for p in parts if p.expected_ms > 0]
         shares = np.array([[p.count * p.expected_ms for p in known]])
         shares = np.minimum(shares, MOST_WEIGHT * shares.sum())
@@ -334,12 +340,12 @@ def _networks(rows: Sequence[Row], points: Sequence[_Point]) -> list[Doubt]:
             offs[key] = float(_weighted_median(np.array([[p.off for p in known]]), shares)[0])
     sigma = max(LEAST_SIGMA, _sigma(np.array(list(offs.values()))))
     limit = max(float(np.log(NETWORK_FACTOR)), SIGMAS * sigma)
-    found = []
     for key, parts in by_network.items():
         off = offs.get(key, 0.0)
-        if abs(off) > limit:
+        expected = whole[key].median_ms * float(np.exp(-off)) if key in whole else 0.0
+        least_ms = LEAST_MS_A_NODE * sum(p.count for p in parts)
+        if abs(off) > limit and abs(whole[key].median_ms - expected) > least_ms:
             row = whole[key]
-            expected = row.median_ms * float(np.exp(-off))
             reason = (
                 f"the network took {row.median_ms:.4g} ms, its kernels as timed elsewhere make "
                 f"{expected:.4g} ms"
@@ -356,6 +362,24 @@ def _networks(rows: Sequence[Row], points: Sequence[_Point]) -> list[Doubt]:
             found += [_doubt(p) for p in parts if p.doubtful]
             found += [Doubt(p.row, p.expected_ms, "network", reason) for p in parts]
     return found
+
+
+def _spent(point: _Point) -> float:
+    """Time of all occurrences, as measured."""
+    return point.count * point.row.median_ms
+
+
+def _sum_fault(row: Row, parts: Sequence[_Point]) -> str:
+    """Why rows in place cannot be parts of their network's time; "" when they can."""
+    if len({p.row.block for p in parts} | {row.block}) > 1:  # of several runs
+        return ""
+    total = sum(_spent(p) for p in parts)
+    if abs(total / row.median_ms - 1.0) <= SUM_TOLERANCE:
+        return ""
+    return (
+        f"its kernels in place sum to {total:.4g} ms, the network took {row.median_ms:.4g} ms: "
+        "another unit, or rows are missing"
+    )
 
 
 def _doubt(point: _Point) -> Doubt:

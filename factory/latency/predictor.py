@@ -21,7 +21,13 @@ from factory.core.files import read_json, write_atomic_text
 from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
 from factory.latency.features import family
-from factory.latency.intervals import OUT_OF_RANGE_FACTOR, ROOFLINE_ERROR, widened
+from factory.latency.intervals import (
+    OUT_OF_RANGE_FACTOR,
+    ROOFLINE_ERROR,
+    doubt,
+    relative_doubt,
+    widened,
+)
 from factory.latency.lazy import SavedRegressors, SavedTimes
 from factory.latency.prediction import Part, Prediction
 from factory.latency.regressors import KindRegressor
@@ -40,7 +46,9 @@ class LatencyPredictor:
     Attributes:
         measured_ms: kernels that are looked up.
         failed: kernel text -> why the device could not run it.
-        half_width: half of the 90 % interval as a share of the prediction.
+        half_width: half of the 90 % interval as a share of the prediction, of a network of
+            usual doubt.
+        usual_doubt: median doubt of the networks that half_width was found on; 0: not by doubt.
         network_range_ms: fastest and slowest network the correction was fitted on.
         interval_has_regressors: whether half_width was found on networks whose kernels came from
             the regressors; if not, those kernels widen it.
@@ -60,6 +68,7 @@ class LatencyPredictor:
     network_range_ms: tuple[float, float] | None
     report: dict[str, Any]
     interval_has_regressors: bool = False
+    usual_doubt: float = 0.0
     lookup: bool = True  # False: measured kernels too come from the regressors, to judge these
     _cache: dict[Kernel, float] = field(default_factory=dict, repr=False, compare=False)
 
@@ -166,29 +175,45 @@ class LatencyPredictor:
             warnings=warnings,
         )
 
+    def doubt(self, counts: Mapping[Kernel, int | float]) -> float:
+        """How unsure the kernels of a network make its time (see :mod:`~.intervals`)."""
+        kernels = [k for k, n in counts.items() if n > 0]
+        ms = self.kernel_ms(kernels) * np.array([float(counts[k]) for k in kernels])
+        total = float(ms.sum())
+        shares = ms / total if total > 0 else np.zeros(len(kernels))
+        errors, _ = self._kernel_errors(kernels, [self.source(k) for k in kernels])
+        return doubt(shares, errors, [family(k) for k in kernels])
+
+    def _kernel_errors(
+        self, kernels: Sequence[Kernel], sources: Sequence[str]
+    ) -> tuple[np.ndarray, list[str]]:
+        """Relative error to expect of each kernel, and what is doubtful about it ("": nothing)."""
+        errors, labels = np.zeros(len(kernels)), [""] * len(kernels)
+        for index, (kernel, source) in enumerate(zip(kernels, sources, strict=True)):
+            if source == "measured":
+                continue
+            labels[index] = "come from the roofline (no kernel of their kind was measured)"
+            errors[index] = ROOFLINE_ERROR
+            if source == "regressor":
+                regressor = self.regressors[family(kernel)]
+                errors[index], labels[index] = regressor.error, "come from a regressor"
+                if not regressor.in_range([kernel])[0]:
+                    errors[index] *= OUT_OF_RANGE_FACTOR
+                    labels[index] = "lie outside the measured range of their regressor"
+            if str(kernel) in self.failed:
+                errors[index] = max(errors[index], ROOFLINE_ERROR)
+                labels[index] = "failed on the device when they were measured"
+        return errors, labels
+
     def _doubts(
         self, kernels: Sequence[Kernel], shares: np.ndarray, sources: Sequence[str]
     ) -> tuple[float, list[str]]:
         """Half width of the interval and the reasons why it is wider than usual."""
-        errors = np.zeros(len(kernels))
+        errors, labels = self._kernel_errors(kernels, sources)
         guessed: dict[str, list[tuple[float, str]]] = {}
-        for index, (kernel, source) in enumerate(zip(kernels, sources, strict=True)):
-            if source == "measured":
-                continue
-            label = "come from the roofline (no kernel of their kind was measured)"
-            errors[index] = ROOFLINE_ERROR
-            if source == "regressor":
-                regressor = self.regressors[family(kernel)]
-                inside = bool(regressor.in_range([kernel])[0])
-                errors[index] = 0.0 if self.interval_has_regressors else regressor.error
-                label = "come from a regressor"
-                if not inside:
-                    errors[index] = regressor.error * OUT_OF_RANGE_FACTOR
-                    label = "lie outside the measured range of their regressor"
-            if str(kernel) in self.failed:
-                errors[index] = max(errors[index], ROOFLINE_ERROR)
-                label = "failed on the device when they were measured"
-            guessed.setdefault(label, []).append((float(shares[index]), str(kernel)))
+        for kernel, share, label in zip(kernels, shares, labels, strict=True):
+            if label:
+                guessed.setdefault(label, []).append((float(share), str(kernel)))
         warnings = []
         if not self.report.get("n_networks"):
             warnings.append(
@@ -211,6 +236,12 @@ class LatencyPredictor:
                 + " ".join(named[:MAX_NAMED_KERNELS])
                 + (f" and {more} more" if more > 0 else "")
             )
+        if self.usual_doubt > 0:
+            one = doubt(shares, errors, [family(kernel) for kernel in kernels])
+            return self.half_width * relative_doubt(one, self.usual_doubt), warnings
+        if self.interval_has_regressors:
+            usual = [label == "come from a regressor" for label in labels]
+            errors = np.where(usual, 0.0, errors)
         return widened(self.half_width, shares, errors), warnings
 
     def _outside(self, latency_ms: float) -> bool:
@@ -243,6 +274,7 @@ class LatencyPredictor:
             "half_width": self.half_width,
             "network_range_ms": self.network_range_ms and list(self.network_range_ms),
             "interval_has_regressors": self.interval_has_regressors,
+            "usual_doubt": self.usual_doubt,
             "kernel_ms": {str(k): ms for k, ms in self.measured_ms.items()},
             "failed": self.failed,
             "roofline": self.roofline.to_dict(),
@@ -284,6 +316,7 @@ class LatencyPredictor:
                 network_range_ms=None if bounds is None else (bounds[0], bounds[1]),
                 report=value["report"],
                 interval_has_regressors=bool(value["interval_has_regressors"]),
+                usual_doubt=float(value["usual_doubt"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(

@@ -122,7 +122,8 @@ def _facts(answer: Json) -> list[tuple[str, str]]:
     ):
         value = number(start.get(key))
         if value is not None:
-            rows.append((name, f"{value:.3g} {unit}, {_percent(start.get(error_key), 'off')}"))
+            error = _percent(start.get(error_key), "mean error")
+            rows.append((name, f"{value:.3g} {unit}, {error}"))
     best = number(rates.get("macs_per_ms")), number(rates.get("bytes_per_ms"))
     if best[0] and best[1]:
         rows.append(

@@ -193,6 +193,8 @@ class Form201:
                 fix="raise the budgets, or lower the channels or layers of the space",
             )
         allowed_M = inside_M & few_M if (inside_M & few_M).any() else inside_M
+        used_M = allowed_M & _used(terms)
+        allowed_M = used_M if used_M.any() else allowed_M
         best = int(np.argmax(np.where(allowed_M, strength_M, -np.inf)))
         return cells[best], best != free
 
@@ -293,6 +295,15 @@ def _inside(terms: Sequence[CostTerm]) -> np.ndarray:
         if term.limit is not None:
             inside &= costs_of_cells(term) <= term.limit * (1 + 1e-12)
     return inside
+
+
+def _used(terms: Sequence[CostTerm]) -> np.ndarray:
+    """[M]: cells that use as much of every budget as its term's ``least`` asks for."""
+    used = np.ones(len(connected_cells()[1]), dtype=bool)
+    for term in terms:
+        if term.least is not None:
+            used &= costs_of_cells(term) >= term.least
+    return used
 
 
 @lru_cache(maxsize=8)

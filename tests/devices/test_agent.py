@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import hmac
 import http.client
 import io
 import json
@@ -31,7 +32,7 @@ from factory.devices.agent import AgentDevice
 from factory.devices.agent_bundle import MODULES, agent_program
 from factory.devices.agent_client import AgentLost
 from factory.devices.agent_gate import Gate
-from factory.devices.agent_main import Refused, make_server, parser
+from factory.devices.agent_main import Refused, greeting, make_server, parser
 from factory.devices.agent_server import MEDIA_TYPE
 from factory.devices.agent_token import load_token
 from factory.devices.base import TimingPlan
@@ -47,6 +48,7 @@ QUICK = TimingPlan(min_runs=6, max_runs=30, min_time_ms=2.0, warmup_time_ms=5.0)
 LONG = TimingPlan(min_runs=10**5, max_runs=10**5, max_time_ms=1500.0, warmup_time_ms=5.0)
 ONE_FILE = (sys.executable, "-I", str(ROOT / "tools" / "device_agent.py"))
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals")
+SHELLS = ("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput")
 TOKEN = "a-token-of-the-tests"
 CONFIG = {
     "execution_provider": "CPUExecutionProvider",
@@ -352,6 +354,61 @@ def test_an_agent_that_may_not_start_says_why(arguments, reason, monkeypatch):
     monkeypatch.delenv("FACTORY_AGENT_TOKEN", raising=False)
     with pytest.raises(Refused, match=reason):
         make_server(parser("agent").parse_args(arguments), COMMAND)
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise_and_says_what_plain_http_is():
+    options = parser("agent").parse_args(["--port", "0"])
+    server = make_server(options, COMMAND)
+    try:
+        assert server.server_address[0] == "127.0.0.1"
+        assert not any("plain HTTP" in line for line in greeting(server, options))
+        options.host = "0.0.0.0"
+        [warning] = [line for line in greeting(server, options) if "plain HTTP" in line]
+    finally:
+        server.server_close()
+    assert "a network you trust" in warning
+    assert "--cert" in warning
+
+
+def test_tokens_are_compared_in_constant_time(monkeypatch):
+    from factory.devices import agent_server, browser_link
+
+    compared = []
+
+    def compare(a, b):
+        compared.append((a, b))
+        return hmac.compare_digest(a, b)
+
+    for module in (agent_server, browser_link):
+        monkeypatch.setattr(module, "hmac", SimpleNamespace(compare_digest=compare))
+    server = make_server(parser("agent").parse_args(["--port", "0", "--token", TOKEN]), COMMAND)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert post(SimpleNamespace(port=server.server_address[1]), b"", token="wrong")[0] == 401
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert compared == [(b"Bearer wrong", b"Bearer " + TOKEN.encode())]
+    link = browser_link.Link()
+    with contextlib.suppress(Exception):
+        link.pair("guess", {})
+    assert compared[1] == (b"guess", link.token.encode())
+
+
+def test_no_shell_is_started_anywhere_in_the_package():
+    """Programs get lists of arguments: nothing of the wire or of a device is ever parsed."""
+    found = []
+    for path in (ROOT / "factory").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            shell = any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords)
+            if shell or name in SHELLS:
+                found.append(f"{path.name}:{node.lineno} {name}")
+    assert found == []
 
 
 def test_adding_a_board_writes_a_profile_without_its_token(agent, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from factory.core.errors import InputError
@@ -104,6 +105,16 @@ def test_the_token_is_good_for_one_page(opened):
         ]
         == 403
     )
+
+
+def test_the_page_is_served_to_this_machine_alone_unless_told_otherwise(opened):
+    device, _ = opened()
+    listening = [
+        c.laddr.ip
+        for c in psutil.Process().net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN and c.laddr.port == device._server.port
+    ]
+    assert listening == ["127.0.0.1"]
 
 
 def test_a_newer_tab_takes_over(opened):

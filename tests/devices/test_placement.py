@@ -272,6 +272,10 @@ def test_the_lines_of_an_explanation():
     text = "\n".join(explained_lines({**base, **placement, "contexts": []}))
     assert "it takes NO node: the CPU would run the whole model" in text
     assert "correct the provider's options" in text
+    assert "why:" not in text  # the fault is told already
+    placement = place(fake([("cut", "Slice", CPU)]), b"").to_dict()
+    text = "\n".join(explained_lines({**base, **placement, "contexts": []}))
+    assert "why: the provider does not say why" in text
 
 
 def int8_model() -> bytes:

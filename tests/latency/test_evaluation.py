@@ -16,7 +16,13 @@ from factory.latency.correction import (
     select_correction,
 )
 from factory.latency.facts import parse_counts
-from factory.latency.intervals import ASSUMED_HALF_WIDTH, LEAST_HALF_WIDTH, half_width
+from factory.latency.intervals import (
+    ASSUMED_HALF_WIDTH,
+    LEAST_HALF_WIDTH,
+    doubt,
+    half_width,
+    relative_doubt,
+)
 
 
 @pytest.mark.parametrize("rows", [4, 12, 25])
@@ -43,6 +49,24 @@ def test_interval_is_the_conformal_order_statistic():
     assert half_width(np.empty(0)) == ASSUMED_HALF_WIDTH
     few = np.array([0.02, -0.04, 0.01])
     assert half_width(few) > 0.04
+
+
+def test_errors_of_one_family_add_up_and_those_of_several_are_independent():
+    shares, errors = np.array([0.3, 0.4, 0.3]), np.array([0.1, 0.1, 0.0])
+    assert doubt(shares, errors, ["a", "a", "b"]) == pytest.approx(0.07)
+    assert doubt(shares, errors, ["a", "b", "b"]) == pytest.approx(0.05)
+    assert doubt(np.empty(0), np.empty(0), []) == 0.0
+
+
+def test_intervals_by_doubt_cover_and_are_narrower_where_little_is_doubted():
+    rng = np.random.default_rng(0)
+    doubts = np.where(np.arange(2000) % 2 == 0, 0.02, 0.1)
+    scale = np.array([relative_doubt(one, float(np.median(doubts))) for one in doubts])
+    residuals = 0.5 * scale * doubts.mean() * rng.standard_normal(2000)
+    width = half_width(residuals[:1000] / scale[:1000]) * scale[1000:]
+    assert 0.87 < np.mean(np.abs(residuals[1000:]) <= width) < 0.93
+    assert np.median(width) < half_width(residuals[:1000]), "a common width has to fit the worst"
+    assert relative_doubt(0.0, 0.1) == 0.5, "a network of measured kernels has an interval too"
 
 
 def data(rows, truth, noise=0.0, seed=0):

@@ -114,3 +114,22 @@ def test_forecasts_and_names():
     assert forecast(EFFORTS["quick"])["networks"] < forecast(EFFORTS["full"])["networks"]
     with pytest.raises(InputError, match="effort"):
         effort_of("quik")
+
+
+def test_a_dry_run_says_how_much_and_how_long_and_measures_nothing(tmp_path, monkeypatch, capsys):
+    from factory.cli.main import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTORY_HOME", str(tmp_path))
+    arguments = ["profile", "--device", "local-cpu-t1-fp32", "--dry-run"]
+    assert run([*arguments, "--quick"]) == 0
+    quick, full, folder = capsys.readouterr().out.splitlines()
+    assert "--quick: about 20 networks with 1000 kernels" in quick
+    assert "0.5 min (at most 2.5)" in quick
+    assert "--full: about" in full
+    assert str(tmp_path) in folder
+    assert run([*arguments, "--channels", "8", "--layers", "5"]) == 0
+    said, *efforts = capsys.readouterr().out.splitlines()
+    assert "(0 of them measured before) and 16 networks" in said
+    assert [line.partition(":")[0] for line in efforts] == ["--effort quick", "--effort full"]
+    assert list(tmp_path.iterdir()) == []

@@ -236,3 +236,16 @@ def test_verify_tells_cold_start_memory_and_size(at_home, capsys):
     shown = capsys.readouterr().out
     for words in ("cold start", "first run", "peak memory", "model size"):
         assert words in shown
+
+
+def test_a_table_of_another_chip_is_refused(at_home, tmp_path, monkeypatch, capsys):
+    shutil.copytree(at_home, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("FACTORY_HOME", str(tmp_path / "copy"))
+    profile = tmp_path / "copy" / "device_profiles" / "fast.toml"
+    profile.write_text(profile.read_text().replace('chip = "simulated', 'chip = "another'))
+    assert run(["predict", "m.onnx", "--device", "slow", "--device", "fast"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no latency table fits device 'fast'" in said.err
+    assert "measured with chip" in said.err

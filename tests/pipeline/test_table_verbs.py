@@ -20,6 +20,7 @@ from factory.graph.onnx_build import to_onnx
 from factory.profiling.profiler import profile_kernels, profile_networks
 from factory.profiling.quarantine import quarantine_path
 from factory.profiling.reference import reference_graph
+from factory.profiling.rows import Row
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
@@ -139,15 +140,35 @@ def test_check_tells_every_fault_and_its_exit_code(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
-def test_mixed_units_make_a_table_unusable(tmp_path):
+def test_kernels_and_networks_in_two_units_make_a_table_unusable(tmp_path, capsys):
+    graph = reference_graph()
+    kernels = [*KERNELS, *kernel_counts(canonicalise(graph))]
+    path = measured(tmp_path / "t.csv", kernels)
+    lines = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.startswith("kernel,"):
+            row = Row.parse(line[:-1])
+            line = dataclasses.replace(row, median_ms=1e3 * row.median_ms, p10_ms=0.0).text()
+        lines += [] if line.startswith("in_place,") else [line]
+    path.write_text("".join(lines))
+    answer = api.check_table(path)
+    assert answer["exit_code"] == 2
+    assert "cannot be in the same unit" in answer["findings"][0]["text"]
+    assert run(["table", "check", str(path)]) == 2
+    assert "cannot be used" in capsys.readouterr().out
+
+
+def test_a_network_in_another_unit_than_its_kernels_goes_into_quarantine(tmp_path):
     path = measured(tmp_path / "t.csv")
     network = next(line for line in path.read_text().splitlines() if line.startswith("network,"))
     row = next(row for row in LatencyTable.read(path).rows("network"))
     seconds = dataclasses.replace(row, median_ms=row.median_ms / 1e3)
     path.write_text(path.read_text().replace(network + "\n", seconds.text()))
     answer = api.check_table(path)
-    assert answer["exit_code"] == 2
-    assert "units are mixed" in answer["findings"][0]["text"]
+    assert answer["exit_code"] == 1
+    assert {entry["kind"] for entry in answer["quarantined"]} == {"network", "in_place"}
+    assert all("another unit" in entry["reason"] for entry in answer["quarantined"])
+    assert LatencyTable.read(path).rows("network") == []
 
 
 def test_a_clock_that_drifted_is_said_by_check_and_show(tmp_path, capsys):

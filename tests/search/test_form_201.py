@@ -101,6 +101,10 @@ def test_what_is_derived_is_the_most_probable_cell_within_all_limits(macs: CostT
     inside = (costs_of_cells(macs) <= limit) & (costs_of_cells(tight) <= tight.limit)
     assert found == cells[int(np.argmax(np.where(inside, strength, -np.inf)))]
     assert repaired == (found != FORM_201.discretise(scores))
+    least = 0.9 * limit
+    wide, _ = FORM_201.repair(scores, [macs.with_limit(limit, least)])
+    used = (costs_of_cells(macs) <= limit) & (costs_of_cells(macs) >= least)
+    assert wide == cells[int(np.argmax(np.where(used, strength, -np.inf)))]
     with pytest.raises(BudgetError, match="the smallest network in this space needs"):
         FORM_201.check_feasible([macs.with_limit(1.0)])
 

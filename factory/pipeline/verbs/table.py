@@ -127,9 +127,6 @@ def check_table(
     if damaged:
         _repair(path, content, sorted(damaged))
     known = LatencyTable.read(path)
-    if fault := _unit_fault(known):
-        findings.append({"what": "units", "text": fault})
-        return answer
     from factory.latency.neighbours import judge
     from factory.profiling.drift import clock_drift
 
@@ -143,6 +140,9 @@ def check_table(
     fresh = {row_id(doubt.row): _entry(doubt) for doubt in judgement.doubts}
     fresh = {key: entry for key, entry in fresh.items() if key not in entries}
     entries.update(fresh)
+    if fault := _unit_fault(known.without(key for key, entry in entries.items() if entry.holds)):
+        findings.append({"what": "units", "text": fault})
+        return answer
     if not dry_run and (fresh or answer["released"]):
         with unwritten(path):
             save_quarantine(path, entries)
