@@ -18,6 +18,7 @@ be stopped. Each prints the tables of what is there.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -156,6 +157,7 @@ def runtimes(options: argparse.Namespace) -> None:
                 print(f"{folder.name} {target} on {runtime}: {found['status']}", flush=True)
 
 
+@functools.lru_cache(maxsize=16)
 def _pictures(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The test pictures that the export compared with, at most so many, evenly chosen."""
     arguments = read_json(folder / "bench.json")["arguments"]

@@ -249,7 +249,7 @@ def _quantizer(rounding: Rounding) -> Any:
         observer = pt2e.MovingAverageMinMaxObserver
         activation = spec(torch.uint8, 0, 255, torch.per_tensor_affine, observer)
 
-    class Everything(parts.Quantizer):  # type: ignore[misc, name-defined]
+    class Everything(parts.Quantizer):
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             for node in model.graph.nodes:
                 name = _op(node)

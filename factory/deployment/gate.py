@@ -143,6 +143,8 @@ class _Gate:
         self.run, self.progress = run, progress
         self.images = check_calibration(source, data.calibration, "the int8 gate")
         self.trail: list[dict[str, Any]]
+        self.test_fp32: np.ndarray
+        self.selection_fp32: np.ndarray
         self.ranges = ranges
         if before is not None:  # a fine-tuned network is compared with what it was
             self.trail = before.trail

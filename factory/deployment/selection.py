@@ -24,6 +24,7 @@ from factory.deployment.agreement import compare
 from factory.deployment.passes.base import Pass
 from factory.deployment.passes.hard_swish_split import hard_swish_to_clip, split_hard_swish
 from factory.deployment.passes.pad_channels import pad_channels_8, pad_channels_16
+from factory.deployment.passes.remove_unused import remove_unused
 from factory.deployment.passes.slice_into_conv import slice_into_conv
 from factory.devices.base import Device, TimingPlan
 
@@ -74,6 +75,7 @@ def rewrite(model: onnx.ModelProto, one_pass: Pass) -> onnx.ModelProto | None:
     copy = ir.from_proto(model)
     if not one_pass(copy):
         return None
+    remove_unused(copy)
     proto = ir.to_proto(copy)
     del proto.graph.value_info[:]
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

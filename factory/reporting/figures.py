@@ -124,7 +124,9 @@ def accuracy_latency(tiers: Sequence[Json]) -> str | None:
             axes.plot([], [], marker, color=colour, label=plain(tier["name"]))
             if tier["max_latency_ms"]:
                 axes.axvline(tier["max_latency_ms"], color=colour, ls=(0, (4, 3)), lw=1)
-        axes.set_xlim(left=0)
+        # One disturbed run's p90 must not push points and budgets into a corner.
+        places = [t[k] for t in shown for k in ("median_ms", "predicted_ms", "max_latency_ms")]
+        axes.set_xlim(0, min(axes.get_xlim()[1], 2 * max(p for p in places if p)))
         axes.margins(y=0.35)
         axes.set_xlabel("latency, ms (filled: measured, hollow: predicted, dashed: budget)")
         axes.set_ylabel("test accuracy, %")

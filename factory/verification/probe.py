@@ -2,8 +2,8 @@
 
 One JSON line goes in, one comes out. A process that has run
 nothing before pays what an app pays at its start: creating the session and the first run. Its
-peak memory is the operating system's own figure (ru_maxrss), less what the bare interpreter with
-the runtime loaded had already taken.
+peak memory is the operating system's own figure; what the interpreter with the runtime loaded had
+taken before the model is told beside it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,16 @@ def probe_file(
 
 
 def peak_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
+    """Largest resident memory of this process so far; None where the system does not tell.
+
+    Linux tells it in VmHWM. Its ru_maxrss would begin with what the process that started this one
+    had taken, for exec keeps it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows

@@ -15,6 +15,7 @@ from factory.graph.opgraph import GraphBuilder
 from factory.verification import recheck
 from factory.verification.certificate import Certificate, expiry
 from factory.verification.certify import accuracy_part, certify
+from factory.verification.probe import probe_file
 from factory.verification.recheck import check_file, check_on_device
 from factory.verification.verify import verify_model
 
@@ -57,6 +58,13 @@ def issued(device, tmp_path_factory):
     )
     certificate.save(folder / "certificate.json")
     return folder, Certificate.load(folder / "certificate.json")
+
+
+def test_peak_memory_is_that_of_the_process_that_runs_the_model(tmp_path):
+    held = np.ones(50_000_000)  # 400 MB here: a child must not inherit them
+    path = write_model(tmp_path / "model.onnx")
+    found = probe_file(path, execution_provider="CPUExecutionProvider", threads=1)
+    assert 10e6 < found["runtime_memory_bytes"] <= found["peak_memory_bytes"] < held.nbytes
 
 
 def failed(checks):
