@@ -4,7 +4,8 @@ LA-DARTS (arXiv 2001.06392): a regressor trained on randomly sampled architectur
 device stands as the latency term of the search. It is for chips where kernels do not add up; where
 they do, :class:`~factory.latency.differentiable.ExpectedLatency` is exact and needs no training.
 It learns from any pairs of code and latency: measured networks, or what a predictor says of random
-ones (factory/search/latency_module.py). Same interface as the additive model: called with q, per cell type [E, O] with q[e, o] = P(edge e carries operator o).
+ones (factory/search/latency_module.py). Same interface as the additive model: called with q, per
+cell type [E, O] with q[e, o] = P(edge e carries operator o).
 
     ms(code) = typical * softplus(a + w @ code + MLP(code)),  trained on relative errors
 
