@@ -57,8 +57,12 @@ def batch_norm(x_NCHW: Tensor) -> Tensor:
 
 
 def pointwise(x_NCHW: Tensor, weight_OI: Tensor, stride: int = 1) -> Tensor:
-    """1x1 convolution."""
-    return F.conv2d(x_NCHW, weight_OI[:, :, None, None], None, stride)
+    """1x1 convolution.
+
+    A stride is taken by a slice: torch 2.15's own backward of a strided one writes beyond its
+    memory for a few channels in channels_last (oneDNN with AVX2, one thread).
+    """
+    return F.conv2d(x_NCHW[:, :, ::stride, ::stride], weight_OI[:, :, None, None])
 
 
 class _Convolutions(nn.Module):
