@@ -257,5 +257,5 @@ def test_tensorboard_is_optional_and_missing_it_is_told(tmp_path, monkeypatch):
         return plain(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match="pip install tensorboard"):
+    with pytest.raises(InputError, match=r"pip install '\.\[tensorboard\]'"):
         _search(tmp_path, limit=None, tensorboard=True)
