@@ -24,9 +24,9 @@ from bench_methods import latency_term, measure
 from factory.core.files import read_json, write_json
 from factory.core.progress import SILENT
 from factory.core.provenance import provenance
+from factory.pipeline import search_files
 from factory.pipeline.build import run_build
 from factory.pipeline.recipe import Recipe
-from factory.pipeline.stages import search
 from factory.search.feasibility import largest_cost, smallest_cost
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.network_spec import NetworkSpec
@@ -130,7 +130,7 @@ def searched(args: argparse.Namespace, tiers: list[dict[str, Any]], seed: int) -
         sys.exit(f"{folder}: done up to {args.until}")
     rows = []
     for tier in tiers:
-        found = search.load_result(ctx, tier["name"])
+        found = search_files.load_result(ctx, tier["name"])
         rows.append(
             {
                 "seed": seed,
@@ -144,7 +144,7 @@ def searched(args: argparse.Namespace, tiers: list[dict[str, Any]], seed: int) -
                 "repaired": found["repaired"],
                 "multipliers": found["multipliers"],
                 "macs": found["macs"],
-                "genotype": json.loads(search.genotype_path(ctx, tier["name"]).read_text()),
+                "genotype": json.loads(search_files.genotype_path(ctx, tier["name"]).read_text()),
             }
         )
     return rows

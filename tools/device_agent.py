@@ -415,7 +415,7 @@ def begin() -> int:
         if trim is not None:
             trim(0)
         CLEAR_REFS.write_text(RESET_HIGH_WATER)
-        return _kb("VmRSS")
+        return status_kb("VmRSS")
     except OSError:
         return 0
 
@@ -424,10 +424,11 @@ def peak_mb(before_kb: int) -> float:
     """Millions of bytes that were taken at most since :func:`begin` answered ``before_kb``."""
     if not before_kb:
         return 0.0
-    return max(0.0, (_kb("VmHWM") - before_kb) * 1024 / 1e6)
+    return max(0.0, (status_kb("VmHWM") - before_kb) * 1024 / 1e6)
 
 
-def _kb(name: str) -> int:
+def status_kb(name: str) -> int:
+    """A line of this process's status in kB; 0 where the system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in STATUS.read_text().splitlines():
             if line.startswith(f"{name}:"):

@@ -24,6 +24,11 @@ class Counts:
     macs_darts_paper: int
     peak_memory_bytes: int
 
+    @property
+    def peak_memory_mb(self) -> float:
+        """Peak activation memory in megabytes (1e6 bytes)."""
+        return self.peak_memory_bytes / 1e6
+
 
 def count(graph: OpGraph) -> Counts:
     """Count a raw (not canonicalised) graph."""

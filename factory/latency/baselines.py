@@ -7,7 +7,7 @@ fitted on relative errors to the networks of the table, and judged on networks l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from factory.graph.kernel import Kernel
 from factory.latency import evaluation
 from factory.latency.facts import NetworkFact
 from factory.latency.features import family
-
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 
 def fit_baselines(networks: Sequence[NetworkFact], seed: int) -> dict[str, Any]:
@@ -28,24 +26,13 @@ def fit_baselines(networks: Sequence[NetworkFact], seed: int) -> dict[str, Any]:
     macs = np.array([_macs(network.counts) for network in networks])
     families = sorted({family(kernel) for network in networks for kernel in network.counts})
     counts = np.array([_by_family(network.counts, families) for network in networks])
-    unit = max(float(macs.mean()), 1.0)
-    line = np.linalg.lstsq(
-        np.stack([macs / unit, np.ones(len(macs))], axis=1) / measured[:, None],
-        np.ones(len(macs)),
-        rcond=None,
-    )[0]
-    tried = [
-        (strength, evaluation.held_out(len(counts), seed, _folds(counts, measured, strength)))
-        for strength in STRENGTHS
-    ]
-    strength, held_out = min(
-        tried, key=lambda entry: float(np.mean(np.abs(entry[1] / measured - 1.0)))
-    )
-    weights = _ridge(counts, measured, strength)
+    slope, constant = evaluation.fit_macs_line(macs, measured)
+    strength, held_out = evaluation.best_ridge(counts, measured, seed)
+    weights = evaluation.fit_ridge(counts, measured, strength)
     return {
         "macs_line": {
-            "ms_per_mac": float(line[0]) / unit,
-            "constant_ms": float(line[1]),
+            "ms_per_mac": slope,
+            "constant_ms": constant,
             "held_out": evaluation.errors(evaluation.macs_line(macs, measured, seed), measured),
         },
         "counts_ridge": {
@@ -85,21 +72,3 @@ def _by_family(counts: Mapping[Kernel, int | float], families: Sequence[str]) ->
     for kernel, number in counts.items():
         sums[family(kernel)] += number
     return list(sums.values())
-
-
-def _ridge(counts_NF: np.ndarray, measured_N: np.ndarray, strength: float) -> np.ndarray:
-    """Weights of the families and a constant, from relative errors."""
-    columns = np.hstack([counts_NF, np.ones((len(counts_NF), 1))])
-    rows = columns / measured_N[:, None]
-    scale = np.maximum(np.sqrt(np.mean(rows**2, axis=0)), 1e-9)
-    scaled = rows / scale
-    gram = scaled.T @ scaled + strength * len(rows) * np.eye(columns.shape[1])
-    return np.asarray(np.linalg.solve(gram, scaled.sum(axis=0)) / scale)
-
-
-def _folds(counts: np.ndarray, measured: np.ndarray, strength: float) -> evaluation.Fit:
-    def fit(keep: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        weights = _ridge(counts[keep], measured[keep], strength)
-        return lambda index: np.asarray(counts[index] @ weights[:-1] + weights[-1])
-
-    return fit

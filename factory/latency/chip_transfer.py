@@ -81,10 +81,12 @@ def bases(known: Sequence[LatencyPredictor], networks: Sequence[Counts]) -> list
         )
     if not networks:
         raise InputError("there is no network to choose from")
-    ms_ND = np.stack([_total_ms(predictor, networks) for predictor in known], 1)
+    kernels = sorted({kernel for counts in networks for kernel in counts})
+    matrix = np.array([[float(counts.get(k, 0)) for k in kernels] for counts in networks])
+    ms_ND = np.stack([predictor.predict_many(matrix, kernels) for predictor in known], 1)
     found = []
     for d, predictor in enumerate(known):
-        parts_NK, kernel_unit_ms, network_unit_ms = _parts(predictor, networks)
+        parts_NK, kernel_unit_ms, network_unit_ms = _parts(predictor, matrix, kernels)
         prior = _prior(parts_NK, ms_ND, d, predictor.correction.constant_ms / network_unit_ms)
         found.append(Basis(predictor, parts_NK, prior, kernel_unit_ms, network_unit_ms))
     return found
@@ -155,18 +157,10 @@ def transfer(
     return Transfer(predictor, basis.predictor.device_id, factors, percent, 100 * np.abs(scaled))
 
 
-def _total_ms(predictor: LatencyPredictor, networks: Sequence[Counts]) -> np.ndarray:
-    kernels = sorted({kernel for counts in networks for kernel in counts})
-    matrix = np.array([[float(counts.get(k, 0)) for k in kernels] for counts in networks])
-    return predictor.predict_many(matrix, kernels)
-
-
 def _parts(
-    predictor: LatencyPredictor, networks: Sequence[Counts]
+    predictor: LatencyPredictor, matrix: np.ndarray, kernels: Sequence[Kernel]
 ) -> tuple[np.ndarray, float, float]:
     """(parts [N, K], ms of one kernel's column, ms of the network's column)."""
-    kernels = sorted({kernel for counts in networks for kernel in counts})
-    matrix = np.array([[float(counts.get(k, 0)) for k in kernels] for counts in networks])
     weights, _ = predictor.linear_ms(kernels)
     groups = np.eye(len(GROUPS))[[group_of(kernel) for kernel in kernels]]
     parts_NG = (matrix * weights) @ groups

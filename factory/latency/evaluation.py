@@ -73,14 +73,21 @@ def corrected_sum(data: NetworkData, seed: int) -> np.ndarray:
 
 def macs_line(macs: np.ndarray, measured_ms: np.ndarray, seed: int) -> np.ndarray:
     """Held-out predictions of a * MACs + b, fitted on relative errors."""
-    columns = np.stack([macs / max(float(macs.mean()), 1.0), np.ones(len(macs))], axis=1)
 
     def fit(keep: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        rows = columns[keep] / measured_ms[keep][:, None]
-        solution = np.linalg.lstsq(rows, np.ones(len(keep)), rcond=None)[0]
-        return lambda index: np.asarray(columns[index] @ solution)
+        slope, constant = fit_macs_line(macs[keep], measured_ms[keep])
+        return lambda index: np.asarray(slope * macs[index] + constant)
 
     return held_out(len(macs), seed, fit)
+
+
+def fit_macs_line(macs_N: np.ndarray, measured_N: np.ndarray) -> tuple[float, float]:
+    """(a in ms a MAC, b in ms) of a * MACs + b, fitted on relative errors."""
+    unit = max(float(macs_N.mean()), 1.0)
+    columns = np.stack([macs_N / unit, np.ones(len(macs_N))], axis=1)
+    rows = columns / measured_N[:, None]
+    slope, constant = np.linalg.lstsq(rows, np.ones(len(macs_N)), rcond=None)[0]
+    return float(slope) / unit, float(constant)
 
 
 def counts_ridge(counts: np.ndarray, measured_ms: np.ndarray, seed: int) -> np.ndarray:
@@ -88,18 +95,28 @@ def counts_ridge(counts: np.ndarray, measured_ms: np.ndarray, seed: int) -> np.n
 
     The strength is the one that is best on the held-out networks: this favours the baseline.
     """
-    columns = np.hstack([counts, np.ones((len(counts), 1))])
+    return best_ridge(counts, measured_ms, seed)[1]
+
+
+def best_ridge(counts: np.ndarray, measured_ms: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+    """The strength of :func:`counts_ridge`, and its held-out predictions."""
 
     def fit_with(strength: float) -> Fit:
         def fit(keep: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-            rows = columns[keep] / measured_ms[keep][:, None]
-            scale = np.maximum(np.sqrt(np.mean(rows**2, axis=0)), 1e-9)
-            scaled = rows / scale
-            gram = scaled @ scaled.T + strength * len(keep) * np.eye(len(keep))
-            solution = scaled.T @ np.linalg.solve(gram, np.ones(len(keep))) / scale
-            return lambda index: np.asarray(columns[index] @ solution)
+            weights = fit_ridge(counts[keep], measured_ms[keep], strength)
+            return lambda index: np.asarray(counts[index] @ weights[:-1] + weights[-1])
 
         return fit
 
-    tried = [held_out(len(counts), seed, fit_with(s)) for s in RIDGE_STRENGTHS]
-    return min(tried, key=lambda p: float(np.mean(np.abs(p / measured_ms - 1.0))))
+    tried = [(s, held_out(len(counts), seed, fit_with(s))) for s in RIDGE_STRENGTHS]
+    return min(tried, key=lambda entry: float(np.mean(np.abs(entry[1] / measured_ms - 1.0))))
+
+
+def fit_ridge(counts_NC: np.ndarray, measured_N: np.ndarray, strength: float) -> np.ndarray:
+    """Weights of the columns and, last, a constant; fitted on relative errors."""
+    number = len(counts_NC)
+    rows = np.hstack([counts_NC, np.ones((number, 1))]) / measured_N[:, None]
+    scale = np.maximum(np.sqrt(np.mean(rows**2, axis=0)), 1e-9)
+    scaled = rows / scale
+    gram = scaled @ scaled.T + strength * number * np.eye(number)
+    return np.asarray(scaled.T @ np.linalg.solve(gram, np.ones(number)) / scale)

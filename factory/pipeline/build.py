@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from factory.core.progress import SILENT, Progress
+from factory.pipeline import search_files
 from factory.pipeline.context import BuildContext
 from factory.pipeline.lock import locked
 from factory.pipeline.recipe import Recipe
@@ -118,10 +119,10 @@ def _tier_summary(ctx: BuildContext, name: str, reached: tuple[str, ...]) -> dic
         "max_macs": budget["max_macs"],
     }
     if "search" in reached:
-        found = search.load_result(ctx, name)
+        found = search_files.load_result(ctx, name)
         keys = ("predicted_ms", "low_ms", "high_ms", "macs", "params", "checked_ms")
         entry.update({key: found[key] for key in keys})
-        entry["genotype"] = str(search.genotype_path(ctx, name))
+        entry["genotype"] = str(search_files.genotype_path(ctx, name))
     if "train" in reached and "verify" not in reached:
         from factory.core.files import read_json
 

@@ -8,7 +8,7 @@ gives every stage the part it depends on.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -103,8 +103,8 @@ class BudgetSection(Section):
     )
 
 
-class AlsoSection(Section):
-    """`[[tiers.also]]`: another chip on which the same model must keep a latency budget."""
+class LatencyBudget(Section):
+    """A chip and its latency budget, stated in one of two ways."""
 
     device: str = Field(min_length=1, description="Device id or the path of a device profile.")
     max_latency_ms: float | None = Field(
@@ -118,29 +118,29 @@ class AlsoSection(Section):
     )
 
     @model_validator(mode="after")
-    def _one_latency_budget(self) -> AlsoSection:
+    def _one_latency_budget(self) -> Self:
         if (self.max_latency_ms is None) == (self.latency_percentile is None):
             raise ValueError(
-                f"also {self.device!r} needs exactly one latency budget: "
+                f"{self._called()} needs exactly one latency budget: "
                 "either max_latency_ms or latency_percentile"
             )
         return self
 
+    def _called(self) -> str:
+        raise NotImplementedError
 
-class TierSection(Section):
+
+class AlsoSection(LatencyBudget):
+    """`[[tiers.also]]`: another chip on which the same model must keep a latency budget."""
+
+    def _called(self) -> str:
+        return f"also {self.device!r}"
+
+
+class TierSection(LatencyBudget):
     """`[[tiers]]`: one chip, its budget, and so one model."""
 
     name: str = Field(description="Name of the tier; it becomes a folder name.")
-    device: str = Field(min_length=1, description="Device id or the path of a device profile.")
-    max_latency_ms: float | None = Field(
-        None, gt=0, le=MAX_LATENCY_MS_LIMIT, description="Latency budget in milliseconds."
-    )
-    latency_percentile: float | None = Field(
-        None,
-        gt=0,
-        lt=100,
-        description="Latency budget as the percentile of random networks' predicted latency.",
-    )
     max_macs: float | None = Field(
         None, ge=1, le=MAX_MACS_LIMIT, description="Budget of multiply-adds (MACs)."
     )
@@ -170,15 +170,8 @@ class TierSection(Section):
             raise ValueError(f"tier name {NO_LATENCY!r} is taken by the search without latency")
         return _check_name(value, "tier")
 
-    @model_validator(mode="after")
-    def _one_latency_budget(self) -> TierSection:
-        given = [self.max_latency_ms, self.latency_percentile]
-        if sum(value is not None for value in given) != 1:
-            raise ValueError(
-                f"tier {self.name!r} needs exactly one latency budget: "
-                "either max_latency_ms or latency_percentile"
-            )
-        return self
+    def _called(self) -> str:
+        return f"tier {self.name!r}"
 
 
 class Recipe(Section):

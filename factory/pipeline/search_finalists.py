@@ -6,12 +6,15 @@ kept in each tier's checks.json, so that an interrupted stage measures nothing t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import BudgetError
 from factory.core.files import read_json, write_json
 from factory.devices.base import open_device
+from factory.devices.profile import DeviceProfile
+from factory.graph.kernel import Kernel
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.context import BuildContext
 from factory.pipeline.profiling_plan import network_bytes
@@ -99,8 +102,6 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
 
 def _check(ctx: BuildContext, tier: TierSection, architecture: Any) -> dict[str, float | None]:
     """Median latency with random weights on every chip of the tier, measured once."""
-    from factory.verification.verify import verify_model
-
     path = ctx.folder.stage("search") / tier.name / "checks.json"
     checks: dict[str, float | None] = read_json(path, "finalists") if path.exists() else {}
     own = ctx.device(tier)
@@ -109,14 +110,22 @@ def _check(ctx: BuildContext, tier: TierSection, architecture: Any) -> dict[str,
         key = fingerprint(architecture.to_dict())
         key = key if profile is own else f"{key}@{profile.id}"
         if key not in checks:
-            _, content = network_bytes(ctx.space(tier), architecture, profile.dtype, ctx.seed)
-            usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
-            with open_device(profile) as device:
-                result = verify_model(content, device, usual_reference_ms=usual_ms)
-            checks[key] = result.median_ms
+            _, checks[key] = _measured(ctx, ctx.space(tier), architecture, profile)
             write_json(path, checks)
         found[profile.id] = checks[key]
     return found
+
+
+def _measured(
+    ctx: BuildContext, space: SearchSpace[Any], architecture: Any, profile: DeviceProfile
+) -> tuple[Mapping[Kernel, int], float | None]:
+    """Kernel counts of an architecture, and its median latency with random weights in ms."""
+    from factory.verification.verify import verify_model
+
+    counts, content = network_bytes(space, architecture, profile.dtype, ctx.seed)
+    usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
+    with open_device(profile) as device:
+        return counts, verify_model(content, device, usual_reference_ms=usual_ms).median_ms
 
 
 def _over(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
@@ -130,7 +139,6 @@ def _over(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
 def finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     """The architecture searched without a latency term, on every chip."""
     from factory.search.architectures import SearchResult
-    from factory.verification.verify import verify_model
 
     found = SearchResult.load(work_folder(ctx) / NO_LATENCY)
     space = ctx.space(None)
@@ -138,12 +146,8 @@ def finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     measured_ms: dict[str, float | None] = {}
     for device_id, profile in ctx.devices.items():
         predictor: LatencyPredictor = fit.load_predictor(ctx, device_id)
-        counts, content = network_bytes(space, found.genotype, profile.dtype, ctx.seed)
+        counts, measured_ms[device_id] = _measured(ctx, space, found.genotype, profile)
         predicted_ms[device_id] = predictor.predict(counts).latency_ms
-        usual_ms = stage_profile.usual_reference_ms(ctx, device_id)
-        with open_device(profile) as device:
-            result = verify_model(content, device, usual_reference_ms=usual_ms)
-        measured_ms[device_id] = result.median_ms
     return {
         "schema_version": SCHEMA_VERSION,
         "tier": NO_LATENCY,
@@ -161,7 +165,7 @@ def _sizes(space: SearchSpace[Any], architecture: Any) -> dict[str, float]:
         "macs": counts.macs,
         "macs_darts_paper": counts.macs_darts_paper,
         "params": counts.params,
-        "peak_memory_mb": counts.peak_memory_bytes / 1e6,
+        "peak_memory_mb": counts.peak_memory_mb,
     }
 
 

@@ -7,7 +7,7 @@ is therefore near exact; it is deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -109,18 +109,7 @@ def check_feasible(
     """
     limited = [term for term in terms if term.limit is not None]
     smallest = {term.name: _smallest(term) for term in limited}
-    for term in limited:
-        assert term.limit is not None
-        if smallest[term.name] > term.limit:
-            need = term.text(smallest[term.name])
-            on = f" on {term.device}" if term.device else ""
-            raise BudgetError(
-                f"the smallest network in this space needs {need}{on}, "
-                f"the budget is {term.text(term.limit)}",
-                where=where,
-                fix=f"raise the budget of {term.name} above {need}, "
-                "or lower the channels or layers of the space",
-            )
+    check_each(limited, smallest, where)
     if any(term.exact is not None for term in limited):
         _check_exact(limited, max_skips, where)
         limited = [term for term in limited if term.exact is None]
@@ -139,6 +128,22 @@ def check_feasible(
                 "or lower the channels or layers of the space",
             )
     return smallest
+
+
+def check_each(limited: Sequence[CostTerm], smallest: Mapping[str, float], where: str) -> None:
+    """BudgetError for the first limit that is below the smallest value of its cost."""
+    for term in limited:
+        assert term.limit is not None
+        if smallest[term.name] > term.limit:
+            need = term.text(smallest[term.name])
+            on = f" on {term.device}" if term.device else ""
+            raise BudgetError(
+                f"the smallest network in this space needs {need}{on}, "
+                f"the budget is {term.text(term.limit)}",
+                where=where,
+                fix=f"raise the budget of {term.name} above {need}, "
+                "or lower the channels or layers of the space",
+            )
 
 
 def _smallest(term: CostTerm) -> float:

@@ -22,6 +22,7 @@ from factory.graph.counts import count
 from factory.latency.presence import PresenceMatrix
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm
+from factory.search.feasibility import check_each
 from factory.search.peak_memory import MEMORY, NAME
 from factory.search.relaxation import EdgeMixing, Sampler
 from factory.search.supernet_201 import Supernet201
@@ -204,20 +205,7 @@ class Form201:
         """Exact: all cells are looked at."""
         limited = [term for term in terms if term.limit is not None]
         smallest = {term.name: float(costs_of_cells(term).min()) for term in limited}
-        for term in limited:
-            assert term.limit is not None
-            if smallest[term.name] > term.limit:
-                need, on = (
-                    term.text(smallest[term.name]),
-                    f" on {term.device}" if term.device else "",
-                )
-                raise BudgetError(
-                    f"the smallest network in this space needs {need}{on}, "
-                    f"the budget is {term.text(term.limit)}",
-                    where=where,
-                    fix=f"raise the budget of {term.name} above {need}, "
-                    "or lower the channels or layers of the space",
-                )
+        check_each(limited, smallest, where)
         if limited and not _inside(limited).any():
             ratios = np.stack([costs_of_cells(t) / float(t.limit or 1.0) for t in limited])
             worst = float(ratios.max(0).min())
@@ -318,7 +306,7 @@ def _memory(spec: Spec201) -> PresenceMatrix:
     for cell in cells:
         form = cell.canonical()
         if form not in known:
-            known[form] = count(shallow.lower(form)).peak_memory_bytes / 1e6
+            known[form] = count(shallow.lower(form)).peak_memory_mb
         values.append(known[form])
     monomials = [(CELL, mask == 0) for mask in one_hot(cells)]
     return PresenceMatrix((MEMORY,), np.zeros(1), monomials, np.array([values]))

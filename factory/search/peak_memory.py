@@ -26,11 +26,6 @@ NAME = "peak_memory_mb"
 MEMORY = Kernel("PeakMemory", ((1,),))  # stands for the whole network in the presence matrix
 
 
-def memory_mb(space: SearchSpace[Any], architecture: Any) -> float:
-    """Peak activation memory in megabytes (1e6 bytes)."""
-    return space.counts(architecture).peak_memory_bytes / 1e6
-
-
 def peak_memory_term(space: SearchSpace[Any], limit_mb: float | None, seed: int = 0) -> CostTerm:
     """The term; takes a few seconds for the random genotypes."""
     return _fitted(space.spec, type(space), seed).with_limit(limit_mb)
@@ -39,7 +34,7 @@ def peak_memory_term(space: SearchSpace[Any], limit_mb: float | None, seed: int 
 @lru_cache(maxsize=8)
 def _fitted(spec: Any, kind: type[Any], seed: int) -> CostTerm:
     space = kind(spec)
-    exact = lru_cache(maxsize=4096)(lambda architecture: memory_mb(space, architecture))
+    exact = lru_cache(maxsize=4096)(lambda architecture: space.counts(architecture).peak_memory_mb)
     rng = np.random.default_rng([seed, 23])
     pool = [space.random(rng) for _ in range(SAMPLES)]
     values_N = np.array([exact(architecture) for architecture in pool])

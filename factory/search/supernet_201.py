@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from factory.search.relaxation import EdgeMixing
 from factory.spaces.nas_bench_201 import EDGES, NODES, OPS
-from factory.spaces.nas_bench_201_network import ResidualBlock
-from factory.spaces.nas_bench_201_space import STAGES, Spec201
+from factory.spaces.nas_bench_201_network import Frame201
+from factory.spaces.nas_bench_201_space import Spec201
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVOLUTIONS: tuple[tuple[int, int], ...] = (
@@ -90,30 +90,13 @@ class SuperCell201(nn.Module):
                 sums[EDGES[e][0]].append(factor_EO[e, POOL] * pooled)
 
 
-class Supernet201(nn.Module):
+class Supernet201(Frame201):
     """The supernet at the size of ``spec``; the architecture comes with every call."""
 
     def __init__(self, spec: Spec201, partial_channels: int = 1, seed: int = 0) -> None:
-        super().__init__()
         if spec.channels % partial_channels:
             raise ValueError(f"{spec.channels} channels cannot be split in {partial_channels}")
-        self.spec = spec
-        channels = spec.channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(spec.input_shape[0], channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-        layers: list[nn.Module] = []
-        for stage in range(STAGES):
-            channels = spec.stage_channels(stage)
-            if stage:
-                layers.append(ResidualBlock(channels // 2, channels))
-            layers += [
-                SuperCell201(channels, partial_channels) for _ in range(spec.cells_per_stage)
-            ]
-        self.layers = nn.ModuleList(layers)
-        self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-        self.classifier = nn.Linear(channels, spec.num_classes)
+        super().__init__(spec, lambda channels: SuperCell201(channels, partial_channels))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):  # a loss must be a function of weights alone
                 module.track_running_stats = False

@@ -6,6 +6,8 @@ and compares it with the other). Initialised as the cell space's networks are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -67,12 +69,13 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x_NCHW) + self.b(self.a(x_NCHW))
 
 
-class Network201(nn.Module):
-    """The network of a live cell at the size of ``spec``; ``forward`` returns logits."""
+class Frame201(nn.Module):
+    """What every network of the space has around its cells: stem, stages, classifier."""
 
-    def __init__(self, cell: Cell201, spec: Spec201) -> None:
+    def __init__(self, spec: Spec201, cell: Callable[[int], nn.Module]) -> None:
+        """``cell(channels)`` makes one of the stacked cells."""
         super().__init__()
-        self.cell, self.spec = cell, spec
+        self.spec = spec
         channels = spec.channels
         self.stem = nn.Sequential(
             nn.Conv2d(spec.input_shape[0], channels, 3, padding=1, bias=False),
@@ -83,10 +86,18 @@ class Network201(nn.Module):
             channels = spec.stage_channels(stage)
             if stage:
                 layers.append(ResidualBlock(channels // 2, channels))
-            layers += [CellModule(cell, channels) for _ in range(spec.cells_per_stage)]
+            layers += [cell(channels) for _ in range(spec.cells_per_stage)]
         self.layers = nn.Sequential(*layers)
         self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(channels, spec.num_classes)
+
+
+class Network201(Frame201):
+    """The network of a live cell at the size of ``spec``; ``forward`` returns logits."""
+
+    def __init__(self, cell: Cell201, spec: Spec201) -> None:
+        super().__init__(spec, lambda channels: CellModule(cell, channels))
+        self.cell = cell
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         """Logits of a batch of images."""

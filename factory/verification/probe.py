@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import InputError
+from factory.devices.memory import status_kb
 
 TIMEOUT_S = 120.0
 FEW_RUNS = 5
@@ -58,11 +59,8 @@ def peak_bytes() -> int | None:
     Linux tells it in VmHWM. Its ru_maxrss would begin with what the process that started this one
     had taken, for exec keeps it.
     """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if high_water_kb := status_kb("VmHWM"):
+        return high_water_kb * 1024
     try:
         import resource
     except ImportError:  # Windows

@@ -11,7 +11,8 @@ import numpy as np
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
-from factory.pipeline.stages import search, train
+from factory.pipeline.search_files import load_genotype
+from factory.pipeline.stages import train
 
 if TYPE_CHECKING:
     from factory.data.image_data import ImageSplit
@@ -128,7 +129,7 @@ def model_metadata(ctx: BuildContext, tier: TierSection) -> ModelMetadata:
             size=(data.image_shape[1], data.image_shape[2]),
             fit="cover",
         ),
-        genotype=search.load_genotype(ctx, tier.name).to_dict(),
+        genotype=load_genotype(ctx, tier.name).to_dict(),
         tier=tier.name,
         extra={"recipe": ctx.recipe.name, "seed": str(ctx.seed)},
     )

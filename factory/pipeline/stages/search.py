@@ -21,28 +21,12 @@ from factory.pipeline.search_files import (
     HISTORY,
     RESULT,
     SEEDS,
-    add_target,
-    genotype_path,
-    load_genotype,
     load_result,
-    round_count,
     targets,
     tier_unit,
     work_folder,
 )
 from factory.pipeline.search_finalists import finish_baseline, finish_tier
-
-__all__ = [
-    "add_target",
-    "genotype_path",
-    "load_genotype",
-    "load_result",
-    "round_count",
-    "run",
-    "targets",
-    "tier_unit",
-    "units",
-]
 
 
 def units(ctx: BuildContext) -> list[Unit]:

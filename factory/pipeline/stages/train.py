@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
-from factory.pipeline.stages import search
+from factory.pipeline.search_files import load_genotype
+from factory.pipeline.search_files import tier_unit as search_unit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,7 @@ def units(ctx: BuildContext) -> list[Unit]:
 def tier_unit(ctx: BuildContext, tier: TierSection) -> Unit:
     """The training of a tier's network."""
     inputs = {
-        "genotype": search.tier_unit(ctx, tier.name).digest(),
+        "genotype": search_unit(ctx, tier.name).digest(),
         "size": ctx.spec_hash(ctx.spec(tier)),
         "recipe": ctx.part("data", "training"),
         "seed": str(ctx.seed),
@@ -43,7 +44,7 @@ def run(ctx: BuildContext) -> None:
             continue
         started = time.monotonic()
         unit.begin()
-        genotype = search.load_genotype(ctx, tier.name)
+        genotype = load_genotype(ctx, tier.name)
         network = make_network(genotype, ctx.spec(tier), ctx.recipe.training, ctx.seed)
         result = train_network(
             network,
@@ -72,7 +73,7 @@ def load_network(ctx: BuildContext, tier: TierSection) -> nn.Module:
     """The trained network of a tier, in evaluation mode."""
     import safetensors.torch
 
-    genotype = search.load_genotype(ctx, tier.name)
+    genotype = load_genotype(ctx, tier.name)
     network = make_network(genotype, ctx.spec(tier), ctx.recipe.training, ctx.seed)
     weights = ctx.folder.stage("train") / tier.name / "weights.safetensors"
     network.load_state_dict(safetensors.torch.load_file(weights))

@@ -18,7 +18,8 @@ from factory.devices.base import Device, open_device
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
-from factory.pipeline.stages import deploy, fit, profile, search, train
+from factory.pipeline.search_files import add_target, load_genotype, round_count
+from factory.pipeline.stages import deploy, fit, profile, train
 
 SCHEMA_VERSION = 1
 PARITY_IMAGES = 128
@@ -105,7 +106,7 @@ def verify_tier(
         predictor=predictor,
         usual_reference_ms=profile.usual_reference_ms(ctx, device.profile.id),
     )
-    counts = ctx.space(tier).counts(search.load_genotype(ctx, tier.name))
+    counts = ctx.space(tier).counts(load_genotype(ctx, tier.name))
     result = {
         **measured.to_dict(),
         "schema_version": SCHEMA_VERSION,
@@ -114,9 +115,9 @@ def verify_tier(
         "macs": counts.macs,
         "macs_darts_paper": counts.macs_darts_paper,
         "params": counts.params,
-        "peak_memory_mb": counts.peak_memory_bytes / 1e6,
+        "peak_memory_mb": counts.peak_memory_mb,
         "also": _on_other_chips(ctx, path, budget),
-        "rounds": search.round_count(ctx, tier.name),
+        "rounds": round_count(ctx, tier.name),
         "timing_rounds": measured.to_dict()["rounds"],
     }
     result.update(_images_part(ctx, tier, device, folder))
@@ -290,6 +291,6 @@ def tighten(ctx: BuildContext) -> list[str]:
         if over <= 1:
             continue
         median = limit * over  # of the chip that is furthest over its budget
-        if search.add_target(ctx, tier.name, measured_ms=median, limit_ms=limit):
+        if add_target(ctx, tier.name, measured_ms=median, limit_ms=limit):
             again.append(tier.name)
     return again
