@@ -76,6 +76,13 @@ def test_dry_run_says_what_would_be_done(tiny: Path, tmp_path: Path) -> None:
     }
 
 
-def test_differentiable_search_refuses_the_other_space(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="runs on the cell space, not on 'nas_bench_201'"):
+def test_a_row_that_the_other_space_has_not_is_refused_before_anything_is_measured(
+    tiny: Path, tmp_path: Path
+) -> None:
+    text = tiny.read_text()
+    assert "[search]\n" in text
+    tiny.write_text(text.replace("[search]\n", '[search]\nlatency_cost = "module"\n'))
+    message = "latency_cost = 'module' does not run on nas_bench_201"
+    with pytest.raises(InputError, match=message):
         build(nas_bench_201(tiny), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*profile*"))
