@@ -12,8 +12,9 @@ RUN ?= runs/demo
 demo: setup
 	@$(BIN)/factory build recipes/demo.toml --out $(RUN)
 
+# Most tests use one core: two at once, a file stays on one of them.
 test: setup lint types contracts
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile
 
 setup: $(READY)
 
