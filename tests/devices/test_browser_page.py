@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from aiohttp import web
 from onnx import TensorProto, helper
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT
 from factory.devices.base import TimingPlan
+from factory.devices.browser_server import PageServer
 from factory.devices.local import LocalDevice, allowed_cores
 from factory.devices.profile import DeviceProfile
 
@@ -84,6 +86,32 @@ def test_two_threads_and_a_reload_in_the_middle():
         assert device.link.visits == 2
         assert [timing.status for timing in timings] == ["ok"] * 3
         assert timings[1].median_ms < timings[0].median_ms
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(monkeypatch):
+    cut = {"model": 0, "tick": 0, "result": 0}
+
+    def once(name, handler):
+        async def handle(server, request):
+            answer = await handler(server, request)
+            cut[name] += 1
+            if cut[name] > 1:
+                return answer
+            half = web.StreamResponse(headers={"Content-Length": "1000000"})
+            await half.prepare(request)
+            await half.write(b"{")
+            request.transport.close()
+            return half
+
+        return handle
+
+    for name in cut:
+        handler = getattr(PageServer, f"_{name}")
+        monkeypatch.setattr(PageServer, f"_{name}", once(name, handler))
+    with chromium.device() as device:
+        timings = device.time_many([tiny_models.add(), tiny_models.conv(8, 8)], PLAN)
+        assert [(timing.status, timing.reason) for timing in timings] == [("ok", "")] * 2
+    assert min(cut.values()) > 1
 
 
 def test_a_model_that_never_returns_costs_a_failed_row():

@@ -37,9 +37,18 @@ function remember(value) {
   } catch { /* see above */ }
 }
 
-// One request; the network's absence is waited out, a refusal is thrown.
-async function ask(method, path, body, type = "application/json") {
+// A page that is being left takes part in nothing: what breaks in it then says nothing of a model.
+let leaving = false;
+addEventListener("beforeunload", () => { leaving = true; });
+addEventListener("pagehide", () => { leaving = true; });
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+const unlessLeaving = () => (leaving ? new Promise(() => {}) : null);
+
+// The answer to one request, read to its end ("json" or "arrayBuffer"); the network's absence is
+// waited out, also in the middle of an answer; a refusal is thrown.
+async function ask(method, path, body, { read = "json", type = "application/json" } = {}) {
   for (let pause = 500; ; pause = Math.min(pause * 1.6, 5000)) {
+    await unlessLeaving();
     let answer;
     try {
       answer = await fetch(path, {
@@ -48,19 +57,20 @@ async function ask(method, path, body, type = "application/json") {
         body,
         cache: "no-store",
       });
+      if (answer.ok) return await answer[read]();
     } catch {
+      await unlessLeaving();
       phase("Looking for the computer…");
       await sleep(pause);
       continue;
     }
-    if (answer.ok) return answer;
     const reason = (await answer.json().catch(() => ({}))).reason || answer.statusText;
     throw new Refused(answer.status, reason);
   }
 }
 
 async function tell(path, value) {
-  const answer = await (await ask("POST", path, JSON.stringify(value))).json();
+  const answer = await ask("POST", path, JSON.stringify(value));
   if (answer.status) show(answer.status);
   return answer;
 }
@@ -216,7 +226,7 @@ async function work(job) {
   try {
     if (!runner) await startRunner(config);
     const arrays = job.kind === "run"
-      ? unpack(await (await ask("GET", `${path}/arrays`)).arrayBuffer()) : {};
+      ? unpack(await ask("GET", `${path}/arrays`, undefined, { read: "arrayBuffer" })) : {};
     await new Promise((resolve, reject) => {
       let heard = performance.now();
       let beating = false;
@@ -241,7 +251,8 @@ async function work(job) {
       };
       const forward = async (data) => {
         if (data.type === "need") {
-          const model = new Uint8Array(await (await ask("GET", `${path}/model/${data.index}`)).arrayBuffer());
+          const content = await ask("GET", `${path}/model/${data.index}`, undefined, { read: "arrayBuffer" });
+          const model = new Uint8Array(content);
           runner.postMessage({ type: "model", model, key: job.keys[data.index] }, [model.buffer]);
         } else if (data.type === "tick") {
           if (!data.phase) return;
@@ -254,7 +265,7 @@ async function work(job) {
           const frame = data.reason ? pack({ reply: "error", reason: data.reason }, [])
             : pack({ reply: "outputs", arrays: data.parts.map((part) => part.fact) },
               data.parts.map((part) => part.blob));
-          await ask("POST", `${path}/reply`, frame, "application/octet-stream");
+          await ask("POST", `${path}/reply`, frame, { type: "application/octet-stream" });
           stop();
         } else if (data.type === "done") {
           await Promise.all(waiting);
@@ -276,13 +287,14 @@ async function work(job) {
       }
     });
   } catch (error) {
+    await unlessLeaving();
     stopRunner(); // whatever state it is in, the next job gets a fresh one
     if (error instanceof Refused && error.status === 404) return; // no longer wanted
     if (error instanceof Refused) throw error;
     const reason = String(error.message || error);
     if (job.kind === "run") {
       await ask("POST", `${path}/reply`, pack({ reply: "error", reason }, []),
-        "application/octet-stream");
+        { type: "application/octet-stream" });
     } else if (busy.index >= 0) {
       await tell(`${path}/result/${busy.index}`, { status: "failed", reason });
     } else {
@@ -323,7 +335,7 @@ async function measure() {
   at("small").textContent = "You may reload or lock the screen: the measurement goes on where it was.";
   keepAwake();
   for (;;) {
-    const job = await (await ask("GET", "/api/work")).json();
+    const job = await ask("GET", "/api/work");
     show(job.status);
     if (job.kind === "finished") break;
     if (job.kind === "idle") phase("Waiting for the computer…");
