@@ -143,12 +143,11 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
         ["target", "status", "MiB", "against fp32", "here"], map(_row, answer["targets"])
     )
     for entry in answer["targets"]:
+        decided = entry["gate"] or entry["repair"]
         if entry["reason"]:
             lines.append(f"{entry['target']}: {entry['reason']}")
-        elif entry["gate"]:
-            lines.append(
-                f"{entry['target']}: {entry['gate']['verdict']}: {entry['gate']['reason']}"
-            )
+        elif decided:
+            lines.append(f"{entry['target']}: {decided['verdict']}: {decided['reason']}")
     lines += [f"note: {note}" for note in answer["notes"]]
     return [*lines, f"trail: {answer['trail']}", f"wrote {answer['path']}"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_weights(network: nn.Module, path: Path | str) -> None:
-    """Fill ``network`` with the tensors of ``path``; raises what torch raises where they do not fit.
+    """Fill ``network`` with the tensors of ``path``; where they do not fit, torch raises.
 
     A safetensors file holds tensors only. The versions that torch's modules keep beside their
     state are those of ``network``: torchvision's MNASNet refuses a state without one.
