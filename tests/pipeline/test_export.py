@@ -150,3 +150,14 @@ def test_metadata_knows_how_a_picture_fits():
     pre = Preprocessing(mean=(0.5,), std=(0.5,), size=(8, 8), fit="cover")
     props = ModelMetadata(class_names=("a",), preprocessing=pre).props()
     assert json.loads(props["preprocessing"])["fit"] == "cover"
+
+
+def test_a_context_for_each_soc(here):
+    asked = {"target": ["int8-qnn", "qnn-context"], "dry_run": True}
+    answer = export("nets_for_export:net", soc=["30", "57", "30"], **asked)
+    names = [entry["target"] for entry in answer["targets"]]
+    assert names == ["int8-qnn", "qnn-context-soc30", "qnn-context-soc57"]
+    with pytest.raises(InputError, match="'sm8550' is not a number of a SoC"):
+        export("nets_for_export:net", soc=["sm8550"], **asked)
+    with pytest.raises(InputError, match="--soc is about the target qnn-context only"):
+        export("nets_for_export:net", soc=["30"], target=["int8-qnn"])
