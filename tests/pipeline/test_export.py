@@ -161,3 +161,35 @@ def test_a_context_for_each_soc(here):
         export("nets_for_export:net", soc=["sm8550"], **asked)
     with pytest.raises(InputError, match="--soc is about the target qnn-context only"):
         export("nets_for_export:net", soc=["30"], target=["int8-qnn"])
+
+
+COLOUR_NETWORK = """
+from torch import nn
+
+class Colours(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+def colours():
+    return Colours()
+"""
+
+
+def test_a_folder_belongs_to_the_output_of_its_name(here, pictures):
+    """The outputs are red, green, blue; the folders in alphabetical order blue, green, red."""
+    (here / "colours_for_export.py").write_text(COLOUR_NETWORK)
+    (here / "labels.txt").write_text("red\ngreen\nblue\n")
+    model = {"input": "3x16x16", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    asked = {"labels": here / "labels.txt", "data": pictures, "out": here / "c.onnx", **model}
+    answer = export("colours_for_export:colours", **asked)
+    assert answer["targets"][0]["agreement"]["accuracy"] == 1.0
+    assert answer["class_names"] == ["red", "green", "blue"]
+    again = export(here / "c.onnx", data=pictures, out=here / "again.onnx")
+    assert again["targets"][0]["agreement"]["accuracy"] == 1.0, "the names inside count"
+    (here / "labels.txt").write_text("red\ngreen\nviolet\n")
+    with pytest.raises(InputError, match="'blue' is only a folder"):
+        export("colours_for_export:colours", **asked)
+    (here / "labels.txt").write_text("1\n2\n3\n")
+    answer = export("colours_for_export:colours", **asked)
+    assert "alphabetical" in answer["notes"][0]
+    assert answer["targets"][0]["agreement"]["accuracy"] < 1

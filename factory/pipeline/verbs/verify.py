@@ -139,7 +139,10 @@ def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
             fix="export it with `factory export`, which writes the preprocessing into the file",
         )
     preprocessing = Preprocessing.model_validate(said)
-    images, labels = folder_test_pictures(data, (shape[1], shape[2], shape[3]), preprocessing)
+    named = manifest.metadata.get("class_names")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    size = (shape[1], shape[2], shape[3])
+    images, labels = folder_test_pictures(data, size, preprocessing, names)
     predicted = classify(path.read_bytes(), device, images)
     return accuracy_part(predicted, labels, f"{data.name}, {len(labels)} test pictures")
 
