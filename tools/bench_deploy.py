@@ -243,11 +243,11 @@ def show(folder: Path) -> None:
         for entry in answer["targets"]:
             rows.append([name, *_target_row(entry)])
         for path in sorted(record.parent.glob("on-*.json")):
-            ran.append([name, *_runtime_row(read_json(path))])
+            ran.append([name, *runtime_row(read_json(path))])
         for path in sorted(record.parent.glob("certificate-*.json")):
             checked = path.with_name(path.name.replace("certificate-", "checked-"))
             if checked.exists():
-                certified.append([name, *_certificate_row(read_json(path), read_json(checked))])
+                certified.append([name, *certificate_row(read_json(path), read_json(checked))])
         values.append({"model": name, **answer})
     write_json(folder / "bench.json", {"schema_version": 1, "models": values})
     head = "model|target|status|MB|dB|accuracy|points lost|int8 gate|checks"
@@ -267,6 +267,8 @@ def _target_row(entry: dict[str, Any]) -> list[str]:
     sizes = list(entry["sizes_bytes"].values())
     gate = entry["gate"] or {}
     told = f"{gate['method']}: {gate['verdict']}" if gate else "-"
+    if entry.get("repair"):
+        told = f"{len(entry['repair']['float_nodes'])} nodes in 32 bits"
     checks = [c["detail"] for c in entry["checks"] if c["name"] != "onnx checker"]
     return [
         entry["target"],
@@ -287,7 +289,8 @@ def _agreement_cells(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _runtime_row(entry: dict[str, Any]) -> list[str]:
+def runtime_row(entry: dict[str, Any]) -> list[str]:
+    """Cells of one file on another runtime."""
     if entry["status"] != "ok":
         return [entry["runtime"], entry["target"], entry["reason"][:120], *"-----"]
     found = entry["agreement"]
@@ -298,7 +301,8 @@ def _runtime_row(entry: dict[str, Any]) -> list[str]:
     return [entry["runtime"], entry["target"], nodes, str(found["images"]), decibels, same, *judged]
 
 
-def _certificate_row(value: dict[str, Any], checked: dict[str, Any]) -> list[str]:
+def certificate_row(value: dict[str, Any], checked: dict[str, Any]) -> list[str]:
+    """Cells of one certificate and its re-check."""
     latency, accuracy = value["latency"], value["accuracy"]
     if not latency:
         return [value["chip"]["device_id"], value["unmeasured"], *"-------"]

@@ -202,8 +202,8 @@ def _memory_note(started: Mapping[str, Any]) -> str:
     if bare is None:
         return "the system does not tell a process's peak memory"
     return (
-        f"largest resident memory of a Python process that runs it; {bare} bytes of it were taken "
-        "before the model was loaded"
+        f"largest resident memory of a Python process that runs it; {bare / 1e6:.1f} MB of it were "
+        "taken before the model was loaded"
     )
 
 
