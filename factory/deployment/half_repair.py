@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from factory.core.progress import SILENT, Progress
-from factory.deployment.agreement import Agreement, compare
+from factory.deployment.agreement import LARGEST_DB, Agreement, compare
 from factory.deployment.rounded import run_rounded
 from factory.deployment.run_here import run_model
 
@@ -101,18 +101,22 @@ def repair_half(
             }
         )
         story = (
-            f"{before.signal_db:.1f} dB with 16 bits throughout ({least_db:g} are asked for); "
-            f"with {count} operator{'s' if count > 1 else ''} in 32 bits {test.signal_db:.1f}"
+            f"{_shown(before)} with 16 bits throughout ({least_db:g} dB are asked for), "
+            f"{_shown(test)} with {count} operator{'s' if count > 1 else ''} in 32 bits"
         )
         if test.signal_db >= least_db:
             return HalfRepair(model, kept, test, story, trail)
         count = most + 1 if count == most else min(2 * count, most)
     story = (
-        f"the outputs differ from fp32 by {before.signal_db:.1f} dB of signal to noise, "
-        f"{least_db:g} are asked for; with {most} of {len(order)} operators in 32 bits "
-        f"{test.signal_db:.1f}"
+        f"{_shown(before)} with 16 bits throughout ({least_db:g} dB are asked for), still "
+        f"{_shown(test)} with {most} of {len(order)} operators in 32 bits"
     )
     return HalfRepair(None, kept, test, story, trail)
+
+
+def _shown(found: Agreement) -> str:
+    """Signal to noise against fp32, or that there is none."""
+    return "an overflow" if found.signal_db <= -LARGEST_DB else f"{found.signal_db:.1f} dB"
 
 
 def _sensitivities(

@@ -51,6 +51,7 @@ def test_a_network_that_overflows_16_bits_keeps_those_operators_in_32(tmp_path):
     one = made(tmp_path, model)
     assert one.ok, one.reason
     assert one.repair.to_dict()["verdict"] == "repaired"
+    assert one.repair.reason.startswith("an overflow with 16 bits throughout (40 dB")
     assert {"conv0", "relu0", "conv1"} <= set(one.repair.float_nodes)
     assert one.agreement.signal_db > 40
     assert one.repair.trail[0]["step"] == "sensitivity"
