@@ -226,7 +226,8 @@ def certificates(options: argparse.Namespace) -> None:
             if certificate.exists() or time.monotonic() > options.deadline:
                 continue
             for _, path in _files(folder, (target,)):
-                data = read_json(folder / "bench.json")["arguments"].get("data")
+                arguments = read_json(folder / "bench.json")["arguments"]
+                data = arguments["model"] if "tier" in arguments else arguments.get("data")
                 result = verify(path, device, issue=certificate, data=data)
                 checked = verify(path, certificate=certificate)
                 known = {"verdict": result["verdict"], "holds": checked["holds"]}

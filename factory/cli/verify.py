@@ -29,7 +29,8 @@ def verify(
         str | None, typer.Option(help="Write a certificate of what was measured (JSON, page).")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Labelled pictures, for the accuracy on the certificate.")
+        str | None,
+        typer.Option(help="Labelled pictures or the model's run: accuracy on the certificate."),
     ] = None,
     measure: Annotated[
         bool, typer.Option(help="With --certificate: measure the latency again.")

@@ -13,6 +13,9 @@ from factory.verification.model_file import ModelFile, read_model
 from factory.verification.verify import verify_model
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from factory.deployment.metadata import Preprocessing
     from factory.devices.base import Device
     from factory.verification.certificate import AccuracyPart
 
@@ -37,7 +40,8 @@ def verify(
         max_latency_ms: the budget.
         certificate: check the file against this certificate instead.
         issue: write a certificate (JSON, and its page beside it) of what was measured.
-        data: folder of labelled pictures, for the accuracy on the certificate.
+        data: folder of labelled pictures, or the run that the model comes from, whose test
+            pictures are taken; for the accuracy on the certificate.
         measure: with ``certificate``: also measure placement and latency again.
 
     Raises:
@@ -123,7 +127,7 @@ def _counts(path: Path) -> tuple[int | None, int | None]:
 
 
 def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
-    """Top-1 over the folder's test pictures, run on the device."""
+    """Top-1 over the test pictures of the folder or of the run, run on the device."""
     from factory.deployment.manifest import describe_file
     from factory.deployment.metadata import Preprocessing
     from factory.pipeline.export_source import folder_test_pictures
@@ -133,6 +137,11 @@ def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
     manifest = describe_file(path)
     said = manifest.metadata.get("preprocessing")
     shape = manifest.inputs[0].shape
+    if len(shape) == 3:
+        raise InputError(
+            f"{path} takes camera pixels, no prepared pictures",
+            fix="measure the accuracy of the file that is exported without --camera",
+        )
     if not isinstance(said, dict) or len(shape) != 4:
         raise InputError(
             f"{path} does not say how a picture becomes its input",
@@ -142,9 +151,36 @@ def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
     named = manifest.metadata.get("class_names")
     names = [str(name) for name in named] if isinstance(named, list) else []
     size = (shape[1], shape[2], shape[3])
-    images, labels = folder_test_pictures(data, size, preprocessing, names)
-    predicted = classify(path.read_bytes(), device, images)
-    return accuracy_part(predicted, labels, f"{data.name}, {len(labels)} test pictures")
+    if (data / "run.json").is_file():
+        images, labels, what = _run_pictures(data, path, size, preprocessing, names)
+    else:
+        images, labels = folder_test_pictures(data, size, preprocessing, names)
+        what = f"{data.name}, {len(labels)} test pictures"
+    return accuracy_part(classify(path.read_bytes(), device, images), labels, what)
+
+
+def _run_pictures(
+    run: Path,
+    path: Path,
+    size: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    names: list[str],
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The run's test pictures, prepared, their labels, and what they are."""
+    from factory.pipeline.context import open_run
+    from factory.pipeline.stages.deploy import gate_data, preprocessing_of
+
+    ctx = open_run(run)
+    same = preprocessing == preprocessing_of(ctx.data) and tuple(names) == ctx.data.class_names
+    if not same or size != ctx.data.image_shape:
+        raise InputError(
+            f"{path} is not of the run {run}",
+            why="its size, its preprocessing or its class names are others",
+            fix="name the run that it was exported from, or a folder of pictures",
+        )
+    pictures = gate_data(ctx)
+    assert pictures.test_labels is not None
+    return pictures.test_images, pictures.test_labels, pictures.name
 
 
 def _recheck(
