@@ -81,6 +81,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="folders of --out; all by default")
     parser.add_argument("--target", action="append", help="make only these anew, keep the others")
     parser.add_argument("--device", action="append", default=[], help="of the certificates")
+    parser.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure the latency again when a certificate is checked",
+    )
     parser.add_argument("--seconds", type=float, default=240.0, help="stop starting new work then")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -229,7 +235,7 @@ def certificates(options: argparse.Namespace) -> None:
                 arguments = read_json(folder / "bench.json")["arguments"]
                 data = arguments["model"] if "tier" in arguments else arguments.get("data")
                 result = verify(path, device, issue=certificate, data=data)
-                checked = verify(path, certificate=certificate)
+                checked = verify(path, certificate=certificate, measure=options.measure)
                 known = {"verdict": result["verdict"], "holds": checked["holds"]}
                 known |= {"why": checked["reason"], "checks": len(checked["checks"])}
                 write_json(folder / f"checked-{device}.json", known)

@@ -1,10 +1,10 @@
 """Where 16-bit floats lose too much, the operators that lose most stay in 32 bits.
 
-Each computing operator alone in 16 bits: by how much that disturbs the output is its sensitivity
-(a value beyond 65,504 becomes infinite, so that its operator comes first). The most sensitive 1, 2,
-4, ... stay in 32 bits until the outputs lie as close to fp32 as asked, at most half of them: the
-int8 gate's way (:mod:`factory.deployment.gate`). The sensitivity is looked at on the selection
-pictures, the test pictures judge.
+What each computing operator reads and gives is rounded to 16 bits alone: by how much that disturbs
+the output is its sensitivity (a value beyond 65,504 becomes infinite, so that its operator comes
+first). The most sensitive 1, 2, 4, ... stay in 32 bits until the outputs lie as close to fp32 as
+asked, at most half of them: the int8 gate's way (:mod:`factory.deployment.gate`). The sensitivity
+is looked at on the selection pictures, the test pictures judge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx
 
 from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import LARGEST_DB, Agreement, compare
-from factory.deployment.rounded import run_rounded
+from factory.deployment.rounded import round_alone, run_rounded
 from factory.deployment.run_here import run_model
 
 SENSITIVITY_IMAGES = 8
@@ -83,7 +83,7 @@ def repair_half(
         progress: where the search reports.
     """
     trail: list[dict[str, Any]] = []
-    order = _sensitivities(source, convert, selection_images[:SENSITIVITY_IMAGES], trail, progress)
+    order = _sensitivities(source, selection_images[:SENSITIVITY_IMAGES], trail, progress)
     reference = run_model(source.SerializeToString(), test_images)
     most = int(len(order) * MOST_SHARE + 1e-9)
     count, kept, test = 1, (), before  # type: tuple[int, tuple[str, ...], Agreement]
@@ -121,20 +121,18 @@ def _shown(found: Agreement) -> str:
 
 def _sensitivities(
     source: onnx.ModelProto,
-    convert: Convert,
     images: np.ndarray,
     trail: list[dict[str, Any]],
     progress: Progress,
 ) -> list[str]:
     """Computing operators, the most sensitive first: signal to noise when alone in 16 bits."""
     started = time.monotonic()
-    every = [node.name for node in source.graph.node]
     computing = [node.name for node in source.graph.node if node.op_type not in MOVES]
     reference = run_model(source.SerializeToString(), images)
     decibels = {}
     with progress.task("sensitivity to 16 bits", total=len(computing)) as task:
         for name in computing:
-            outputs = run_rounded(convert([n for n in every if n != name]), images)
+            outputs = run_model(round_alone(source, name).SerializeToString(), images)
             decibels[name] = compare(outputs, reference).signal_db
             task.advance(note=name)
     order = sorted(decibels, key=lambda name: decibels[name])

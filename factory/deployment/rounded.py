@@ -10,13 +10,60 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from onnx.helper import make_node
 
 from factory.deployment.run_here import run_model
+
+HALF_MAX = 65504.0
 
 
 def run_rounded(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     """First output for each picture, [N, values] in float64, of a model in 16-bit floats."""
     return run_model(_with_rounding(model).SerializeToString(), images)
+
+
+def round_alone(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The 32-bit ``model`` with what the node ``name`` reads and gives rounded to 16 bits."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = model.graph
+    weights = {weight.name: weight for weight in graph.initializer}
+    known = [*graph.value_info, *graph.input, *graph.output]
+    floats = {v.name for v in known if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    del graph.value_info[:]
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        before: list[onnx.NodeProto] = []
+        after: list[onnx.NodeProto] = []
+        if node.name == name:
+            for index, value in enumerate(node.input):
+                if value in weights and weights[value].data_type == TensorProto.FLOAT:
+                    graph.initializer.append(_rounded_weight(weights[value], index))
+                    node.input[index] = graph.initializer[-1].name
+                elif value in floats:
+                    node.input[index] = f"{value}~in{index}"
+                    before += _there_and_back(value, node.input[index])
+            for index, value in enumerate(node.output):
+                if value in floats:
+                    node.output[index] = f"{value}~32"
+                    after += _there_and_back(node.output[index], value)
+        graph.node.extend([*before, node, *after])
+    return model
+
+
+def _there_and_back(source: str, target: str) -> list[onnx.NodeProto]:
+    """``source`` rounded to 16 bits as ``target``."""
+    short = f"{target}~16"
+    return [
+        make_node("Cast", [source], [short], to=TensorProto.FLOAT16),
+        make_node("Cast", [short], [target], to=TensorProto.FLOAT),
+    ]
+
+
+def _rounded_weight(weight: onnx.TensorProto, index: int) -> onnx.TensorProto:
+    values = np.clip(numpy_helper.to_array(weight), -HALF_MAX, HALF_MAX)
+    rounded = values.astype(np.float16).astype(np.float32)
+    return numpy_helper.from_array(rounded, f"{weight.name}~16-{index}")
 
 
 def _with_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -38,12 +85,8 @@ def _with_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
         casts = []
         for index, name in enumerate(node.output):
             if name in halves:
-                node.output[index] = whole = f"{name}~32"
-                short = f"{name}~16"
-                casts.append(
-                    onnx.helper.make_node("Cast", [whole], [short], to=TensorProto.FLOAT16)
-                )
-                casts.append(onnx.helper.make_node("Cast", [short], [name], to=TensorProto.FLOAT))
+                node.output[index] = f"{name}~32"
+                casts += _there_and_back(node.output[index], name)
         graph.node.extend([node, *casts])
     return model
 
