@@ -135,11 +135,13 @@ def targets(options: argparse.Namespace) -> None:
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The earlier answer with the targets that were made anew; what ran of those is stale."""
+    """The earlier answer with the targets that were made anew; runs of another file are stale."""
     made = {entry["target"]: entry for entry in new["targets"]}
-    for name in made:
-        for stale in folder.glob(f"on-*-{name}.json"):
-            stale.unlink()
+    before = {entry["target"]: entry["sha256"] for entry in old["targets"]}
+    for name, entry in made.items():
+        if entry["sha256"] != before.get(name):
+            for stale in folder.glob(f"on-*-{name}.json"):
+                stale.unlink()
     kept = [made.pop(entry["target"], entry) for entry in old["targets"]]
     return {**new, "targets": [*kept, *made.values()]}
 
