@@ -27,7 +27,7 @@ from factory.latency.correction import (
 )
 from factory.latency.facts import Facts, read_facts
 from factory.latency.features import family
-from factory.latency.intervals import half_width, relative_doubt
+from factory.latency.intervals import half_width, relative_doubt, usual_doubt
 from factory.latency.predictor import LatencyPredictor
 from factory.latency.regressors import KindRegressor, fit_kind
 from factory.latency.roofline import Roofline
@@ -307,9 +307,8 @@ def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:
     noise = facts.noise.get("reference_spread_percent", 0.0) / 100
     predictions = fit.selection.left_out_ms[None] if fit.held_out is None else fit.held_out
     measured = fit.data.measured_ms
-    usual = float(np.median(fit.doubts)) if fit.held_out is not None and len(fit.doubts) else 0.0
+    usual = usual_doubt(fit.doubts) if fit.held_out is not None else 0.0
     scale = np.array([relative_doubt(one, usual) for one in fit.doubts]) if usual else 1.0
-    noise = 0.0 if usual else noise  # it is in the residuals, and halved for half the doubt
     widths = [half_width((measured / np.maximum(p, 1e-9) - 1) / scale, noise) for p in predictions]
     return float(np.mean(widths)), usual
 

@@ -48,7 +48,7 @@ class LatencyPredictor:
         failed: kernel text -> why the device could not run it.
         half_width: half of the 90 % interval as a share of the prediction, of a network of
             usual doubt.
-        usual_doubt: median doubt of the networks that half_width was found on; 0: not by doubt.
+        usual_doubt: doubt up to which half_width holds as it is; 0: not by doubt.
         network_range_ms: fastest and slowest network the correction was fitted on.
         interval_has_regressors: whether half_width was found on networks whose kernels came from
             the regressors; if not, those kernels widen it.

@@ -53,7 +53,6 @@ class Source:
             found[kernel] = alone[kernel] * ratios.get(family(kernel), ratios[""])
         return dict(sorted(found.items()))
 
-
     def sightings(self, left_out: Collection[str] = ()) -> Counter[Kernel]:
         """In how many networks each kernel was timed in place; none for kernels timed alone."""
         if self.name == ISOLATED:
