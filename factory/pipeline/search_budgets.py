@@ -61,22 +61,10 @@ def tier_budgets(ctx: BuildContext) -> list[TierBudget]:
     Raises BudgetError, naming the budget as it was stated, when no network can meet it.
     """
     from factory.search.architectures import TierBudget
-    from factory.search.form import form_of
 
-    form = form_of(ctx.recipe.space.kind)
-    known, budgets = targets(ctx), fit.load_budgets(ctx)
-    found = []
+    known, found = targets(ctx), []
     for tier in ctx.recipe.tiers:
-        limit_ms = float(budgets[tier.name]["max_latency_ms"])
-        stated = tier_costs(ctx, tier, limit_ms)
-        smallest_ms = form.check_feasible(
-            stated, ctx.recipe.search.max_skips, where=f"tier {tier.name!r} of the recipe"
-        )["latency_ms"]
-        ctx.progress.message(
-            f"{tier.name}: budget {format_ms(limit_ms)} on {ctx.device(tier).id}, "
-            f"the smallest network of the space needs {format_ms(smallest_ms)}"
-        )
-        known.start(tier.name, _first_target(ctx, stated, smallest_ms))
+        known.start(tier.name, first_target_ms(ctx, tier))
         first_ms = float(known.of(tier.name)[0]["target_ms"])
         found.append(TierBudget(tier.name, tier_costs(ctx, tier, first_ms)))
     if NO_LATENCY in ctx.searched_names():
@@ -84,11 +72,23 @@ def tier_budgets(ctx: BuildContext) -> list[TierBudget]:
     return found
 
 
-def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float) -> float:
-    """The safe share of the budget where it can be met together with the MACs, else the budget."""
+def first_target_ms(ctx: BuildContext, tier: TierSection) -> float:
+    """The safe share of the latency budget where all budgets can be met with it, else the budget.
+
+    Raises BudgetError, naming the budget as it was stated, when no network can meet it.
+    """
     from factory.search.form import form_of
 
-    limit_ms = float(stated[0].limit or 0.0)
+    form, max_skips = form_of(ctx.recipe.space.kind), ctx.recipe.search.max_skips
+    limit_ms = float(fit.load_budgets(ctx)[tier.name]["max_latency_ms"])
+    stated = tier_costs(ctx, tier, limit_ms)
+    smallest_ms = form.check_feasible(stated, max_skips, where=f"tier {tier.name!r} of the recipe")[
+        "latency_ms"
+    ]
+    ctx.progress.message(
+        f"{tier.name}: budget {format_ms(limit_ms)} on {ctx.device(tier).id}, "
+        f"the smallest network of the space needs {format_ms(smallest_ms)}"
+    )
     safe_ms = max(ctx.recipe.budget.safety * limit_ms, min(limit_ms, smallest_ms * 1.001))
     safe = [
         term.with_limit(float(term.limit or 0.0) * safe_ms / limit_ms)
@@ -97,7 +97,7 @@ def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float)
         for term in stated
     ]
     try:
-        form_of(ctx.recipe.space.kind).check_feasible(safe, ctx.recipe.search.max_skips)
+        form.check_feasible(safe, max_skips)
     except BudgetError:
         return limit_ms
     return safe_ms
