@@ -4,7 +4,8 @@ The population is the last POPULATION architectures: the oldest dies, whatever i
 parent is the best of a random sample; its child has one variable changed. For two objectives
 "best" is drawn anew for each child: the smallest weighted Chebyshev distance to the best values
 seen, under a random weight (as in ParEGO, Knowles, IEEE TEC 10(1), 2006), so that parents come
-from the whole front. Over a limit, the smaller excess is the better.
+from the whole front. Over a limit, the smaller excess is the better. Of many children drawn so a
+model chooses the one that is evaluated (preselection.py); "evolution-plain" goes without it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from factory.search.strategies.base import (
-    TRIES,
     HistoryStrategy,
-    is_new_network,
     mutated,
     new_random,
 )
+from factory.search.strategies.preselection import DRAWS, Preselection
 from factory.search.strategies.problem import History, Problem, Seen
 from factory.spaces.base import Choices
 
@@ -28,13 +28,16 @@ SAMPLE = 10
 
 
 class RegularisedEvolution(HistoryStrategy):
-    """Ageing evolution; children that are known already, or the same network, are drawn again."""
+    """Ageing evolution; children that are known already are drawn again."""
 
     NAME: ClassVar[str] = "evolution"
-    SUMMARY: ClassVar[str] = "regularised evolution: mutate the best of a sample, the oldest dies"
+    SUMMARY: ClassVar[str] = "regularised evolution, children preselected by a model"
 
-    def __init__(self, population: int = POPULATION, sample: int = SAMPLE) -> None:
+    def __init__(
+        self, population: int = POPULATION, sample: int = SAMPLE, draws: int = DRAWS
+    ) -> None:
         self.population, self.sample = population, sample
+        self.preselection = Preselection(draws)
 
     def propose(
         self, problem: Problem[Any], history: History[Any], rng: np.random.Generator
@@ -43,13 +46,24 @@ class RegularisedEvolution(HistoryStrategy):
         population = history.queries[-self.population :]
         if len(population) < self.population:
             return new_random(problem, history, rng)
-        for attempt in range(TRIES):
+
+        def draw(attempt: int) -> Choices:
             drawn = rng.choice(len(population), size=min(self.sample, len(population)))
             parent = _best([population[i] for i in drawn], float(rng.uniform()))
-            child = mutated(problem, parent.choices, rng, changes=1 + attempt // 20)
-            if is_new_network(problem, history, child):
-                return child
-        return new_random(problem, history, rng)
+            return mutated(problem, parent.choices, rng, changes=1 + attempt // 20)
+
+        child = self.preselection.choose(problem, history, draw)
+        return new_random(problem, history, rng) if child is None else child
+
+
+class PlainEvolution(RegularisedEvolution):
+    """The same without a model: the first child that is a new network is evaluated."""
+
+    NAME: ClassVar[str] = "evolution-plain"
+    SUMMARY: ClassVar[str] = "regularised evolution without a model"
+
+    def __init__(self, population: int = POPULATION, sample: int = SAMPLE) -> None:
+        super().__init__(population, sample, draws=1)
 
 
 def _best(sample: list[Seen[Any]], weight: float) -> Seen[Any]:
