@@ -2,12 +2,14 @@
 
 Uses the predictors of the run's first two stages and the cost terms of the differentiable search
 (search_budgets.py), so all budgets of a tier are limits here too. A query trains the architecture
-for a few epochs at the search's size on one part of the training pictures and tests it on the other;
-costs are those of the tier's own network, predicted, and an architecture over a budget is never
-trained. At the end the most accurate ones are measured on the tier's chips until one keeps its
-latency budgets. Files: <run>/search-<strategy>/<tier>/{trials.jsonl, genotype.json, result.json};
-finished trainings are shared by all tiers and strategies in <run>/search-trainings. A killed search
-goes on where it was.
+for a few epochs at the search's size on one part of the training pictures and tests it on the
+other; costs are those of the tier's own network, predicted, and an architecture over a budget is
+never trained. At the end the most accurate ones are measured on the tier's chips until one keeps
+its latency budgets.
+
+Files: <run>/search-<strategy>/<tier>/{trials.jsonl, genotype.json, result.json}; finished trainings
+are shared by all tiers and strategies in <run>/search-trainings. A killed search goes on where it
+was.
 """
 
 from __future__ import annotations

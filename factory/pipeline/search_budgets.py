@@ -17,24 +17,30 @@ from factory.pipeline.search_files import targets
 from factory.pipeline.stages import fit
 
 if TYPE_CHECKING:
+    from factory.latency.presence import PresenceMatrix
     from factory.search.architectures import TierBudget
     from factory.search.costs import CostTerm
 
 
-def tier_costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostTerm]:
-    """The tier's costs when its own chip's latency is to be ``target_ms`` at most."""
+def tier_costs(
+    ctx: BuildContext, tier: TierSection, target_ms: float, activations: tuple[str, ...] = ()
+) -> list[CostTerm]:
+    """The tier's costs when its own chip's latency is to be ``target_ms`` at most.
+
+    ``activations`` are the candidates of factorised edges; without them all are ReLUs.
+    """
     from factory.search.costs import macs_term, parameters_term
     from factory.search.form import form_of
 
     budget = fit.load_budgets(ctx)[tier.name]
     space = ctx.space(tier)
     share = target_ms / float(budget["max_latency_ms"])
-    latency = _latency(ctx, tier, ctx.device(tier).id, "latency_ms", target_ms)
+    presence = space.presence(ctx.device(tier).dtype, activations)
+    latency = _latency(ctx, presence, ctx.device(tier).id, "latency_ms", target_ms)
     terms = [latency.with_limit(target_ms, ctx.recipe.budget.least_used * target_ms or None)]
     for other in budget["also"]:
         name, limit_ms = other["device_id"], share * float(other["max_latency_ms"])
-        terms.append(_latency(ctx, tier, name, f"latency_ms@{name}", limit_ms))
-    presence = terms[0].presence
+        terms.append(_latency(ctx, presence, name, f"latency_ms@{name}", limit_ms))
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
     if budget.get("max_params") is not None:
@@ -46,11 +52,10 @@ def tier_costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[C
 
 
 def _latency(
-    ctx: BuildContext, tier: TierSection, device_id: str, name: str, limit_ms: float
+    ctx: BuildContext, presence: PresenceMatrix, device_id: str, name: str, limit_ms: float
 ) -> CostTerm:
     from factory.search.costs import CostTerm
 
-    presence = ctx.space(tier).presence(ctx.devices[device_id].dtype)
     weights_ms, constant_ms = fit.load_predictor(ctx, device_id).linear_ms(presence.kernels)
     return CostTerm(name, presence, weights_ms, constant_ms, limit_ms, "ms", device_id)
 
@@ -64,15 +69,17 @@ def tier_budgets(ctx: BuildContext) -> list[TierBudget]:
 
     known, found = targets(ctx), []
     for tier in ctx.recipe.tiers:
-        known.start(tier.name, first_target_ms(ctx, tier))
+        known.start(tier.name, first_target_ms(ctx, tier, ctx.activations))
         first_ms = float(known.of(tier.name)[0]["target_ms"])
-        found.append(TierBudget(tier.name, tier_costs(ctx, tier, first_ms)))
+        found.append(TierBudget(tier.name, tier_costs(ctx, tier, first_ms, ctx.activations)))
     if NO_LATENCY in ctx.searched_names():
         found.append(TierBudget(NO_LATENCY, []))
     return found
 
 
-def first_target_ms(ctx: BuildContext, tier: TierSection) -> float:
+def first_target_ms(
+    ctx: BuildContext, tier: TierSection, activations: tuple[str, ...] = ()
+) -> float:
     """The safe share of the latency budget where all budgets can be met with it, else the budget.
 
     Raises BudgetError, naming the budget as it was stated, when no network can meet it.
@@ -81,7 +88,7 @@ def first_target_ms(ctx: BuildContext, tier: TierSection) -> float:
 
     form, max_skips = form_of(ctx.recipe.space.kind), ctx.recipe.search.max_skips
     limit_ms = float(fit.load_budgets(ctx)[tier.name]["max_latency_ms"])
-    stated = tier_costs(ctx, tier, limit_ms)
+    stated = tier_costs(ctx, tier, limit_ms, activations)
     smallest_ms = form.check_feasible(stated, max_skips, where=f"tier {tier.name!r} of the recipe")[
         "latency_ms"
     ]

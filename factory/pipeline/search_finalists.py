@@ -90,7 +90,7 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
     try:
         return continue_with_tighter(
             folder,
-            tier_costs(ctx, tier, target_ms),
+            tier_costs(ctx, tier, target_ms, ctx.activations),
             ctx.recipe.search,
             extra_epochs=ctx.recipe.budget.extra_epochs,
             space=ctx.search_space(),
