@@ -20,7 +20,7 @@ from factory.search.strategies.base import (
     new_random,
 )
 from factory.search.strategies.preselection import DRAWS, Preselection
-from factory.search.strategies.problem import History, Problem, Seen
+from factory.search.strategies.problem import History, Problem
 from factory.spaces.base import Choices
 
 POPULATION = 30
@@ -47,10 +47,13 @@ class RegularisedEvolution(HistoryStrategy):
         if len(population) < self.population:
             return new_random(problem, history, rng)
 
+        points = np.array([seen.point for seen in population])
+        violations = np.array([seen.violation for seen in population])
+
         def draw(attempt: int) -> Choices:
             drawn = rng.choice(len(population), size=min(self.sample, len(population)))
-            parent = _best([population[i] for i in drawn], float(rng.uniform()))
-            return mutated(problem, parent.choices, rng, changes=1 + attempt // 20)
+            best = drawn[_best(points[drawn], violations[drawn], float(rng.uniform()))]
+            return mutated(problem, population[best].choices, rng, changes=1 + attempt // 20)
 
         child = self.preselection.choose(problem, history, draw)
         return new_random(problem, history, rng) if child is None else child
@@ -66,13 +69,14 @@ class PlainEvolution(RegularisedEvolution):
         super().__init__(population, sample, draws=1)
 
 
-def _best(sample: list[Seen[Any]], weight: float) -> Seen[Any]:
-    allowed = [seen for seen in sample if seen.feasible]
-    if not allowed:
-        return min(sample, key=lambda seen: seen.violation)
-    points = np.array([seen.point for seen in allowed])
+def _best(points: np.ndarray, violations: np.ndarray, weight: float) -> int:
+    """Index of the best of a sample: points [N, 2], excess over the limits [N]."""
+    allowed = np.flatnonzero(violations <= 0)
+    if not len(allowed):
+        return int(np.argmin(violations))
+    points = points[allowed]
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)
-    weights = np.array([weight, 1.0 - weight])
-    distances = (weights * scaled).max(axis=1) + 0.05 * (weights * scaled).sum(axis=1)
-    return allowed[int(np.argmin(distances))]
+    weighted = np.array([weight, 1.0 - weight]) * scaled
+    distances = weighted.max(axis=1) + 0.05 * weighted.sum(axis=1)
+    return int(allowed[np.argmin(distances)])

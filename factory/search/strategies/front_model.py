@@ -42,7 +42,8 @@ class FrontModel:
         """Expected growth of the hypervolume by each of ``pool``; two feasible queries at least."""
         reference = reference_point(problem, history.feasible())
         x_PF = self._matrix(problem, pool)
-        latency, accuracy = (self._fit(problem, history, i).predict(x_PF) for i in (0, 1))
+        x_NF = self._matrix(problem, [seen.choices for seen in history.queries])
+        latency, accuracy = (self._fit(problem, history, x_NF, i).predict(x_PF) for i in (0, 1))
         known = _known_log_ms(problem, pool)
         if known is not None:
             latency = (known, np.full(len(pool), 1e-6))
@@ -53,13 +54,14 @@ class FrontModel:
             value = value * ndtr((math.log(limit_ms) - latency[0]) / latency[1])
         return np.asarray(value)
 
-    def _fit(self, problem: Problem[Any], history: History[Any], which: int) -> GaussianProcess:
+    def _fit(
+        self, problem: Problem[Any], history: History[Any], x_NF: np.ndarray, which: int
+    ) -> GaussianProcess:
         """Regression of log latency (0) or -accuracy (1) on all queries.
 
         Hyperparameters are chosen on the first queries only, a multiple of REFIT.
         """
         queries = history.queries
-        x_NF = self._matrix(problem, [seen.choices for seen in queries])
         part = max(self.start, len(queries) // REFIT * REFIT)
         if (which, part) not in self._chosen:
             y_N = _targets(problem, queries[:part], which)
