@@ -1,5 +1,6 @@
 """Trials in a file: a real kill, a torn line, another problem's file; counting and errors."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_problem import toy_problem
+from toy_problem import Toy, ToyObjective, ToySpace, toy_problem
 
 from factory.core.errors import InputError
 from factory.search.strategies import RandomSearch, RegularisedEvolution
@@ -67,6 +68,30 @@ def test_file_of_another_search(tmp_path: Path, changes: dict, message: str) -> 
     run_search(toy_problem(), queries=3, path=path, **same)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         run_search(toy_problem(), queries=3, path=path, **{**same, **changes})  # type: ignore[arg-type]
+
+
+class WithParameters(ToyObjective):
+    """Costs beyond latency and MACs, known by a query only."""
+
+    def evaluate(self, architecture: Toy) -> Score:
+        score, size = super().evaluate(architecture), float(sum(architecture))
+        further = {"params": 5.0 * size, "latency_ms@b": 2.0 * size}
+        return dataclasses.replace(score, further=further)
+
+
+def test_further_costs_are_limits_and_outlive_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    limits = {"params": 40.0, "latency_ms@b": 14.0}
+    first = Problem(ToySpace(4, 4, 4, 4), WithParameters(), limits)  # type: ignore[arg-type, var-annotated]
+    run_search(first, RandomSearch(), queries=6, seed=1, path=path)
+    again = Problem(ToySpace(4, 4, 4, 4), WithParameters(), limits)  # type: ignore[arg-type, var-annotated]
+    outcome = run_search(again, RandomSearch(), queries=12, seed=1, path=path)
+    for seen in outcome.history.queries:
+        assert seen.score is not None
+        size = sum(seen.architecture)
+        assert (seen.score.cost("params"), seen.score.cost("latency_ms@b")) == (5 * size, 2 * size)
+        assert seen.feasible == (size <= 7)
+    assert len({seen.feasible for seen in outcome.history.queries}) == 2
 
 
 def test_file_that_is_no_journal(tmp_path: Path) -> None:
