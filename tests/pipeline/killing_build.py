@@ -11,8 +11,10 @@ import os
 import signal
 import subprocess
 import sys
-import traceback
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import forked
 
 # Imported by a build on its way; seconds that every build would spend again.
 NEEDED = (
@@ -67,27 +69,17 @@ def serve() -> None:
         *build, out, err = json.loads(line)
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
             if hasattr(os, "fork"):
-                code = forked(build, stdout.fileno(), stderr.fileno())
+                code = forked.exit_code(told, build, stdout.fileno(), stderr.fileno())
             else:
                 command = [sys.executable, __file__, *build]
                 code = subprocess.call(command, stdout=stdout, stderr=stderr)
         print(code, flush=True)
 
 
-def forked(build, stdout: int, stderr: int) -> int:
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 70
-    try:
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        code = run_build(*build)
-        sys.stdout.flush()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def told(build, stdout: int, stderr: int) -> int:
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    return run_build(*build)
 
 
 def run_build(where: str, recipe: str, out: str) -> int:
