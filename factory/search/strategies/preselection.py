@@ -2,7 +2,7 @@
 
 The pre-screening of Emmerich, Giannakoglou and Naujoks, "Single- and multiobjective evolutionary
 optimization assisted by Gaussian random field metamodels" (IEEE TEC 10(4), 2006): an evolutionary
-strategy draws children as it always does, and of DRAWS of them the one with the largest expected
+strategy draws children as it always does, and of ``draws`` of them the one with the most expected
 hypervolume improvement (front_model.py) is evaluated. With one draw it is the strategy without a
 model. A component of every strategy that draws children; a function of the queries.
 
