@@ -12,7 +12,8 @@ import pytest
 def noise() -> ModuleType:
     path = Path(__file__).parents[1] / "tools" / "table_noise.py"
     spec = importlib.util.spec_from_file_location("table_noise", path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

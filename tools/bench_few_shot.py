@@ -59,10 +59,15 @@ def family(device: str, table: dict[str, str] = FAMILIES) -> str:
 
 
 def details_201(cells: Sequence[Cell201]) -> np.ndarray:
-    """Finer features of cells: operator of each edge, what is executed, all pairs of operators."""
+    """Finer features of cells: operator of each edge, what is executed, all pairs of operators.
+
+    Pairs with a ``none`` are left out: the others and the edges' operators imply them.
+    """
     flat = one_hot(cells).reshape(len(cells), -1)
     i, j = np.triu_indices(flat.shape[1], 1)
-    pairs = (flat[:, i] * flat[:, j])[:, i // len(OPS) != j // len(OPS)]
+    none = OPS.index("none")
+    kept = (i // len(OPS) != j // len(OPS)) & (i % len(OPS) != none) & (j % len(OPS) != none)
+    pairs = flat[:, i[kept]] * flat[:, j[kept]]
     return np.hstack([flat, executed_counts(cells), pairs])
 
 
