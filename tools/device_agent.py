@@ -487,13 +487,14 @@ def one_line(error: BaseException) -> str:
 
 
 def make_session(
-    model: bytes,
+    model: bytes | str,
     config: Mapping[str, Any],
     trace_prefix: str | None = None,
     optimised_path: str | None = None,
 ) -> ort.InferenceSession:
     """A session with every optimisation on the one execution provider, never another instead.
 
+    ``model``: its content, or the path of its file.
     ``optimised_path``: where the graph as it will run is written, its weights in a file beside it.
     """
     options = ort.SessionOptions()
@@ -901,6 +902,70 @@ def compile_context(model: bytes, config: Mapping[str, Any], folder: str) -> byt
     return content
 '''
 
+SOURCES['factory.devices.start_up'] = r'''"""Cold start and memory of one file, in a worker that has run nothing before.
+
+Such a process pays what an app pays at its start: creating the session and the first run. Its peak
+memory is the operating system's own figure; what the interpreter with the runtime loaded had taken
+before the model is told beside it. Imports: standard library, numpy, onnxruntime.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from factory.devices import measure
+from factory.devices.memory import status_kb
+
+FEW_RUNS = 5
+
+
+def start_up(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """``session_ms``, ``first_run_ms``, ``cold_start_ms``, ``peak_memory_bytes`` and what it was
+    before, ``runtime_memory_bytes``; None where the system does not tell."""
+    before = peak_bytes()
+    started = time.perf_counter()
+    session = measure.make_session(path, config)
+    session_ms = (time.perf_counter() - started) * 1e3
+    rng = np.random.default_rng(0)
+    feeds = {
+        value.name: measure.random_input(value.name, value.type, value.shape, rng)
+        for value in session.get_inputs()
+    }
+    started = time.perf_counter()
+    session.run(None, feeds)
+    first_run_ms = (time.perf_counter() - started) * 1e3
+    for _ in range(FEW_RUNS):
+        session.run(None, feeds)
+    return {
+        "session_ms": session_ms,
+        "first_run_ms": first_run_ms,
+        "cold_start_ms": session_ms + first_run_ms,
+        "peak_memory_bytes": peak_bytes(),
+        "runtime_memory_bytes": before,
+    }
+
+
+def peak_bytes() -> int | None:
+    """Largest resident memory of this process so far; None where the system does not tell.
+
+    Linux tells it in VmHWM. Its ru_maxrss would begin with what the process that started this one
+    had taken, for exec keeps it.
+    """
+    if high_water_kb := status_kb("VmHWM"):
+        return high_water_kb * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(taken) if sys.platform == "darwin" else int(taken) * 1024
+'''
+
 SOURCES['factory.devices.worker'] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
 
 A crash or a hang of the runtime ends this process and not the factory. It reads frames
@@ -926,7 +991,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
-from factory.devices import measure, placing
+from factory.devices import measure, placing, start_up
 from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
 
 TICK_EVERY_S = 0.5
@@ -987,6 +1052,11 @@ class Worker:
             blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
         )
         return {"reply": "timings", "timings": results}, []
+
+    def do_start_up(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Cold start and memory of a file; true only as a worker's first request."""
+        self.tick(0, "starting the model")
+        return {"reply": "started", **start_up.start_up(header["path"], self.config)}, []
 
     def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Which node of a model runs where."""
@@ -1613,6 +1683,7 @@ NEEDED_FILES = (
     "devices/measure.py",
     "devices/memory.py",
     "devices/placing.py",
+    "devices/start_up.py",
     "devices/worker.py",
 )
 
@@ -1894,6 +1965,25 @@ class LocalDevice(Closing):
             ok = timing["status"] == "ok"
             made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
             results[index] = made.placed_on(self.profile.execution_provider)
+
+    def start_up(self, path: Path) -> dict[str, Any]:
+        """Cold start and memory of the file, in a worker of its own that has run nothing before.
+
+        Raises:
+            InputError: the worker or the model does not start; the reason is in it.
+        """
+        if emulated := emulator(self.profile):
+            raise InputError(emulated)
+        with LocalDevice(self.profile, self._command) as fresh:
+            fresh.start()
+            try:
+                request = {"command": "start_up", "path": str(path.absolute())}
+                reply, _ = fresh._request(request, [])
+            except WorkerLost as lost:
+                raise self._cannot_run(lost.reason) from None
+        if reply.pop("reply") == "error":
+            raise self._cannot_run(reply["reason"])
+        return reply
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""

@@ -49,6 +49,9 @@ def export(
     camera: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH: preprocessing inside, uint8 pixels in.")
     ] = None,
+    soc: Annotated[
+        list[str] | None, typer.Option(help="SoC models of qnn-context, one file each (43).")
+    ] = None,
     max_drop_points: Annotated[
         float, typer.Option(help="Accuracy that int8 may lose, points.", min=0, max=100)
     ] = 1.0,
@@ -85,6 +88,7 @@ def export(
             std=_numbers(std, "--std"),
             weights=weights,
             camera=camera,
+            soc=soc or (),
             max_drop_points=max_drop_points,
             finetune_steps=finetune_steps,
             measure_passes=measure_passes,
@@ -143,12 +147,11 @@ def _lines(answer: Mapping[str, Any]) -> list[str]:
         ["target", "status", "MiB", "against fp32", "here"], map(_row, answer["targets"])
     )
     for entry in answer["targets"]:
+        decided = entry["gate"] or entry["repair"]
         if entry["reason"]:
             lines.append(f"{entry['target']}: {entry['reason']}")
-        elif entry["gate"]:
-            lines.append(
-                f"{entry['target']}: {entry['gate']['verdict']}: {entry['gate']['reason']}"
-            )
+        elif decided:
+            lines.append(f"{entry['target']}: {decided['verdict']}: {decided['reason']}")
     lines += [f"note: {note}" for note in answer["notes"]]
     return [*lines, f"trail: {answer['trail']}", f"wrote {answer['path']}"]
 

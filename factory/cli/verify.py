@@ -29,8 +29,12 @@ def verify(
         str | None, typer.Option(help="Write a certificate of what was measured (JSON, page).")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Labelled pictures, for the accuracy on the certificate.")
+        str | None,
+        typer.Option(help="Labelled pictures or the model's run: accuracy on the certificate."),
     ] = None,
+    sustained_s: Annotated[
+        float, typer.Option(help="Seconds of the longer run on the certificate.", min=0, max=3600)
+    ] = 3.0,
     measure: Annotated[
         bool, typer.Option(help="With --certificate: measure the latency again.")
     ] = True,
@@ -46,6 +50,7 @@ def verify(
         certificate=certificate,
         issue=issue,
         data=data,
+        sustained_s=sustained_s,
         measure=measure,
     )
     if json:

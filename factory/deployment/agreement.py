@@ -50,7 +50,8 @@ def compare(
     """Compare [N, values] outputs; an output that is not finite counts as infinitely far."""
     ours, theirs = np.asarray(outputs, np.float64), np.asarray(reference, np.float64)
     broken = not np.isfinite(ours).all()
-    noise = float(np.square(np.nan_to_num(ours - theirs)).sum())
+    difference = np.nan_to_num(ours - theirs, nan=0.0, posinf=0.0, neginf=0.0)
+    noise = float(np.square(difference).sum())
     signal = float(np.square(theirs).sum())
     if broken:
         decibels = -LARGEST_DB

@@ -315,9 +315,8 @@ def gate_int8(
         )
     limit = config.max_drop_points
     if gate.holds(test):
-        return result(
-            "within the limit", f"{lost:.2f} of {limit:g} points lost, calibrated by {told}"
-        )
+        cost = f"{lost:.2f} of {limit:g} points lost" if lost >= 0 else f"{-lost:.2f} points won"
+        return result("within the limit", f"{cost}, calibrated by {told}")
     repaired, left, after_repair = gate.repair(method)
     if repaired is not None and after_repair is not None:
         return result(

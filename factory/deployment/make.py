@@ -8,7 +8,7 @@ one that cannot be run here is labelled unmeasured.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,15 @@ from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import Agreement, compare
 from factory.deployment.camera import embed_preprocessing, resized_shape
 from factory.deployment.gate import GateConfig, GateData, GateResult, Tuner, gate_int8
+from factory.deployment.half_repair import HalfRepair, repair_half
 from factory.deployment.manifest import describe_file
 from factory.deployment.metadata import Preprocessing
+from factory.deployment.quiet import silenced
+from factory.deployment.rounded import run_rounded
 from factory.deployment.run_here import open_session, run_images
 from factory.deployment.targets import Check, Target, find_target
 from factory.deployment.targets.base import rewritten, with_precision
+from factory.deployment.targets.onnx_fp16 import half_model
 
 if TYPE_CHECKING:
     from factory.deployment.fine_tuning import Trainable
@@ -42,6 +46,7 @@ class Made:
 
     Attributes:
         status: "ok", "refused" (by the gate), "missing" (cannot be made here) or "failed".
+        repair: operators of a 16-bit file that were left in 32 bits; None where none had to be.
         agreement: outputs run here beside fp32 on the test pictures; None where nothing runs it.
         loaded_on: execution provider that loaded and ran the file here; "" when none did.
         unmeasured: why no latency measured here is this target's; "" when one may be.
@@ -58,6 +63,7 @@ class Made:
     sha256: str = ""
     checks: list[Check] = field(default_factory=list)
     gate: GateResult | None = None
+    repair: HalfRepair | None = None
     agreement: Agreement | None = None
     camera: Agreement | None = None
     loaded_on: str = ""
@@ -81,6 +87,7 @@ class Made:
             "sha256": self.sha256,
             "checks": [check.to_dict() for check in self.checks],
             "gate": None if self.gate is None else self.gate.to_dict(),
+            "repair": None if self.repair is None else self.repair.to_dict(),
             "agreement": None if self.agreement is None else self.agreement.to_dict(),
             "camera": None if self.camera is None else self.camera.to_dict(),
             "loaded_on": self.loaded_on,
@@ -182,6 +189,8 @@ class Maker:
                 return made
             made.plain = plain
             self._run(target, made, inside=False)
+            if target.precision == "fp16" and not made.ok:
+                self._repair(target, plain, made)
             if self.camera is not None and made.ok:
                 assert self.preprocessing is not None
                 model = embed_preprocessing(onnx.load(plain), self.preprocessing, self.camera)
@@ -231,6 +240,32 @@ class Maker:
         made.files = [out]
         return True
 
+    def _repair(self, target: Target, plain: Path, made: Made) -> None:
+        """Leave in 32 bits what loses too much in 16."""
+        assert made.agreement is not None
+        before = plain.with_name("before.onnx")
+
+        def convert(float_nodes: Collection[str]) -> onnx.ModelProto:
+            with silenced():
+                return half_model(onnx.load(before), float_nodes)
+
+        made.repair = repair_half(
+            onnx.load(before),
+            convert,
+            self.data.selection_images,
+            self.data.test_images,
+            self.data.test_labels,
+            made.agreement,
+            MIN_SIGNAL_DB[target.precision],
+            self.progress,
+        )
+        made.agreement, made.reason = made.repair.test, made.repair.reason
+        if made.repair.model is not None:
+            made.status, made.reason = "ok", ""
+            model = with_precision(made.repair.model, target.precision, target.name)
+            write_atomic_bytes(plain, model.SerializeToString(deterministic=True))
+            open_session(plain)  # it loads as the one before did
+
     def _tuner(self, target: Target) -> Tuner:
         """Fine-tunes once for all targets that round alike."""
         from factory.deployment.fine_tuning import Rounding, tuned_onnx
@@ -262,7 +297,11 @@ class Maker:
             made.camera = self._camera_agreement(made.files[0], made.plain)
             made.loaded_on = target.runs_here
             return
-        outputs = run_images(open_session(made.files[0], target.runs_here), images)
+        session = open_session(made.files[0], target.runs_here)
+        if target.precision == "fp16":
+            outputs = run_rounded(onnx.load(made.files[0]), images)
+        else:
+            outputs = run_images(session, images)
         if self._reference is None:
             self._reference = run_images(open_session(self.fp32), images)
         made.loaded_on = target.runs_here

@@ -110,12 +110,12 @@ def _call(spec: str) -> nn.Module:
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
+    from factory.training.weights import load_weights
 
     if not path.is_file():
         raise InputError(f"weights {path} do not exist", fix="check the path")
     try:
-        network.load_state_dict(load_file(path))
+        load_weights(network, path)
     except Exception as error:
         raise InputError(
             f"the weights {path} do not fit the network", why=" ".join(str(error).split())[:200]

@@ -25,6 +25,7 @@ MODULES = (
     "factory.devices.memory",
     "factory.devices.measure",
     "factory.devices.placing",
+    "factory.devices.start_up",
     "factory.devices.worker",
     "factory.devices.process",
     "factory.devices.base",

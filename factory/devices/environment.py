@@ -31,6 +31,7 @@ NEEDED_FILES = (
     "devices/measure.py",
     "devices/memory.py",
     "devices/placing.py",
+    "devices/start_up.py",
     "devices/worker.py",
 )
 

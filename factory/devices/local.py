@@ -226,6 +226,25 @@ class LocalDevice(Closing):
             made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
             results[index] = made.placed_on(self.profile.execution_provider)
 
+    def start_up(self, path: Path) -> dict[str, Any]:
+        """Cold start and memory of the file, in a worker of its own that has run nothing before.
+
+        Raises:
+            InputError: the worker or the model does not start; the reason is in it.
+        """
+        if emulated := emulator(self.profile):
+            raise InputError(emulated)
+        with LocalDevice(self.profile, self._command) as fresh:
+            fresh.start()
+            try:
+                request = {"command": "start_up", "path": str(path.absolute())}
+                reply, _ = fresh._request(request, [])
+            except WorkerLost as lost:
+                raise self._cannot_run(lost.reason) from None
+        if reply.pop("reply") == "error":
+            raise self._cannot_run(reply["reason"])
+        return reply
+
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""
         return self._run("run", model, feeds)

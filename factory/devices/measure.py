@@ -49,13 +49,14 @@ def one_line(error: BaseException) -> str:
 
 
 def make_session(
-    model: bytes,
+    model: bytes | str,
     config: Mapping[str, Any],
     trace_prefix: str | None = None,
     optimised_path: str | None = None,
 ) -> ort.InferenceSession:
     """A session with every optimisation on the one execution provider, never another instead.
 
+    ``model``: its content, or the path of its file.
     ``optimised_path``: where the graph as it will run is written, its weights in a file beside it.
     """
     options = ort.SessionOptions()

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
-from factory.devices import measure, placing
+from factory.devices import measure, placing, start_up
 from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
 
 TICK_EVERY_S = 0.5
@@ -84,6 +84,11 @@ class Worker:
             blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
         )
         return {"reply": "timings", "timings": results}, []
+
+    def do_start_up(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
+        """Cold start and memory of a file; true only as a worker's first request."""
+        self.tick(0, "starting the model")
+        return {"reply": "started", **start_up.start_up(header["path"], self.config)}, []
 
     def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Which node of a model runs where."""

@@ -7,6 +7,7 @@ Pictures for calibration and judgement come from the tier's own data set or from
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,6 +175,7 @@ def _foreign_source(
     known = {p.key: p.value for p in proto.metadata_props}
     preprocessing = _preprocessing(known, shape, origin, mean, std)
     classes = _classes(proto)
+    told = _label_names(labels, known, classes)
     notes: list[str] = []
     pictures = trainable = None
     not_trainable = "an ONNX file has no torch network" if network is None else "no pictures"
@@ -183,14 +185,19 @@ def _foreign_source(
                 "the model does not say how a picture becomes its input",
                 fix="give --mean and --std (of pixels scaled to 0..1)",
             )
-        pictures, loaded = _folder_data(Path(data), shape, preprocessing, seed, progress)
+        pictures, loaded = _folder_data(Path(data), shape, preprocessing, seed, progress, told)
         names = loaded.class_names
-        if network is not None:
-            trainable, not_trainable = _trainable(network, loaded, preprocessing, seed), ""
         if len(names) != classes:
             raise InputError(
                 f"the model has {classes} outputs but {data} has {len(names)} classes",
                 fix="give the pictures it was trained for",
+            )
+        if network is not None:
+            trainable, not_trainable = _trainable(network, loaded, preprocessing, seed, told), ""
+        if told and not set(told) & set(names):
+            notes.append(
+                f"no folder of {data} is named as a class of the model: they count in "
+                "alphabetical order as its outputs"
             )
     else:
         names = ()
@@ -199,7 +206,7 @@ def _foreign_source(
             "no pictures were given: int8 ranges come from made-up ones and nothing is judged; "
             "give --data FOLDER with one sub-folder a class"
         )
-    names = _label_names(labels, known, classes) or names
+    names = told or names
     props = dict(known)
     if names:
         import json
@@ -226,8 +233,31 @@ def _foreign_source(
     )
 
 
+def outputs_of_folders(
+    folders: Sequence[str], model_names: Sequence[str], root: Path
+) -> np.ndarray:
+    """For each folder, in alphabetical order, the output of the model that has its name.
+
+    Where the model names no class, or none as a folder, the folders are its outputs in order.
+    """
+    if not set(folders) & set(model_names):
+        return np.arange(len(folders))
+    odd = sorted(set(folders) ^ set(model_names))
+    if odd:
+        raise InputError(
+            f"the folders of {root} are not the model's classes",
+            why=f"{odd[0]!r} is only " + ("a folder" if odd[0] in folders else "in the model"),
+            fix="name one folder as each class of the model",
+        )
+    return np.array([list(model_names).index(name) for name in folders])
+
+
 def _trainable(
-    network: nn.Module, data: ImageData, preprocessing: Preprocessing, seed: int
+    network: nn.Module,
+    data: ImageData,
+    preprocessing: Preprocessing,
+    seed: int,
+    model_names: Sequence[str],
 ) -> Trainable:
     """The network with batches of the folder's training pictures, augmented and prepared."""
     import torch
@@ -236,11 +266,12 @@ def _trainable(
     from factory.deployment.fine_tuning import BATCH_SIZE, Trainable
 
     stream = BatchStream(len(data.train), BATCH_SIZE, seed)
+    outputs = torch.from_numpy(outputs_of_folders(data.class_names, model_names, Path(data.name)))
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         raw, labels = data.train[stream.indices(step)]
         raw = data.augmentation(raw, seed=seed, step=step)
-        return torch.from_numpy(normalised(raw.numpy(), preprocessing)), labels
+        return torch.from_numpy(normalised(raw.numpy(), preprocessing)), outputs[labels]
 
     return Trainable(network, batch, seed)
 
@@ -331,8 +362,12 @@ def _folder_data(
     preprocessing: Preprocessing,
     seed: int,
     progress: Progress,
+    model_names: Sequence[str] = (),
 ) -> tuple[GateData, ImageData]:
-    """The pictures of an image folder, prepared as the model wants them, and as they are."""
+    """The pictures of an image folder, prepared as the model wants them, and as they are.
+
+    The prepared ones have the model's outputs as labels, the others the folders.
+    """
     from factory.data.config import DataConfig
     from factory.data.datasets import load_data
     from factory.deployment.gate import GateData
@@ -343,6 +378,7 @@ def _folder_data(
         {"kind": "image_folder", "root": str(root), "image_size": shape[1]}
     )
     data = load_data(config, seed, progress)
+    outputs = outputs_of_folders(data.class_names, model_names, root)
     calibration, selection = split_for_gate(len(data.train), math.prod(shape) * 4, seed)
 
     def prepared(split: Any, index: Any) -> np.ndarray:
@@ -358,19 +394,22 @@ def _folder_data(
     pictures = GateData(
         calibration=prepared(data.train, pick(calibration)),
         selection_images=prepared(data.train, pick(selection)),
-        selection_labels=data.train.labels[pick(selection)].numpy(),
+        selection_labels=outputs[data.train.labels[pick(selection)].numpy()],
         test_images=prepared(data.test, test),
-        test_labels=data.test.labels.numpy(),
+        test_labels=outputs[data.test.labels.numpy()],
         name=f"{root.name}, {len(data.test)} test pictures",
     )
     return pictures, data
 
 
 def folder_test_pictures(
-    root: Path, shape: tuple[int, int, int], preprocessing: Preprocessing
+    root: Path,
+    shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    model_names: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Test pictures of an image folder, prepared, and their labels."""
-    pictures, _ = _folder_data(root, shape, preprocessing, 0, SILENT)
+    """Test pictures of an image folder, prepared, and the model's outputs that are right."""
+    pictures, _ = _folder_data(root, shape, preprocessing, 0, SILENT, model_names)
     assert pictures.test_labels is not None
     return pictures.test_images, pictures.test_labels
 

@@ -15,7 +15,15 @@ from markupsafe import Markup
 
 from factory.core.files import write_atomic_text
 from factory.reporting import figures
-from factory.reporting.artefacts import Json, RunArtefacts, number, read_run, records
+from factory.reporting.artefacts import (
+    Json,
+    RunArtefacts,
+    TierArtefacts,
+    mapping,
+    number,
+    read_run,
+    records,
+)
 from factory.reporting.formatting import show_ms, show_percent
 from factory.reporting.kernel_view import kernel_rows, readable
 from factory.reporting.page import render_page
@@ -35,12 +43,26 @@ def write_comparison(run_dir: Path | str) -> Path:
 
 def render_comparison(run: RunArtefacts) -> str:
     """The page for a run that has been read."""
-    rows = summarise(run)["tiers"]
+    summary = summarise(run)
+    rows = summary["tiers"]
+    choices = {tier.name: choice(tier) for tier in run.tiers}
+    without = {row["tier"]: row for row in mapping(summary.get("no_latency")).get("devices", [])}
     kernels = {tier.name: tier.verify.get("kernels") for tier in run.tiers}
     plot = figures.accuracy_latency(rows)
     return render_page(
         "comparison",
-        rows=[{**row, "why": why(row, kernels.get(row["name"]))} for row in rows],
+        rows=[
+            {
+                **row,
+                "why": why(
+                    row,
+                    kernels.get(row["name"]),
+                    choices.get(row["name"], ""),
+                    without.get(row["name"]),
+                ),
+            }
+            for row in rows
+        ],
         plot=None if plot is None else Markup(plot),
         pairs=[
             {"a": a, "b": b, **difference(kernels.get(a["name"]), kernels.get(b["name"]))}
@@ -50,15 +72,46 @@ def render_comparison(run: RunArtefacts) -> str:
     )
 
 
-def why(row: Json, kernels: Any) -> str:
-    """One sentence, from the tier's own figures, on why this network was taken."""
+def choice(tier: TierArtefacts) -> str:
+    """What made the search take this network: its rating, and what had to give way to a budget."""
+    repaired, best = tier.search.get("repaired"), mapping(tier.search.get("discretised"))
+    if repaired is False:
+        return "of all networks it is the one that the search rates best"
+    if repaired is not True:
+        return ""
+    taken, wanted = _operators(tier.genotype), _operators(best)
+    changed = sum(a != b for a, b in zip(taken, wanted, strict=False))
+    told = "of the networks within its budgets it is the best rated one that the search found"
+    if len(taken) != len(wanted) or not changed:
+        return told
+    return f"{told} (the best of all lies outside: {changed} of {len(wanted)} choices differ)"
+
+
+def _operators(genotype: Json) -> list[Any]:
+    """A genotype's choices, one operator on one edge each, cell by cell."""
+    cells = [value for key, value in sorted(genotype.items()) if not key.endswith("concat")]
+    return [entry for cell in cells if isinstance(cell, list) for entry in cell]
+
+
+def why(row: Json, kernels: Any, chosen: str = "", without: Json | None = None) -> str:
+    """One sentence, from the tier's own figures, on why this network was taken.
+
+    Args:
+        row: the tier's summary.
+        kernels: of its verification.
+        chosen: what made the search take it (:func:`choice`).
+        without: the network that the search finds without the latency term, on the same chip.
+    """
     smallest, limit = number(row.get("smallest_ms")), number(row.get("max_latency_ms"))
-    told = []
+    other = number(mapping(without).get("baseline_ms"))
+    told = [chosen] if chosen else []
     if limit is not None and number(row.get("predicted_ms")) is not None:
         told.append(
             f"the search was held to {show_ms(limit)} and this network was predicted at "
             f"{show_ms(row['predicted_ms'])}"
         )
+    if other is not None:
+        told.append(f"without the latency term the search takes one of {show_ms(other)}")
     if smallest is not None:
         told.append(f"the smallest network of the space needs {show_ms(smallest)}")
     kinds = kernel_rows(kernels)["kinds"]

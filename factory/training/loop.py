@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,6 +36,7 @@ from factory.training.result import (
     write_result,
 )
 from factory.training.schedule import learning_rate
+from factory.training.weights import load_weights
 
 CHECK_EVERY_STEPS = 50  # how often an accelerator is asked whether the loss is finite
 DEVICE_DATA_LIMIT_BYTES = 2 * 2**30  # pictures up to this size move to the accelerator
@@ -64,7 +64,7 @@ def train_network(
         with torch.random.fork_rng():
             finished = _Run(network, data, cfg, out_dir, seed, run_id, progress).train(label)
     network.cpu().to(memory_format=torch.contiguous_format).eval()
-    network.load_state_dict(safetensors.torch.load_file(finished.weights))
+    load_weights(network, finished.weights)
     return finished
 
 

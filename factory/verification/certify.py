@@ -17,6 +17,7 @@ from factory.core.provenance import now_utc, provenance
 from factory.deployment.chip_flags import chip_flags, int8_note, wants_reduced_range
 from factory.deployment.manifest import describe_file
 from factory.devices.base import Device, TimingPlan
+from factory.devices.local import LocalDevice
 from factory.devices.profile import DeviceProfile
 from factory.verification.certificate import (
     AccuracyPart,
@@ -30,7 +31,6 @@ from factory.verification.certificate import (
     expiry,
 )
 from factory.verification.intervals import bootstrap_median, wilson
-from factory.verification.probe import probe_file
 
 SUSTAINED_S = 3.0
 WINDOW_MS = 250.0
@@ -189,12 +189,10 @@ def _latency(
 
 def _started(path: Path, device: Device) -> dict[str, Any]:
     """Cold start and memory where the chip is this machine; else why not."""
-    profile = device.profile
-    if profile.transport != "local":
-        return {"reason": f"not measured through the transport {profile.transport!r}"}
-    threads = int(dict(device.describe().get("fingerprint") or {}).get("threads") or 1)
+    if not isinstance(device, LocalDevice):
+        return {"reason": f"not measured through the transport {device.profile.transport!r}"}
     try:
-        return probe_file(path, execution_provider=profile.execution_provider, threads=threads)
+        return device.start_up(path)
     except InputError as error:
         return {"reason": str(error)}
 
@@ -206,8 +204,8 @@ def _memory_note(started: Mapping[str, Any]) -> str:
     if bare is None:
         return "the system does not tell a process's peak memory"
     return (
-        f"largest resident memory of a Python process that runs it; {bare} bytes of it were taken "
-        "before the model was loaded"
+        f"largest resident memory of a Python process that runs it; {bare / 1e6:.1f} MB of it were "
+        "taken before the model was loaded"
     )
 
 

@@ -78,7 +78,7 @@ def check_file(certificate: Certificate, path: Path, today: str) -> list[Recheck
         _date(certificate, today),
     ]
     if not path.is_file():
-        return [*checks, Recheck("model file", False, f"{path} is not there")]
+        return [*checks, Recheck("model file", False, f"{path} is not there; name the model too")]
     digest = sha256_file(path)
     same = digest == certificate.model.sha256
     checks.append(

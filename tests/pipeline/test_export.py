@@ -7,7 +7,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from factory.api import export
+from factory.api import export, verify
 from factory.cli.main import run
 from factory.core.errors import InputError
 from factory.deployment.metadata import ModelMetadata, Preprocessing
@@ -109,11 +109,15 @@ def test_camera_input_needs_to_know_the_preprocessing(here):
     }  # fmt: skip
 
 
-def test_passes_are_measured_on_the_device(here):
-    (here / "sim.toml").write_text(
+def simulated(folder):
+    (folder / "sim.toml").write_text(
         'id = "sim"\nchip = "simulated"\ntransport = "simulated"\n'
         'execution_provider = "SimulatedExecutionProvider"\nthreads = 1\n'
     )
+
+
+def test_passes_are_measured_on_the_device(here):
+    simulated(here)
     answer = export("nets_for_export:net", input="3x16x16", device="sim.toml", out=here / "s.onnx")
     passes = answer["passes"]
     assert passes["simulated"]
@@ -150,3 +154,66 @@ def test_metadata_knows_how_a_picture_fits():
     pre = Preprocessing(mean=(0.5,), std=(0.5,), size=(8, 8), fit="cover")
     props = ModelMetadata(class_names=("a",), preprocessing=pre).props()
     assert json.loads(props["preprocessing"])["fit"] == "cover"
+
+
+def test_a_context_for_each_soc(here):
+    asked = {"target": ["int8-qnn", "qnn-context"], "dry_run": True}
+    answer = export("nets_for_export:net", soc=["30", "57", "30"], **asked)
+    names = [entry["target"] for entry in answer["targets"]]
+    assert names == ["int8-qnn", "qnn-context-soc30", "qnn-context-soc57"]
+    with pytest.raises(InputError, match="'sm8550' is not a number of a SoC"):
+        export("nets_for_export:net", soc=["sm8550"], **asked)
+    with pytest.raises(InputError, match="--soc is about the target qnn-context only"):
+        export("nets_for_export:net", soc=["30"], target=["int8-qnn"])
+
+
+COLOUR_NETWORK = """
+from torch import nn
+
+class Colours(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+def colours():
+    return Colours()
+"""
+
+
+def test_a_folder_belongs_to_the_output_of_its_name(here, pictures):
+    """The outputs are red, green, blue; the folders in alphabetical order blue, green, red."""
+    (here / "colours_for_export.py").write_text(COLOUR_NETWORK)
+    (here / "labels.txt").write_text("red\ngreen\nblue\n")
+    model = {"input": "3x16x16", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    asked = {"labels": here / "labels.txt", "data": pictures, "out": here / "c.onnx", **model}
+    answer = export("colours_for_export:colours", **asked)
+    assert answer["targets"][0]["agreement"]["accuracy"] == 1.0
+    assert answer["class_names"] == ["red", "green", "blue"]
+    again = export(here / "c.onnx", data=pictures, out=here / "again.onnx")
+    assert again["targets"][0]["agreement"]["accuracy"] == 1.0, "the names inside count"
+    (here / "labels.txt").write_text("red\ngreen\nviolet\n")
+    with pytest.raises(InputError, match="'blue' is only a folder"):
+        export("colours_for_export:colours", **asked)
+    (here / "labels.txt").write_text("1\n2\n3\n")
+    answer = export("colours_for_export:colours", **asked)
+    assert "alphabetical" in answer["notes"][0]
+    assert answer["targets"][0]["agreement"]["accuracy"] < 1
+
+
+def test_any_file_gets_a_certificate(here, pictures):
+    model = {"input": "3x16x16", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    export("nets_for_export:net", data=pictures, out=here / "net.onnx", **model)
+    simulated(here)
+    again = {"device": "sim.toml", "measure": False}
+    asked = {"issue": here / "c.json", "data": pictures, "sustained_s": 0.4}
+    assert verify("net.onnx", "sim.toml", **asked)["holds"]
+    written = json.loads((here / "c.json").read_text())
+    assert written["accuracy"]["images"] == 6
+    assert written["latency"]["sustained"]["seconds"] < 2
+    assert written["model"]["class_names"] == ["blue", "green", "red"]
+    assert (here / "c.html").is_file()
+    assert verify(certificate=here / "c.json", **again)["holds"]
+    (here / "elsewhere").mkdir()
+    (here / "c.json").rename(here / "elsewhere" / "c.json")
+    answer = verify(certificate=here / "elsewhere" / "c.json", **again)
+    assert "name the model too" in answer["reason"]
+    assert verify("net.onnx", certificate=here / "elsewhere" / "c.json", **again)["holds"]

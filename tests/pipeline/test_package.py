@@ -10,6 +10,7 @@ import sys
 import zipfile
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -144,3 +145,20 @@ def test_what_cannot_be_packed(finished, tmp_path):
     shutil.rmtree(copy / "06-verify")
     with pytest.raises(InputError, match="not verified yet"):
         package(copy, out=tmp_path / "y")
+
+
+@pytest.mark.heavy
+def test_a_certificate_takes_its_accuracy_from_the_run(finished, tmp_path):
+    model, device = finished / "05-deploy" / "sim" / "model.onnx", finished.parent
+    asked = {"device": device / "simulated-a.toml", "issue": tmp_path / "c.json"}
+    verify(model, data=finished, **asked)
+    accuracy = read_json(tmp_path / "c.json")["accuracy"]
+    assert accuracy["value"] == read_json(finished / "06-verify" / "sim.json")["accuracy"]
+    assert accuracy["data"].startswith("digits")
+    other = onnx.load(model)
+    onnx.helper.set_model_props(
+        other, {p.key: p.value for p in other.metadata_props} | {"class_names": '["a", "b"]'}
+    )
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="is not of the run"):
+        verify(tmp_path / "other.onnx", data=finished, **asked)

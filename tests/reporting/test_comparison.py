@@ -1,5 +1,11 @@
 from factory.reporting.artefacts import read_run
-from factory.reporting.comparison import difference, render_comparison, why, write_comparison
+from factory.reporting.comparison import (
+    choice,
+    difference,
+    render_comparison,
+    why,
+    write_comparison,
+)
 
 A = "Conv(x=1x16x32x32,w=16x1x3x3,s=1,p=1,d=1,g=16,act=none,dtype=f32)"
 A_INT8 = A.replace("f32", "i8")
@@ -44,3 +50,22 @@ def test_an_unfinished_run_has_a_page_too(make_run):
     page = render_comparison(read_run(run))
     assert "0 kernels in both" in page
     assert why({}, None) == "Nothing is known of it yet."
+
+
+def test_the_sentence_tells_what_the_search_chose_between(make_run):
+    tier = read_run(make_run()).tiers[0]
+    tier.genotype = {"schema_version": 1, "normal": [["a", 0], ["b", 1]], "normal_concat": [2]}
+    tier.search = {"repaired": False, "discretised": dict(tier.genotype)}
+    assert "of all networks" in choice(tier)
+    tier.search = {
+        "repaired": True,
+        "discretised": {**tier.genotype, "normal": [["a", 0], ["c", 1]]},
+    }
+    told = why(
+        {"max_latency_ms": 2.0, "predicted_ms": 1.5}, None, choice(tier), {"baseline_ms": 3.0}
+    )
+    assert told.startswith("Of the networks within its budgets")
+    assert "1 of 2 choices differ" in told
+    assert "without the latency term the search takes one of 3 ms" in told
+    tier.search = {}
+    assert choice(tier) == ""

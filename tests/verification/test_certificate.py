@@ -10,6 +10,7 @@ import pytest
 from factory.core.errors import InputError
 from factory.core.files import sha256_bytes
 from factory.devices.base import TimingPlan, open_device
+from factory.devices.local import LocalDevice
 from factory.devices.profile import DeviceProfile
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder
@@ -18,7 +19,6 @@ from factory.pipeline.stages.verify import further_limits
 from factory.verification import recheck
 from factory.verification.certificate import Certificate, expiry
 from factory.verification.certify import accuracy_part, certify
-from factory.verification.probe import probe_file
 from factory.verification.recheck import check_file, check_on_device
 from factory.verification.verify import verify_model
 
@@ -63,10 +63,10 @@ def issued(device, tmp_path_factory):
     return folder, Certificate.load(folder / "certificate.json")
 
 
-def test_peak_memory_is_that_of_the_process_that_runs_the_model(tmp_path):
+def test_peak_memory_is_that_of_the_process_that_runs_the_model(device, tmp_path):
     held = np.ones(50_000_000)  # 400 MB here: a child must not inherit them
     path = write_model(tmp_path / "model.onnx")
-    found = probe_file(path, execution_provider="CPUExecutionProvider", threads=1)
+    found = device.start_up(path)
     assert 10e6 < found["runtime_memory_bytes"] <= found["peak_memory_bytes"] < held.nbytes
 
 
@@ -108,6 +108,16 @@ def test_a_certificate_without_the_list_keeps_its_seal(issued):
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     old = Certificate.model_validate(value | {"seal": sha256_bytes(text.encode())})
     assert old.seal_holds
+
+
+def test_cold_start_is_never_that_of_another_runtime(device, tmp_path):
+    path = write_model(tmp_path / "model.onnx")
+    missing = DeviceProfile(id="here-ov", threads=1, execution_provider="OpenVINOExecutionProvider")
+    with pytest.raises(InputError, match="no OpenVINOExecutionProvider"):
+        LocalDevice(missing).start_up(path)
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(InputError, match="does not run on device 'here-t1'"):
+        device.start_up(tmp_path / "broken.onnx")
 
 
 def failed(checks):

@@ -9,7 +9,7 @@ generation. The plug-in is looked for here and in the environment of the device 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +33,26 @@ COMPILE_TIMEOUT_S = 600.0
 NOT_HERE = "the NPU is in phones only: run here on the CPU kernels, for the numbers it computes"
 
 
+def check_soc(soc_model: str) -> None:
+    """Refuse what is no number of a SoC."""
+    if not soc_model.isdecimal() or int(soc_model) == 0:
+        raise InputError(
+            f"SoC {soc_model!r} is not a number of a SoC",
+            why="the provider takes any word for its default SoC without telling",
+            fix="give the vendor's number, for example 30 (SM8350), 43 (SM8550) or 57 (SM8650)",
+        )
+
+
 @dataclass(frozen=True)
 class QnnContext(Target):
     """A model whose one node holds the compiled graph."""
 
     soc_model: str = DEFAULT_SOC
+
+    def for_soc(self, soc_model: str) -> QnnContext:
+        """The same for another SoC, its number checked."""
+        check_soc(soc_model)
+        return replace(self, name=f"{self.name}-soc{soc_model}", soc_model=soc_model)
 
     def missing(self) -> str:
         """The plug-in is needed: in this environment, or in that of the device profile."""

@@ -15,11 +15,11 @@ from factory.pipeline.search_files import load_genotype
 from factory.pipeline.stages import train
 
 if TYPE_CHECKING:
-    from factory.data.image_data import ImageSplit
+    from factory.data.image_data import ImageData, ImageSplit
     from factory.deployment.fine_tuning import Trainable
     from factory.deployment.gate import GateData
     from factory.deployment.manifest import ModelManifest
-    from factory.deployment.metadata import ModelMetadata
+    from factory.deployment.metadata import ModelMetadata, Preprocessing
 
 MODEL = "model.onnx"
 MODEL_FP32 = "model-fp32.onnx"
@@ -118,21 +118,24 @@ def _gated(ctx: BuildContext, tier: TierSection, full: Path, folder: Path) -> Mo
 
 def model_metadata(ctx: BuildContext, tier: TierSection) -> ModelMetadata:
     """What the file says about itself."""
-    from factory.deployment.metadata import ModelMetadata, Preprocessing
+    from factory.deployment.metadata import ModelMetadata
 
     data = ctx.data
     return ModelMetadata(
         class_names=data.class_names,
-        preprocessing=Preprocessing(
-            mean=data.mean,
-            std=data.std,
-            size=(data.image_shape[1], data.image_shape[2]),
-            fit="cover",
-        ),
+        preprocessing=preprocessing_of(data),
         genotype=load_genotype(ctx, tier.name).to_dict(),
         tier=tier.name,
         extra={"recipe": ctx.recipe.name, "seed": str(ctx.seed)},
     )
+
+
+def preprocessing_of(data: ImageData) -> Preprocessing:
+    """How a picture becomes the input of a network trained on ``data``."""
+    from factory.deployment.metadata import Preprocessing
+
+    size = (data.image_shape[1], data.image_shape[2])
+    return Preprocessing(mean=data.mean, std=data.std, size=size, fit="cover")
 
 
 def trainable(ctx: BuildContext, tier: TierSection) -> Trainable:

@@ -71,11 +71,11 @@ def make_network(architecture: Any, spec: Spec, cfg: TrainConfig, seed: int) -> 
 
 def load_network(ctx: BuildContext, tier: TierSection) -> nn.Module:
     """The trained network of a tier, in evaluation mode."""
-    import safetensors.torch
+    from factory.training.weights import load_weights
 
     genotype = load_genotype(ctx, tier.name)
     network = make_network(genotype, ctx.spec(tier), ctx.recipe.training, ctx.seed)
     weights = ctx.folder.stage("train") / tier.name / "weights.safetensors"
-    network.load_state_dict(safetensors.torch.load_file(weights))
+    load_weights(network, weights)
     network.eval()
     return network

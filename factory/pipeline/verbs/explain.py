@@ -8,6 +8,7 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
+from factory.deployment.targets.qnn import check_soc
 from factory.devices.base import open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import compile_context, cosine, place
@@ -76,12 +77,7 @@ def _context(
     profile: DeviceProfile, model: bytes, path: Path, soc: str, out: str | Path | None
 ) -> dict[str, Any]:
     """Compile for one SoC; a failure is an entry with its reason."""
-    if not soc.isdecimal() or int(soc) == 0:
-        raise InputError(
-            f"SoC {soc!r} is not a number of a SoC",
-            why="the provider takes any word for its default SoC without telling",
-            fix="give the vendor's number, for example 30 (SM8350), 43 (SM8550) or 57 (SM8650)",
-        )
+    check_soc(soc)
     options = {**profile.provider_options, "soc_model": soc}
     with LocalDevice(profile.model_copy(update={"provider_options": options})) as opened:
         try:

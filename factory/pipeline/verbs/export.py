@@ -37,6 +37,7 @@ def export(
     std: tuple[float, ...] | None = None,
     weights: str | Path | None = None,
     camera: str | None = None,
+    soc: Sequence[str] = (),
     max_drop_points: float = 1.0,
     finetune_steps: int = 300,
     measure_passes: bool = True,
@@ -59,6 +60,7 @@ def export(
         mean, std: per channel, of pixels scaled to 0..1.
         weights: safetensors file for a network given as module:function.
         camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
+        soc: SoC models that qnn-context is compiled for, one file each; one for 43 by default.
         max_drop_points: accuracy that int8 may lose.
         finetune_steps: of quantisation-aware training where nothing else helps; 0: none.
         measure_passes: measure optional passes on the device.
@@ -73,7 +75,7 @@ def export(
     from factory.deployment.make import Maker, make_targets
 
     profile = _profile(model, tier, device)
-    wanted = _targets(target, precision, profile)
+    wanted = _per_soc(_targets(target, precision, profile), soc)
     path, folder, stem = _places(out, wanted, tier or _name(model))
     size = _camera(camera)
     answer: dict[str, Any] = {
@@ -125,7 +127,7 @@ def export(
                 made = [maker.make(wanted[0], path)]
             else:
                 made = make_targets(maker, wanted, folder, stem)
-    named = {name for name in target if name != "all"}
+    named = set() if "all" in target else {t.name for t in wanted}
     lacking = [m for m in made if m.status == "missing" and m.target.name in named]
     if lacking:
         raise InputError(
@@ -196,6 +198,25 @@ def _targets(
     if profile is not None:
         return [default_target(profile.execution_provider, profile.precision)]
     return [find_target("onnx-fp32")]
+
+
+def _per_soc(wanted: list[Target], socs: Sequence[str]) -> list[Target]:
+    """``wanted`` with one compiled target for each SoC asked for."""
+    from factory.deployment.targets.qnn import QnnContext
+
+    if not socs:
+        return wanted
+    if not any(isinstance(target, QnnContext) for target in wanted):
+        raise InputError(
+            "--soc is about the target qnn-context only", fix="add --target qnn-context"
+        )
+    found: list[Target] = []
+    for target in wanted:
+        if isinstance(target, QnnContext):
+            found += [target.for_soc(number) for number in dict.fromkeys(socs)]
+        else:
+            found.append(target)
+    return found
 
 
 def _places(

@@ -13,6 +13,9 @@ from factory.verification.model_file import ModelFile, read_model
 from factory.verification.verify import verify_model
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from factory.deployment.metadata import Preprocessing
     from factory.devices.base import Device
     from factory.verification.certificate import AccuracyPart
 
@@ -27,6 +30,7 @@ def verify(
     certificate: str | Path | None = None,
     issue: str | Path | None = None,
     data: str | Path | None = None,
+    sustained_s: float = 3.0,
     measure: bool = True,
 ) -> dict[str, Any]:
     """Measure ``model`` on ``device``; ``holds`` says whether the verdict is a pass.
@@ -37,7 +41,9 @@ def verify(
         max_latency_ms: the budget.
         certificate: check the file against this certificate instead.
         issue: write a certificate (JSON, and its page beside it) of what was measured.
-        data: folder of labelled pictures, for the accuracy on the certificate.
+        data: folder of labelled pictures, or the run that the model comes from, whose test
+            pictures are taken; for the accuracy on the certificate.
+        sustained_s: seconds of the longer run on the certificate; a phone warms up for minutes.
         measure: with ``certificate``: also measure placement and latency again.
 
     Raises:
@@ -63,7 +69,8 @@ def verify(
         )
         answer = result.to_dict()
         if issue is not None:
-            answer["certificate"] = str(_issue(path, opened, answer, Path(issue), data))
+            written = _issue(path, opened, answer, Path(issue), data, sustained_s)
+            answer["certificate"] = str(written)
     answer["schema_version"] = SCHEMA_VERSION
     answer["device"] = profile.id
     answer["model"] = str(model)
@@ -87,7 +94,12 @@ def _content(path: Path) -> ModelFile:
 
 
 def _issue(
-    path: Path, device: Device, result: dict[str, Any], out: Path, data: str | Path | None
+    path: Path,
+    device: Device,
+    result: dict[str, Any],
+    out: Path,
+    data: str | Path | None,
+    sustained_s: float,
 ) -> Path:
     """Write the certificate and its page."""
     from factory.reporting.certificate_page import write_certificate_page
@@ -103,6 +115,7 @@ def _issue(
         accuracy_note="no labelled pictures were given (--data FOLDER)",
         macs=macs,
         params=params,
+        sustained_s=sustained_s,
     ).save(out)
     write_certificate_page(out, out.with_suffix(".html"))
     return out
@@ -123,7 +136,7 @@ def _counts(path: Path) -> tuple[int | None, int | None]:
 
 
 def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
-    """Top-1 over the folder's test pictures, run on the device."""
+    """Top-1 over the test pictures of the folder or of the run, run on the device."""
     from factory.deployment.manifest import describe_file
     from factory.deployment.metadata import Preprocessing
     from factory.pipeline.export_source import folder_test_pictures
@@ -133,15 +146,50 @@ def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
     manifest = describe_file(path)
     said = manifest.metadata.get("preprocessing")
     shape = manifest.inputs[0].shape
+    if len(shape) == 3:
+        raise InputError(
+            f"{path} takes camera pixels, no prepared pictures",
+            fix="measure the accuracy of the file that is exported without --camera",
+        )
     if not isinstance(said, dict) or len(shape) != 4:
         raise InputError(
             f"{path} does not say how a picture becomes its input",
             fix="export it with `factory export`, which writes the preprocessing into the file",
         )
     preprocessing = Preprocessing.model_validate(said)
-    images, labels = folder_test_pictures(data, (shape[1], shape[2], shape[3]), preprocessing)
-    predicted = classify(path.read_bytes(), device, images)
-    return accuracy_part(predicted, labels, f"{data.name}, {len(labels)} test pictures")
+    named = manifest.metadata.get("class_names")
+    names = [str(name) for name in named] if isinstance(named, list) else []
+    size = (shape[1], shape[2], shape[3])
+    if (data / "run.json").is_file():
+        images, labels, what = _run_pictures(data, path, size, preprocessing, names)
+    else:
+        images, labels = folder_test_pictures(data, size, preprocessing, names)
+        what = f"{data.name}, {len(labels)} test pictures"
+    return accuracy_part(classify(path.read_bytes(), device, images), labels, what)
+
+
+def _run_pictures(
+    run: Path,
+    path: Path,
+    size: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    names: list[str],
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The run's test pictures, prepared, their labels, and what they are."""
+    from factory.pipeline.context import open_run
+    from factory.pipeline.stages.deploy import gate_data, preprocessing_of
+
+    ctx = open_run(run)
+    same = preprocessing == preprocessing_of(ctx.data) and tuple(names) == ctx.data.class_names
+    if not same or size != ctx.data.image_shape:
+        raise InputError(
+            f"{path} is not of the run {run}",
+            why="its size, its preprocessing or its class names are others",
+            fix="name the run that it was exported from, or a folder of pictures",
+        )
+    pictures = gate_data(ctx)
+    assert pictures.test_labels is not None
+    return pictures.test_images, pictures.test_labels, pictures.name
 
 
 def _recheck(
