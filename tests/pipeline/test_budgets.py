@@ -55,7 +55,6 @@ def test_the_chips_of_a_tier_are_distinct_and_of_one_precision(tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
 def test_a_model_keeps_the_budgets_of_two_chips_and_of_memory(tmp_path):
     recipe, _ = load_recipe(
         recipe_of(tmp_path, "max_peak_memory_mb = 0.1\nmax_params = 9e3\n" + also(tmp_path))
@@ -126,7 +125,6 @@ def discrete_search_keeps_them_too(context, tier, names):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
 def test_memory_that_no_network_has_is_refused_before_training(tmp_path):
     recipe, _ = load_recipe(recipe_of(tmp_path, "max_peak_memory_mb = 0.001\n"))
     with pytest.raises(BudgetError, match=r"the smallest network in this space needs .* MB"):
@@ -135,7 +133,6 @@ def test_memory_that_no_network_has_is_refused_before_training(tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
 def test_a_build_on_nas_bench_201(tmp_path):
     recipe, _ = load_recipe(
         recipe_of(tmp_path, **{"[space]\n": '[space]\nkind = "nas_bench_201"\n'})

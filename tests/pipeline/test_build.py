@@ -12,7 +12,7 @@ from killing_build import Builds
 from factory.core.files import read_json, sha256_file
 from factory.profiling.table import LatencyTable
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.heavy
 # One place in each stage, in the middle of its work.
 KILLS = [
     "factory.profiling.table:LatencyTable.append:25",

@@ -39,7 +39,7 @@ layers = 3
 batch_size = 16
 epochs = 3
 warmup_epochs = 1
-steps_per_epoch = 2
+steps_per_epoch = 3
 checkpoint_steps = 1
 
 [training]
