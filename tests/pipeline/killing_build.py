@@ -16,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import forked
 
-# Imported by a build on its way; seconds that every build would spend again.
+# Imported by a build on its way; seconds that every build would spend again. No thread but one of
+# pandas' allocator (jemalloc, which is made for forks) runs after these imports.
 NEEDED = (
     "torch._dynamo",
     "torch.onnx._internal.exporter._core",
