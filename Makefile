@@ -12,9 +12,9 @@ RUN ?= runs/demo
 demo: setup
 	@$(BIN)/factory build recipes/demo.toml --out $(RUN)
 
-# Most tests use one core: two at once, a file stays on one of them.
+# Most tests use one core: two at once, a file stays on one of them, the longest come first.
 test: setup lint types contracts
-	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(READY)
 

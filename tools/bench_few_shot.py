@@ -16,15 +16,18 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from table_noise import drift, drift_percent, half_width_percent, unseen
 
 from factory.core.errors import InputError
-from factory.core.files import write_json
+from factory.core.files import read_json, write_json
 from factory.latency.design import d_optimal
 from factory.latency.few_shot import Interval
 from factory.latency.known_chips import KnownChips
@@ -56,10 +59,15 @@ def family(device: str, table: dict[str, str] = FAMILIES) -> str:
 
 
 def details_201(cells: Sequence[Cell201]) -> np.ndarray:
-    """Finer features of cells: operator of each edge, what is executed, all pairs of operators."""
+    """Finer features of cells: operator of each edge, what is executed, all pairs of operators.
+
+    Pairs with a ``none`` are left out: the others and the edges' operators imply them.
+    """
     flat = one_hot(cells).reshape(len(cells), -1)
     i, j = np.triu_indices(flat.shape[1], 1)
-    pairs = (flat[:, i] * flat[:, j])[:, i // len(OPS) != j // len(OPS)]
+    none = OPS.index("none")
+    kept = (i // len(OPS) != j // len(OPS)) & (i % len(OPS) != none) & (j % len(OPS) != none)
+    pairs = flat[:, i[kept]] * flat[:, j[kept]]
     return np.hstack([flat, executed_counts(cells), pairs])
 
 
@@ -112,27 +120,34 @@ def ceiling(
     features: np.ndarray,
     details: Sequence[np.ndarray] | None,
     ms: np.ndarray,
-) -> dict[str, float]:
-    """What the same descriptions reach with four fifths of the device's own measurements.
+) -> tuple[dict[str, float], np.ndarray]:
+    """(what four fifths of the device's own measurements reach, drift of its table).
 
     Rank correlations of 5-fold predictions: "additive", the best view's weights; "detailed", the
-    finer features beside all views. A predictor of ten measurements is not expected to pass them.
+    finer features beside all views; "steady", the latter where the table's drift is taken off. A
+    predictor of ten measurements is not expected to pass them.
     """
-    fold = np.random.default_rng(0).permutation(len(ms)) % 5
-
-    def unseen(columns: np.ndarray) -> float:
-        found = np.zeros(len(ms))
-        for k in range(5):
-            train = fold != k
-            weights, _ = relative_fit(columns[train], ms[train], ridge=1e-9)
-            found[~train] = columns[~train] @ weights
-        return spearman(found, ms)
-
-    wide = np.hstack([*views, features if details is None else details[0]])
+    view = int(np.argmin([relative_fit(view, ms)[1] for view in views]))
+    wide = np.hstack([*views, features if details is None else details[view]])
+    detailed = unseen(np.hstack([wide, np.ones((len(ms), 1))]), ms)
+    moved = drift(ms, detailed)
     return {
-        "additive": max(unseen(view) for view in views),
-        "detailed": unseen(np.hstack([wide, np.ones((len(ms), 1))])),
-    }
+        "ceiling_additive": max(spearman(unseen(view, ms), ms) for view in views),
+        "ceiling_detailed": spearman(detailed, ms),
+        "ceiling_steady": spearman(detailed, ms / moved),
+        "ceiling_half_width_percent": half_width_percent(detailed, ms),
+        "drift_percent": drift_percent(moved),
+    }, moved
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a result depends on beside the table."""
+
+    count: int
+    seeds: int
+    ceiling: bool
+    ranks_only: bool
 
 
 class Pool:
@@ -144,18 +159,26 @@ class Pool:
         known: KnownChips,
         kept: np.ndarray,
         families: list[str],
-        count: int,
-        seeds: int,
-        ranks_only: bool,
+        settings: Settings,
     ) -> None:
         self.plain, self.known = plain.only(kept), known.only(kept)
-        self.designs = [self.known.choose(count, seed=seed) for seed in range(seeds)]
-        self.draws = 0 if ranks_only else RANDOM_DRAWS
-        self.stretch = 1.0 if ranks_only else self.known.calibrate(families, self.designs[0])
+        self.designs = [
+            self.known.choose(settings.count, seed=seed) for seed in range(settings.seeds)
+        ]
+        self.draws = 0 if settings.ranks_only else RANDOM_DRAWS
+        self.stretch = (
+            1.0 if settings.ranks_only else self.known.calibrate(families, self.designs[0])
+        )
 
 
-def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> dict[str, Any]:
-    """All methods on one held-out device; each is scored on the networks it has not measured."""
+def one_device(
+    features: np.ndarray, ms: np.ndarray, pool: Pool, count: int, moved: np.ndarray | None = None
+) -> dict[str, Any]:
+    """All methods on one held-out device; each is scored on the networks it has not measured.
+
+    ``moved``: drift of the device's table; the predictions are also ranked against times without
+    it. What is measured on the device keeps it.
+    """
 
     def rest(chosen: np.ndarray) -> np.ndarray:
         return np.setdiff1d(np.arange(len(ms)), chosen)
@@ -180,7 +203,14 @@ def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> 
         np.random.default_rng(seed).choice(len(ms), count, replace=False)
         for seed in range(pool.draws)
     ]
-    results = [scores(transfer(chosen), ms[rest(chosen)]) for chosen in pool.designs]
+    found = [transfer(chosen) for chosen in pool.designs]
+    results = [
+        scores(one, ms[rest(chosen)]) for one, chosen in zip(found, pool.designs, strict=True)
+    ]
+    if moved is not None:
+        for result, one, chosen in zip(results, found, pool.designs, strict=True):
+            others = rest(chosen)
+            result["spearman_steady"] = spearman(one.ms, ms[others] / moved[others])
     ranks = [result["spearman"] for result in results]
     return {
         **{name: float(np.mean([r[name] for r in results])) for name in results[0]},
@@ -202,15 +232,17 @@ def one_device(features: np.ndarray, ms: np.ndarray, pool: Pool, count: int) -> 
 
 def run(
     table: pd.DataFrame,
-    count: int,
+    settings: Settings,
     families: dict[str, str],
-    with_ceiling: bool,
-    seeds: int,
-    ranks_only: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """Every device of the table held out in turn."""
+    rows: dict[str, dict[str, Any]],
+    deadline: float,
+) -> Iterator[str]:
+    """Every device of the table held out in turn; ``rows`` are added to, those there stay.
+
+    Yields each device that is done; ends early after ``deadline`` (monotonic seconds).
+    """
     views, features, details = read_views(table)
-    devices = [c for c in table.columns if c not in ("arch_index", "arch_str", "op_idx_list")]
+    devices = device_columns(table)
     ms = table[devices].to_numpy(np.float64)
     of = [family(device, families) for device in devices]
     if len(set(of)) < 2:
@@ -220,62 +252,67 @@ def run(
         )
     plain = KnownChips(views, ms)
     known = KnownChips(views, ms, details) if details is not None else plain
-    rows: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(of):
+        todo = [d for d in range(len(devices)) if of[d] == name and devices[d] not in rows]
+        if not todo:
+            continue
         outside = np.array([other != name for other in of])
-        pool = Pool(plain, known, outside, [k for k in of if k != name], count, seeds, ranks_only)
-        for d in (k for k in range(len(devices)) if of[k] == name):
-            row = {"family": name, **one_device(features, ms[:, d], pool, count)}
-            row["chosen"] = table["arch_index"].to_numpy()[pool.designs[0]].tolist()
-            if with_ceiling:
-                row["ceiling"] = ceiling(views, features, details, ms[:, d])
-            rows[devices[d]] = row
-            print(f"{devices[d]}: {row['spearman']:.4f}", file=sys.stderr, flush=True)
-    return {device: rows[device] for device in devices}
+        pool = Pool(plain, known, outside, [k for k in of if k != name], settings)
+        for d in todo:
+            if time.monotonic() > deadline:
+                return
+            limits: dict[str, float] = {}
+            moved: np.ndarray | None = None
+            if settings.ceiling:
+                limits, moved = ceiling(views, features, details, ms[:, d])
+            found = one_device(features, ms[:, d], pool, settings.count, moved)
+            chosen = table["arch_index"].to_numpy()[pool.designs[0]].tolist()
+            rows[devices[d]] = {"family": name, **found, **limits, "chosen": chosen}
+            yield devices[d]
+
+
+def device_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of milliseconds."""
+    return [c for c in table.columns if c not in ("arch_index", "arch_str", "op_idx_list")]
 
 
 COLUMNS = (
     ("spearman", 4),
     ("spearman_lowest", 4),
+    ("spearman_steady", 4),
+    ("ceiling_additive", 4),
+    ("ceiling_detailed", 4),
+    ("ceiling_steady", 4),
+    ("drift_percent", 1),
     ("sums_only", 4),
-    ("within_10_percent", 1),
-    ("interval_covers_percent", 1),
-    ("interval_median_half_width_percent", 1),
     ("ridge_same_networks", 3),
     ("ridge_d_optimal", 3),
     ("transfer_random", 3),
     ("ridge_random", 3),
+    ("within_10_percent", 1),
+    ("interval_covers_percent", 1),
+    ("interval_median_half_width_percent", 1),
+    ("ceiling_half_width_percent", 1),
 )
 
 
-def print_table(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """A Markdown table; returns the means."""
-    with_ceiling = "ceiling" in next(iter(rows.values()))
+def print_table(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """A Markdown table; returns the means and medians over the devices."""
     first = next(iter(rows.values()))
     columns = [(name, digits) for name, digits in COLUMNS if name in first]
     if "ridge_random" not in first:  # not calibrated
         columns = [(name, digits) for name, digits in columns if "interval" not in name]
-    names = [name.replace("_", " ") for name, _ in columns]
-    names += ["ceiling additive", "ceiling detailed"] if with_ceiling else []
-    print("| device | " + " | ".join(names) + " |")
-    print("|---" * (len(names) + 1) + "|")
-    means: dict[str, float] = {}
-    for device, row in [*rows.items(), ("mean", means)]:
-        if device == "mean":
-            for name, _ in columns:
-                means[name] = float(np.mean([r[name] for r in rows.values()]))
-            if with_ceiling:
-                for name in ("additive", "detailed"):
-                    means[f"ceiling_{name}"] = float(
-                        np.mean([r["ceiling"][name] for r in rows.values()])
-                    )
+    print("| device | " + " | ".join(name.replace("_", " ") for name, _ in columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    values = {name: np.array([row[name] for row in rows.values()]) for name, _ in columns}
+    both: dict[str, dict[str, float]] = {
+        "mean": {name: float(np.mean(column)) for name, column in values.items()},
+        "median": {name: float(np.median(column)) for name, column in values.items()},
+    }
+    for device, row in [*rows.items(), *both.items()]:
         cells = [f"{row[name]:.{digits}f}" for name, digits in columns]
-        if with_ceiling:
-            for name in ("additive", "detailed"):
-                value = row["ceiling"][name] if "ceiling" in row else row[f"ceiling_{name}"]
-                cells.append(f"{value:.4f}")
         print(f"| {device} | " + " | ".join(cells) + " |")
-    return means
+    return both
 
 
 def main() -> None:
@@ -288,17 +325,40 @@ def main() -> None:
     parser.add_argument(
         "--ranks-only", action="store_true", help="no random choices, no calibration: minutes less"
     )
-    parser.add_argument("--ceiling", action="store_true", help="also what all measurements give")
+    parser.add_argument(
+        "--ceiling",
+        action="store_true",
+        help="also what all measurements give; rows are in the order they were measured in",
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument(
+        "--seconds", type=float, default=np.inf, help="stop after; with --out the next call goes on"
+    )
     args = parser.parse_args()
+    deadline = time.monotonic() + args.seconds
     families = json.loads(args.families.read_text()) if args.families else FAMILIES
-    result: dict[str, Any] = {"schema_version": 1, "count": args.count, "tables": {}}
+    settings = Settings(args.count, args.seeds, args.ceiling, args.ranks_only)
+    result: dict[str, Any] = {"schema_version": 2, "settings": asdict(settings), "tables": {}}
+    if args.out and args.out.exists():
+        before = read_json(args.out)
+        if before.get("settings") == result["settings"]:
+            result = before
     for path in args.tables:
+        table = pd.read_csv(path)
+        rows = result["tables"].setdefault(path.name, {}).setdefault("devices", {})
+        for device in run(table, settings, families, rows, deadline):
+            print(f"{device}: {rows[device]['spearman']:.4f}", file=sys.stderr, flush=True)
+            if args.out:
+                write_json(args.out, result)
+        devices = device_columns(table)
+        if len(rows) < len(devices):
+            print(f"{path.name}: {len(rows)} of {len(devices)} devices; call again to go on")
+            return
         print(f"\n{path.name}, {args.count} networks\n")
-        rows = run(
-            pd.read_csv(path), args.count, families, args.ceiling, args.seeds, args.ranks_only
-        )
-        result["tables"][path.name] = {"devices": rows, "mean": print_table(rows)}
+        result["tables"][path.name] = {
+            "devices": rows,
+            **print_table({device: rows[device] for device in devices}),
+        }
         if args.out:
             write_json(args.out, result)
 

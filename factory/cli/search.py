@@ -31,7 +31,8 @@ def search(
         str | None,
         typer.Option(
             help="Discrete search instead: random, evolution, front-evolution, nsga2 or "
-            "surrogate; one query is a short training."
+            "surrogate; the evolutionary ones also as NAME-plain, without a model; one query "
+            "is a short training."
         ),
     ] = None,
     queries: Annotated[int, typer.Option(help="With --strategy: trainings per tier.", min=1)] = 30,

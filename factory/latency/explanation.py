@@ -91,8 +91,9 @@ def _explained(
     if text in predictor.failed:
         fallback = predictor.failed[text]
     outside = part.source == "roofline"
-    if part.source == "regressor":
-        outside = not bool(predictor.regressors[name].in_range([kernel])[0])
+    regressor = predictor.regressor(name)
+    if part.source == "regressor" and regressor is not None:
+        outside = not bool(regressor.in_range([kernel])[0])
     numbers = {
         "macs": kernel.macs,
         "bytes": moved(kernel),

@@ -57,7 +57,7 @@ class FewShot:
         noise_V: noise as a share, root mean square.
         floor_ms: the noise of networks below this time does not shrink further.
         unit_ms: unit that the measured times are whole multiples of, or 0.
-        stretch: calibrated multiple of the interval's width (few_shot_calibration.py).
+        stretch: calibrated multiple of the interval's width (known_chips.py).
     """
 
     share_V: np.ndarray

@@ -4,13 +4,15 @@ Split conformal prediction (Lei et al., arXiv 1604.04173): with n held-out relat
 the interval prediction * (1 +- q), q the ceil(0.9 (n + 1))-th smallest |r|, covers 90 %. Below nine
 networks that order statistic does not exist; the largest residual is then stretched.
 
-Where the held-out networks' kernels came from regressors, the residuals are divided by each
-network's doubt first (the same paper, section 5.2), so that a network of kernels that are known
-well gets a narrow interval and another a wide one. The doubt of a network is the root of the sum of
-squares over families of (sum over its unmeasured kernels of share * error of their regressor):
-errors of one regressor add up, those of several are independent. Half of it is the usual doubt of
-the held-out networks, so that no interval shrinks to nothing. Elsewhere, kernels that nobody
-measured widen a common interval by their regressor's error in proportion to their share.
+Where the held-out networks' kernels came from regressors, a network may be more doubtful than
+those were. The doubt of a network is the root of the sum of squares over families of (sum over its
+unmeasured kernels of share * error of their regressor): errors of one regressor add up, those of
+several are independent. Up to the doubt that 95 % of the held-out networks stay below, the width is
+the same for all; beyond, it grows in proportion. (Residuals divided by the doubt, section 5.2 of
+that paper, were worse: on 160 networks that no fit had seen 81 % covered, 67 % of the cells, where
+this covers 88 and 87 %. Kernels that are known well say little about a network's residual.)
+Elsewhere, kernels that nobody measured widen a common interval by their regressor's error in
+proportion to their share.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 COVERAGE = 0.9
+USUAL = 0.95  # share of the held-out networks whose doubt is usual
 ASSUMED_HALF_WIDTH = 0.3  # no network was measured; sums of kernels alone were 0.79-1.02 of it
 LEAST_HALF_WIDTH = 0.02
 ROOFLINE_ERROR = 1.0  # a kernel of a kind that was never measured
@@ -54,9 +57,14 @@ def doubt(shares: np.ndarray, kernel_errors: np.ndarray, families: Sequence[str]
     return math.hypot(*together.values())
 
 
+def usual_doubt(doubts: np.ndarray) -> float:
+    """The doubt that 95 % of the held-out networks stay below; 0 without any."""
+    return float(np.quantile(doubts, USUAL)) if len(doubts) else 0.0
+
+
 def relative_doubt(one: float, usual: float) -> float:
-    """A network's doubt over the usual one, half of it held fixed: at least 0.5, usually 1."""
-    return 0.5 + 0.5 * one / usual if usual > 0 else 1.0
+    """By how much a network's interval is wider than that of a usual one: 1 up to that doubt."""
+    return max(1.0, one / usual) if usual > 0 else 1.0
 
 
 def widened(base: float, shares: np.ndarray, kernel_errors: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from factory.core.errors import InputError
 from factory.core.files import read_json, write_atomic_text
 from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
-from factory.latency.features import family
+from factory.latency.features import family, relatives
 from factory.latency.intervals import (
     OUT_OF_RANGE_FACTOR,
     ROOFLINE_ERROR,
@@ -48,7 +48,7 @@ class LatencyPredictor:
         failed: kernel text -> why the device could not run it.
         half_width: half of the 90 % interval as a share of the prediction, of a network of
             usual doubt.
-        usual_doubt: median doubt of the networks that half_width was found on; 0: not by doubt.
+        usual_doubt: doubt up to which half_width holds as it is; 0: not by doubt.
         network_range_ms: fastest and slowest network the correction was fitted on.
         interval_has_regressors: whether half_width was found on networks whose kernels came from
             the regressors; if not, those kernels widen it.
@@ -96,7 +96,12 @@ class LatencyPredictor:
         """Where a kernel's time comes from: "measured", "regressor" or "roofline"."""
         if self._measured(kernel):
             return "measured"
-        return "regressor" if family(kernel) in self.regressors else "roofline"
+        return "regressor" if self.regressor(family(kernel)) is not None else "roofline"
+
+    def regressor(self, name: str) -> KindRegressor | None:
+        """The regressor of a family, or of its nearest relative that was measured."""
+        found = next((one for one in relatives(name) if one in self.regressors), None)
+        return None if found is None else self.regressors[found]
 
     def _measured(self, kernel: Kernel) -> bool:
         return self.lookup and kernel in self.measured_ms
@@ -113,8 +118,9 @@ class LatencyPredictor:
             if not self._measured(kernel) and kernel not in self._cache:
                 unknown.setdefault(family(kernel), []).append(kernel)
         for kind, members in unknown.items():
-            if kind in self.regressors:
-                values = self.regressors[kind].predict_ms(members, self.roofline)
+            regressor = self.regressor(kind)
+            if regressor is not None:
+                values = regressor.predict_ms(members, self.roofline)
             else:
                 values = np.maximum(self.roofline.estimate(members), self.roofline.floor(members))
             self._cache.update(zip(members, values.tolist(), strict=True))
@@ -194,8 +200,8 @@ class LatencyPredictor:
                 continue
             labels[index] = "come from the roofline (no kernel of their kind was measured)"
             errors[index] = ROOFLINE_ERROR
-            if source == "regressor":
-                regressor = self.regressors[family(kernel)]
+            regressor = self.regressor(family(kernel))
+            if regressor is not None:
                 errors[index], labels[index] = regressor.error, "come from a regressor"
                 if not regressor.in_range([kernel])[0]:
                     errors[index] *= OUT_OF_RANGE_FACTOR

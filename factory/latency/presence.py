@@ -15,6 +15,7 @@ Legend: E edges, O operators, K kernels, M monomials, B leading batch dimensions
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,12 +38,15 @@ class PresenceMatrix:
         constant: [K], counts that do not depend on the choice.
         monomials: M pairs (cell type, mask_EO of bool).
         coefficients: [K, M].
+        activations: candidates A of factorised edges; the columns of q are then operator x
+            activation, [E, O * A], operators first.
     """
 
     kernels: tuple[Kernel, ...]
     constant: np.ndarray
     monomials: list[Monomial]
     coefficients: np.ndarray
+    activations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         k, m = len(self.kernels), len(self.monomials)
@@ -111,6 +115,14 @@ class PresenceMatrix:
                 whole = round(count)
                 found[kernel] = whole if abs(count - whole) <= tolerance else count
         return found
+
+    def given(self, chosen: Mapping[str, np.ndarray]) -> PresenceMatrix:
+        """The same where every edge's activation is known: per cell type its index, [E]."""
+        monomials = []
+        for name, mask in self.monomials:
+            mask_EOA = mask.reshape(len(mask), -1, len(self.activations))
+            monomials.append((name, mask_EOA[np.arange(len(mask)), :, chosen[name]]))
+        return dataclasses.replace(self, monomials=monomials, activations=())
 
     def weighted(self, weights: np.ndarray, constant: float = 0.0) -> tuple[float, np.ndarray]:
         """Reduce to one cost: (c, v_M) with c + v @ m(q) = constant + weights @ n(q).

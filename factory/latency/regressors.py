@@ -38,6 +38,7 @@ ROWS_WITHOUT_CHOICE = 150  # from so many rows on the full model is taken
 FOLDS = 5
 GAIN_TO_PREFER = 0.95  # a more complex candidate must cut the error to this share
 LEAST_MS = 1e-5
+FARTHEST = 6.0  # of a log ratio from the family's offset
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class KindRegressor:
             return np.asarray(
                 estimate * np.maximum(0.0, self.offset + self.trees.predict(features))
             )
-        ratio = self.log_ratio(features)
-        estimate = estimate * np.exp(np.clip(ratio, -6.0, 6.0))
+        usual = self.offset  # some families run at a thousandth of the roofline's rate
+        ratio = usual + np.clip(self.log_ratio(features) - usual, -FARTHEST, FARTHEST)
+        estimate = estimate * np.exp(ratio)
         return np.asarray(np.maximum(estimate, roofline.floor(kernels)))
 
     def deviation(self, kernels: Sequence[Kernel]) -> np.ndarray:

@@ -7,7 +7,7 @@ trace there are none, and kernels alone with a correction have to do.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -52,6 +52,13 @@ class Source:
         for kernel in alone.keys() - found.keys():
             found[kernel] = alone[kernel] * ratios.get(family(kernel), ratios[""])
         return dict(sorted(found.items()))
+
+    def sightings(self, left_out: Collection[str] = ()) -> Counter[Kernel]:
+        """In how many networks each kernel was timed in place; none for kernels timed alone."""
+        if self.name == ISOLATED:
+            return Counter()
+        hidden = set(left_out)
+        return Counter(fact.kernel for fact in self.facts.in_place if fact.network not in hidden)
 
 
 def sources(facts: Facts) -> list[Source]:

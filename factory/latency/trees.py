@@ -10,6 +10,7 @@ the same leaf.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,9 @@ def fit_trees(
         max_features=0.6,
         random_state=seed,
         n_jobs=1,
-    ).fit(features, target, sample_weight=weights)
+    )
+    with _unchecked():
+        forest.fit(features, target, sample_weight=weights)
     return _copied([estimator.tree_ for estimator in forest.estimators_], 1.0)
 
 
@@ -101,8 +104,18 @@ def fit_boosted(
         max_features=0.4,
         min_samples_leaf=3,
         random_state=seed,
-    ).fit(features, target)
+    )
+    with _unchecked():
+        boosted.fit(features, target)
     return _copied([stage[0].tree_ for stage in boosted.estimators_], rate * n_trees)
+
+
+def _unchecked() -> AbstractContextManager[None]:
+    """scikit-learn that does not check the same constants again for every tree: a fifth sooner."""
+    from sklearn import config_context
+
+    context: AbstractContextManager[None] = config_context(skip_parameter_validation=True)
+    return context
 
 
 def _copied(trees: Sequence[Any], factor: float) -> TreeEnsemble:

@@ -117,6 +117,13 @@ class BuildContext:
         form_of(self.recipe.space.kind).check(self.recipe.search)
         return space_of(self.search_spec())
 
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Candidates of factorised edges that the search's costs tell apart; empty: ReLUs."""
+        search = self.recipe.search
+        told = search.relaxation == "factorised" and search.latency_cost != "module"
+        return search.activations if told else ()
+
     def _spec(self, space: SpaceConfig) -> Spec:
         return space.spec(self.recipe.data.image_shape, self.num_classes)
 

@@ -1,39 +1,40 @@
 """`factory search --strategy`: discrete search of a recipe's tiers, each query a short training.
 
-Uses the predictors and budgets of the run's first two stages. A query trains the architecture for
-a few epochs at the search's size on one part of the training pictures and tests it on the other;
-latency and MACs are those of the tier's own network, predicted, and an architecture over a budget
-is never trained. At the end the most accurate ones are measured on the chip until one keeps the
-budget. Files: <run>/search-<strategy>/<tier>/{trials.jsonl, genotype.json, result.json}; finished
-trainings are shared by all tiers and strategies in <run>/search-trainings. A killed search goes on
-where it was.
+Uses the predictors of the run's first two stages and the cost terms of the differentiable search
+(search_budgets.py), so all budgets of a tier are limits here too. A query trains the architecture
+for a few epochs at the search's size on one part of the training pictures and tests it on the
+other; costs are those of the tier's own network, predicted, and an architecture over a budget is
+never trained. At the end the most accurate ones are measured on the tier's chips until one keeps
+its latency budgets.
+
+Files: <run>/search-<strategy>/<tier>/{trials.jsonl, genotype.json, result.json}; finished trainings
+are shared by all tiers and strategies in <run>/search-trainings. A killed search goes on where it
+was.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from factory.core.errors import BudgetError, InputError
+from factory.core.errors import InputError
 from factory.core.files import read_json, write_json
 from factory.core.progress import SILENT
-from factory.core.units import format_ms
-from factory.devices.base import open_device
-from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.context import BuildContext
 from factory.pipeline.lock import locked
-from factory.pipeline.profiling_plan import network_bytes
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.recipe_loading import fingerprint
+from factory.pipeline.search_budgets import first_target_ms, tier_costs
+from factory.pipeline.search_finalists import check_on_chips, over_budget
 from factory.pipeline.stages import fit
+from factory.search.costs import CostTerm, macs_term
 from factory.search.strategies import STRATEGIES
-from factory.search.strategies.feasible import check_feasible
 from factory.search.strategies.problem import Problem, Score, Seen
 from factory.search.strategies.study import Outcome, run_search
 from factory.spaces.base import SearchSpace
@@ -44,33 +45,44 @@ SCHEMA_VERSION = 1
 FINALISTS = 5  # measured at most, the most accurate first
 
 
-class PredictedCosts:
-    """Latency (predicted) and MACs of a space's architectures, linear in the kernel counts."""
+class TermCosts:
+    """Exact values of cost terms on a space's architectures; weights are folded in once."""
 
-    def __init__(self, space: SearchSpace[Any], predictor: LatencyPredictor) -> None:
-        self._space, self._presence = space, space.presence(predictor.dtype)
-        kernels = self._presence.kernels
-        self._latency = self._presence.weighted(*predictor.linear_ms(kernels))
-        self._macs = self._presence.weighted(np.array([kernel.macs for kernel in kernels], float))
+    def __init__(self, space: SearchSpace[Any], terms: Sequence[CostTerm]) -> None:
+        self._space, self._terms = space, terms
+        self._folded = [term.presence.weighted(term.weights, term.constant) for term in terms]
 
     def __call__(self, architecture: Any) -> dict[str, float]:
-        """{"latency_ms", "macs"} of one architecture."""
+        """Cost by the name of its term."""
         q = {name: values[0] for name, values in self._space.one_hot_many([architecture]).items()}
-        monomials = self._presence.evaluate_monomials(q)
+        monomials: dict[int, np.ndarray] = {}
         found = {}
-        for name, (constant, weights) in (("latency_ms", self._latency), ("macs", self._macs)):
-            found[name] = float(constant + weights @ monomials)
+        for term, (constant, weights) in zip(self._terms, self._folded, strict=True):
+            if term.exact is not None:
+                found[term.name] = term.exact(architecture)
+                continue
+            key = id(term.presence)
+            if key not in monomials:
+                monomials[key] = term.presence.evaluate_monomials(q)
+            found[term.name] = float(constant + weights @ monomials[key])
         return found
 
 
 class ShortTraining:
-    """The objective: validation accuracy after a few epochs, predicted latency, MACs."""
+    """The objective: validation accuracy after a few epochs, and the tier's costs."""
 
-    def __init__(self, ctx: BuildContext, tier: TierSection, epochs: int, label: str) -> None:
+    def __init__(
+        self,
+        ctx: BuildContext,
+        tier: TierSection,
+        terms: Sequence[CostTerm],
+        epochs: int,
+        label: str,
+    ) -> None:
         self._ctx, self._epochs, self._label = ctx, epochs, label
         self._space = space_of(ctx.search_spec())
-        predictor = fit.load_predictor(ctx, ctx.device(tier).id)
-        self._costs = PredictedCosts(ctx.space(tier), predictor)
+        observed = [] if any(t.name == "macs" for t in terms) else [macs_term(terms[0].presence)]
+        self._costs = TermCosts(ctx.space(tier), [*terms, *observed])
         self._known: dict[Any, dict[str, float]] = {}
         self._folder = ctx.folder.root / "search-trainings"
         self._cfg = short_config(ctx.recipe.training, epochs)
@@ -85,15 +97,16 @@ class ShortTraining:
         )
 
     def known_costs(self, architecture: Any) -> Mapping[str, float]:
-        """Predicted latency and MACs of the tier's network."""
+        """Costs of the tier's network: predicted latencies, MACs, and what else has a budget."""
         if architecture not in self._known:
             self._known[architecture] = self._costs(architecture)
         return self._known[architecture]
 
     def evaluate(self, architecture: Any) -> Score:
         """Train it shortly, or read what an earlier training came to."""
-        costs = self.known_costs(architecture)
-        return Score(self._accuracy(architecture), costs["latency_ms"], costs["macs"])
+        further = dict(self.known_costs(architecture))
+        latency_ms, macs = further.pop("latency_ms"), further.pop("macs")
+        return Score(self._accuracy(architecture), latency_ms, macs, further)
 
     def _accuracy(self, architecture: Any) -> float:
         from factory.training.loop import train_network
@@ -143,10 +156,7 @@ def search_tiers(ctx: BuildContext, strategy: str, queries: int, epochs: int) ->
     make = STRATEGIES.get(strategy)
     problems = {}
     for tier in ctx.recipe.tiers:  # all budgets are checked before anything is trained
-        problems[tier.name] = _problem(ctx, tier, epochs)
-        check_feasible(
-            problems[tier.name], f"tier {tier.name!r} of the recipe", ctx.device(tier).id
-        )
+        problems[tier.name] = tier_problem(ctx, tier, epochs)
     found = []
     with locked(ctx.folder.root):
         for tier in ctx.recipe.tiers:
@@ -177,54 +187,55 @@ def search_tiers(ctx: BuildContext, strategy: str, queries: int, epochs: int) ->
     }
 
 
-def _problem(ctx: BuildContext, tier: TierSection, epochs: int) -> Problem[Any]:
-    budget = fit.load_budgets(ctx)[tier.name]
-    objective = ShortTraining(ctx, tier, epochs, f"train for {tier.name}")
-    limits = {"latency_ms": float(budget["max_latency_ms"])}
-    if budget["max_macs"] is not None:
-        limits["macs"] = float(budget["max_macs"])
-    problem = Problem(ctx.space(tier), objective, limits)
-    safe = {**limits, "latency_ms": limits["latency_ms"] * ctx.recipe.budget.safety}
-    try:
-        check_feasible(dataclasses.replace(problem, limits=safe))
-    except BudgetError:
-        return problem
-    return dataclasses.replace(problem, limits=safe)
+def tier_problem(ctx: BuildContext, tier: TierSection, epochs: int) -> Problem[Any]:
+    """The tier's search; BudgetError where no network can keep the budgets."""
+    terms = tier_costs(ctx, tier, first_target_ms(ctx, tier))
+    objective = ShortTraining(ctx, tier, terms, epochs, f"train for {tier.name}")
+    limits = {term.name: term.limit for term in terms if term.limit is not None}
+    return Problem(ctx.space(tier), objective, limits)
 
 
 def _finish(
     ctx: BuildContext, tier: TierSection, outcome: Outcome[Any], folder: Path, strategy: str
 ) -> dict[str, Any]:
     """Measure finalists until one keeps the budget; its files and its line of the answer."""
-    limit_ms = float(fit.load_budgets(ctx)[tier.name]["max_latency_ms"])
+    budget = fit.load_budgets(ctx)[tier.name]
     ranked = sorted(outcome.history.feasible(), key=_accuracy, reverse=True)[:FINALISTS]
     if not ranked:
         raise InputError(
             f"{strategy} found no architecture within the budgets of tier {tier.name!r}",
             fix="give more --queries",
         )
-    chosen, measured_ms = ranked[0], None
-    for seen in ranked:
-        measured_ms = _measure(ctx, tier, seen.architecture, folder)
-        chosen = seen
-        if measured_ms is None or measured_ms <= limit_ms:
+    for chosen in ranked:
+        checked = check_on_chips(ctx, tier, chosen.architecture, folder / "checks.json")
+        over = over_budget(checked, budget)
+        if over <= 1:
             break
         ctx.progress.message(
-            f"{tier.name}: a finalist takes {format_ms(measured_ms)} of {format_ms(limit_ms)}"
+            f"{tier.name}: a finalist takes {over:.3g} times its latency budget as measured"
         )
     score, space = chosen.score, ctx.space(tier)
     assert score is not None
     write_json(folder / "genotype.json", space.to_dict(chosen.architecture))
+    counts = space.counts(chosen.architecture)
     answer = {
         "tier": tier.name,
-        "device_id": ctx.device(tier).id,
-        "max_latency_ms": limit_ms,
-        "max_macs": fit.load_budgets(ctx)[tier.name]["max_macs"],
+        **{key: value for key, value in budget.items() if key != "latency_percentile"},
         "predicted_ms": score.latency_ms,
-        "median_ms": measured_ms,
-        "within_budget": measured_ms is None or measured_ms <= limit_ms,
+        "median_ms": checked[budget["device_id"]],
+        "also": [
+            {
+                "device_id": other["device_id"],
+                "max_latency_ms": other["max_latency_ms"],
+                "predicted_ms": score.cost(f"latency_ms@{other['device_id']}"),
+                "median_ms": checked[other["device_id"]],
+            }
+            for other in budget["also"]
+        ],
+        "within_budget": over <= 1,
         "macs": round(score.macs),
-        "params": space.counts(chosen.architecture).params,
+        "params": counts.params,
+        "peak_memory_mb": counts.peak_memory_mb,
         "validation_accuracy": score.accuracy,
         "queries": len(outcome.history.queries),
         "genotype": str(folder / "genotype.json"),
@@ -241,20 +252,3 @@ def _finish(
 def _accuracy(seen: Seen[Any]) -> float:
     assert seen.score is not None
     return seen.score.accuracy
-
-
-def _measure(ctx: BuildContext, tier: TierSection, architecture: Any, folder: Path) -> float | None:
-    """Median latency with random weights on the tier's chip, measured once."""
-    from factory.verification.verify import verify_model
-
-    path = folder / "checks.json"
-    checks: dict[str, float | None] = read_json(path, "finalists") if path.exists() else {}
-    space = ctx.space(tier)
-    key = fingerprint(space.to_dict(architecture))
-    if key not in checks:
-        profile = ctx.device(tier)
-        _, content = network_bytes(space, architecture, profile.dtype, ctx.seed)
-        with open_device(profile) as device:
-            checks[key] = verify_model(content, device).median_ms
-        write_json(path, checks)
-    return checks[key]

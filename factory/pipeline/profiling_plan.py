@@ -46,9 +46,11 @@ def effort_settings(effort: str) -> ProfileSettings:
     return EFFORTS[effort]
 
 
-def kernels_of(specs: Sequence[Spec], dtype: str) -> list[Kernel]:
+def kernels_of(
+    specs: Sequence[Spec], dtype: str, activations: tuple[str, ...] = ()
+) -> list[Kernel]:
     """Every kernel that some network of these sizes runs, each once, sorted."""
-    found = {kernel for spec in specs for kernel in space_of(spec).all_kernels(dtype)}
+    found = {kernel for spec in specs for kernel in space_of(spec).all_kernels(dtype, activations)}
     return sorted(found)
 
 
@@ -132,12 +134,14 @@ def measure_chip(
     pool: int,
     effort: str,
     seed: int,
+    activations: tuple[str, ...] = (),
     progress: Progress = SILENT,
 ) -> Measured:
     """Measure what the table does not hold yet; a killed call goes on when called again."""
     settings = effort_settings(effort)
     progress = mirrored(device, progress)
     dtype = device.profile.dtype
-    kernels = profile_kernels(device, kernels_of(specs, dtype), table, settings, progress)
+    wanted = kernels_of(specs, dtype, activations)
+    kernels = profile_kernels(device, wanted, table, settings, progress)
     samples = random_networks(specs, dtype, networks, pool, seed)
     return Measured(kernels, profile_networks(device, samples, table, settings, progress))

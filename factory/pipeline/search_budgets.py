@@ -17,24 +17,30 @@ from factory.pipeline.search_files import targets
 from factory.pipeline.stages import fit
 
 if TYPE_CHECKING:
+    from factory.latency.presence import PresenceMatrix
     from factory.search.architectures import TierBudget
     from factory.search.costs import CostTerm
 
 
-def tier_costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[CostTerm]:
-    """The tier's costs when its own chip's latency is to be ``target_ms`` at most."""
+def tier_costs(
+    ctx: BuildContext, tier: TierSection, target_ms: float, activations: tuple[str, ...] = ()
+) -> list[CostTerm]:
+    """The tier's costs when its own chip's latency is to be ``target_ms`` at most.
+
+    ``activations`` are the candidates of factorised edges; without them all are ReLUs.
+    """
     from factory.search.costs import macs_term, parameters_term
     from factory.search.form import form_of
 
     budget = fit.load_budgets(ctx)[tier.name]
     space = ctx.space(tier)
     share = target_ms / float(budget["max_latency_ms"])
-    latency = _latency(ctx, tier, ctx.device(tier).id, "latency_ms", target_ms)
+    presence = space.presence(ctx.device(tier).dtype, activations)
+    latency = _latency(ctx, presence, ctx.device(tier).id, "latency_ms", target_ms)
     terms = [latency.with_limit(target_ms, ctx.recipe.budget.least_used * target_ms or None)]
     for other in budget["also"]:
         name, limit_ms = other["device_id"], share * float(other["max_latency_ms"])
-        terms.append(_latency(ctx, tier, name, f"latency_ms@{name}", limit_ms))
-    presence = terms[0].presence
+        terms.append(_latency(ctx, presence, name, f"latency_ms@{name}", limit_ms))
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
     if budget.get("max_params") is not None:
@@ -46,11 +52,10 @@ def tier_costs(ctx: BuildContext, tier: TierSection, target_ms: float) -> list[C
 
 
 def _latency(
-    ctx: BuildContext, tier: TierSection, device_id: str, name: str, limit_ms: float
+    ctx: BuildContext, presence: PresenceMatrix, device_id: str, name: str, limit_ms: float
 ) -> CostTerm:
     from factory.search.costs import CostTerm
 
-    presence = ctx.space(tier).presence(ctx.devices[device_id].dtype)
     weights_ms, constant_ms = fit.load_predictor(ctx, device_id).linear_ms(presence.kernels)
     return CostTerm(name, presence, weights_ms, constant_ms, limit_ms, "ms", device_id)
 
@@ -61,34 +66,36 @@ def tier_budgets(ctx: BuildContext) -> list[TierBudget]:
     Raises BudgetError, naming the budget as it was stated, when no network can meet it.
     """
     from factory.search.architectures import TierBudget
-    from factory.search.form import form_of
 
-    form = form_of(ctx.recipe.space.kind)
-    known, budgets = targets(ctx), fit.load_budgets(ctx)
-    found = []
+    known, found = targets(ctx), []
     for tier in ctx.recipe.tiers:
-        limit_ms = float(budgets[tier.name]["max_latency_ms"])
-        stated = tier_costs(ctx, tier, limit_ms)
-        smallest_ms = form.check_feasible(
-            stated, ctx.recipe.search.max_skips, where=f"tier {tier.name!r} of the recipe"
-        )["latency_ms"]
-        ctx.progress.message(
-            f"{tier.name}: budget {format_ms(limit_ms)} on {ctx.device(tier).id}, "
-            f"the smallest network of the space needs {format_ms(smallest_ms)}"
-        )
-        known.start(tier.name, _first_target(ctx, stated, smallest_ms))
+        known.start(tier.name, first_target_ms(ctx, tier, ctx.activations))
         first_ms = float(known.of(tier.name)[0]["target_ms"])
-        found.append(TierBudget(tier.name, tier_costs(ctx, tier, first_ms)))
+        found.append(TierBudget(tier.name, tier_costs(ctx, tier, first_ms, ctx.activations)))
     if NO_LATENCY in ctx.searched_names():
         found.append(TierBudget(NO_LATENCY, []))
     return found
 
 
-def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float) -> float:
-    """The safe share of the budget where it can be met together with the MACs, else the budget."""
+def first_target_ms(
+    ctx: BuildContext, tier: TierSection, activations: tuple[str, ...] = ()
+) -> float:
+    """The safe share of the latency budget where all budgets can be met with it, else the budget.
+
+    Raises BudgetError, naming the budget as it was stated, when no network can meet it.
+    """
     from factory.search.form import form_of
 
-    limit_ms = float(stated[0].limit or 0.0)
+    form, max_skips = form_of(ctx.recipe.space.kind), ctx.recipe.search.max_skips
+    limit_ms = float(fit.load_budgets(ctx)[tier.name]["max_latency_ms"])
+    stated = tier_costs(ctx, tier, limit_ms, activations)
+    smallest_ms = form.check_feasible(stated, max_skips, where=f"tier {tier.name!r} of the recipe")[
+        "latency_ms"
+    ]
+    ctx.progress.message(
+        f"{tier.name}: budget {format_ms(limit_ms)} on {ctx.device(tier).id}, "
+        f"the smallest network of the space needs {format_ms(smallest_ms)}"
+    )
     safe_ms = max(ctx.recipe.budget.safety * limit_ms, min(limit_ms, smallest_ms * 1.001))
     safe = [
         term.with_limit(float(term.limit or 0.0) * safe_ms / limit_ms)
@@ -97,7 +104,7 @@ def _first_target(ctx: BuildContext, stated: list[CostTerm], smallest_ms: float)
         for term in stated
     ]
     try:
-        form_of(ctx.recipe.space.kind).check_feasible(safe, ctx.recipe.search.max_skips)
+        form.check_feasible(safe, max_skips)
     except BudgetError:
         return limit_ms
     return safe_ms

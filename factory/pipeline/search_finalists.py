@@ -36,8 +36,9 @@ def finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
     budget = fit.load_budgets(ctx)[tier.name]
     limit_ms = float(budget["max_latency_ms"])
     found = _derive(ctx, tier, folder)
-    checked = _check(ctx, tier, found.genotype)
-    while (over := _over(checked, budget)) > 1:
+    checks = ctx.folder.stage("search") / tier.name / "checks.json"
+    checked = check_on_chips(ctx, tier, found.genotype, checks)
+    while (over := over_budget(checked, budget)) > 1:
         known = targets(ctx)
         rounds = known.count(tier.name, "finalist", since_verify=True)
         if rounds >= ctx.recipe.budget.finalist_rounds or not known.tighten(
@@ -53,7 +54,7 @@ def finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
             "searching below a lower target"
         )
         found = _derive(ctx, tier, folder)
-        checked = _check(ctx, tier, found.genotype)
+        checked = check_on_chips(ctx, tier, found.genotype, checks)
     predictor = fit.load_predictor(ctx, ctx.device(tier).id)
     prediction = predictor.predict(ctx.space(tier).kernels(found.genotype, predictor.dtype))
     return {
@@ -61,7 +62,8 @@ def finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
         "tier": tier.name,
         "device_id": ctx.device(tier).id,
         "budget": {
-            key: budget[key] for key in ("max_latency_ms", "max_macs", "max_peak_memory_mb", "also")
+            key: budget[key]
+            for key in ("max_latency_ms", "max_macs", "max_params", "max_peak_memory_mb", "also")
         },
         "target_ms": found.limits["latency_ms"],
         "predicted_ms": prediction.latency_ms,
@@ -88,7 +90,7 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
     try:
         return continue_with_tighter(
             folder,
-            tier_costs(ctx, tier, target_ms),
+            tier_costs(ctx, tier, target_ms, ctx.activations),
             ctx.recipe.search,
             extra_epochs=ctx.recipe.budget.extra_epochs,
             space=ctx.search_space(),
@@ -100,9 +102,10 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
         return found
 
 
-def _check(ctx: BuildContext, tier: TierSection, architecture: Any) -> dict[str, float | None]:
-    """Median latency with random weights on every chip of the tier, measured once."""
-    path = ctx.folder.stage("search") / tier.name / "checks.json"
+def check_on_chips(
+    ctx: BuildContext, tier: TierSection, architecture: Any, path: Path
+) -> dict[str, float | None]:
+    """Median latency with random weights on every chip of the tier, measured once; kept in path."""
     checks: dict[str, float | None] = read_json(path, "finalists") if path.exists() else {}
     own = ctx.device(tier)
     found: dict[str, float | None] = {}
@@ -128,7 +131,7 @@ def _measured(
         return counts, verify_model(content, device, usual_reference_ms=usual_ms).median_ms
 
 
-def _over(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
+def over_budget(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
     """Largest ratio of a measured latency to its budget; 0 where nothing could be measured."""
     limits = {budget["device_id"]: budget["max_latency_ms"]}
     limits |= {other["device_id"]: other["max_latency_ms"] for other in budget["also"]}

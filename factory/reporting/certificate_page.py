@@ -27,6 +27,7 @@ def render_certificate(value: Json, file: str = "certificate.json") -> str:
         file=file,
         headline=headline(value),
         sections=[
+            *([("Budgets", budgets)] if (budgets := _budget_rows(value)) else []),
             ("Latency", _latency_rows(value)),
             ("Accuracy", _accuracy_rows(value)),
             ("The file", _file_rows(value)),
@@ -48,6 +49,28 @@ def headline(value: Json) -> str:
     words = {"holds": "Holds its budget", "over budget": "Over its budget"}
     verdict = words.get(str(budget.get("verdict")), "Does not pass")
     return f"{verdict}: {show_ms(median)} of {show_ms(limit)}, {spare}"
+
+
+def _budget_rows(value: Json) -> list[tuple[str, str]]:
+    """Every limit: 'parameters', '8,100 of 9,000, 10.0 % to spare'."""
+    shows = {
+        "latency_ms": ("latency", show_ms),
+        "macs": ("MACs", show_macs),
+        "params": ("parameters", lambda count: f"{count:,.0f}"),
+        "peak_memory_mb": ("peak memory of the tensors", lambda mb: f"{mb:.4g} MB"),
+    }
+    rows = []
+    for part in records(mapping(value.get("budget")).get("limits")):
+        name, show = shows.get(str(part.get("name")), (str(part.get("name")), str))
+        device = f" on {part['device_id']}" if part.get("device_id") else ""
+        found, margin = number(part.get("value")), number(part.get("margin_percent"))
+        if found is None or margin is None:
+            text = f"not measured, the budget is {show(part.get('limit'))}"
+        else:
+            spare = f"{abs(margin):.1f} % {'to spare' if margin >= 0 else 'too much'}"
+            text = f"{show(found)} of {show(part.get('limit'))}, {spare}"
+        rows.append((name + device, text))
+    return rows
 
 
 def _with_interval(part: Json, key: str) -> str:

@@ -29,7 +29,11 @@ from factory.search.bilevel import Bilevel
 from factory.search.budget import Budgets
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm
-from factory.search.derive import with_activations
+from factory.search.derive import (
+    given_activations,
+    strongest_activations,
+    with_activations,
+)
 from factory.search.form import Form, form_of
 from factory.search.result import SearchResult
 from factory.spaces.base import SearchSpace
@@ -215,17 +219,13 @@ def _result(
 ) -> SearchResult:
     values = ended.values
     scores = form.scores(values)
-    genotype, repaired = form.repair(scores, tier.costs, cfg.max_skips)
+    activations = strongest_activations(values, cfg.activations)
+    terms = given_activations(tier.costs, activations)
+    genotype, repaired = form.repair(scores, terms, cfg.max_skips)
     history = folder / "history.jsonl"
     last = _last_epoch(history)
-    gamma = values.get("gamma")
-    activations = (
-        None
-        if gamma is None
-        else {name: [cfg.activations[int(np.argmax(g))] for g in gamma[name]] for name in gamma}
-    )
     discretised = form.discretise(scores, cfg.max_skips)
-    if activations is not None:  # the costs are those of ReLUs: see docs/add-a-method.md
+    if activations is not None:
         genotype, discretised = (with_activations(g, activations) for g in (genotype, discretised))
     return SearchResult(
         tier=tier.name,
@@ -233,7 +233,7 @@ def _result(
         discretised=discretised,
         repaired=repaired,
         expected=Budgets(tier.costs, 1.0, 1.0).expected(form.marginals(values)),
-        predicted=form.derived_costs(tier.costs, genotype),
+        predicted=form.derived_costs(terms, genotype),
         limits={t.name: float(t.limit) for t in tier.costs if t.limit is not None},
         multipliers=dict(ended.multipliers),
         smallest=smallest,
@@ -249,7 +249,7 @@ def _result(
         gap=last.get("gap"),
         activations=activations,
         stopped=ended.stopped,
-        front=form.front(scores, tier.costs, cfg.front, cfg.max_skips),
+        front=form.front(scores, terms, cfg.front, cfg.max_skips),
     )
 
 

@@ -29,6 +29,7 @@ from factory.search.budget import Budgets
 from factory.search.collapse import CollapseWatch
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm
+from factory.search.derive import given_activations, strongest_activations
 from factory.search.distributed import join
 from factory.search.form import form_of_spec
 from factory.search.gradient import Batch, gradients
@@ -314,7 +315,8 @@ class Bilevel:
         form = self.form
         scores = form.scores(values)
         genotype = form.discretise(scores, self.cfg.max_skips)
-        derived = form.derived_costs(budgets.terms, genotype)
+        activations = strongest_activations(values, self.cfg.activations)
+        derived = form.derived_costs(given_activations(budgets.terms, activations), genotype)
         row["penalty"] = budgets.penalty(row["expected"])
         row["derived"] = derived
         row["limits"] = {t.name: t.limit for t in budgets.terms if t.limit is not None}

@@ -76,7 +76,8 @@ class Budgets:
     def expected(self, q: Mapping[str, Tensor]) -> dict[str, float]:
         """Expected cost of every term."""
         with torch.no_grad():
-            return {t.name: float(c(q)) for t, c in zip(self.terms, self.costs, strict=True)}
+            pairs = zip(self.terms, self.costs, strict=True)
+            return {term.name: float(cost(_as_seen(q, term))) for term, cost in pairs}
 
     def add_gradients(
         self, task: Sequence[Tensor], q: Mapping[str, Tensor], parameters: Sequence[Tensor]
@@ -89,7 +90,7 @@ class Budgets:
         expected: dict[str, float] = {}
         self.task_norm = _running(self.task_norm, _norm(task))
         for term, cost in zip(self.terms, self.costs, strict=True):
-            value = cost(q)
+            value = cost(_as_seen(q, term))
             expected[term.name] = float(value.detach())
             if term.limit is None:
                 continue
@@ -147,6 +148,17 @@ class Budgets:
         self.multipliers = {name: float(state["multipliers"][name]) for name in self.limited}
         self.task_norm = state["task_norm"]
         self.cost_norms = dict(state["cost_norms"])
+
+
+def _as_seen(q: Mapping[str, Tensor], term: CostTerm) -> dict[str, Tensor]:
+    """q with the columns of the term: summed over the activations where it does not tell them."""
+    columns = {name: mask.shape[1] for name, mask in term.presence.monomials}
+    return {
+        name: q_EO
+        if q_EO.shape[1] == columns.get(name, q_EO.shape[1])
+        else q_EO.reshape(len(q_EO), columns[name], -1).sum(2)
+        for name, q_EO in q.items()
+    }
 
 
 def _running(old: float | None, new: float) -> float:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from factory.core.errors import BudgetError
 from factory.latency.differentiable import ExpectedCost
 from factory.search import derive, diagnostics, feasibility
 from factory.search.config import SearchConfig
 from factory.search.costs import Cost, CostModel, CostTerm
 from factory.search.front import derive_front
 from factory.search.peak_memory import peak_memory_term
-from factory.search.relaxation import ArchParameters, marginals
+from factory.search.relaxation import ArchParameters, marginals, with_gamma
 from factory.search.supernet import Supernet
 from factory.spaces.base import SearchSpace
 from factory.spaces.genotype import CELL_TYPES, Genotype
@@ -58,19 +59,33 @@ class CellForm:
     def check_feasible(
         self, terms: Sequence[CostTerm], max_skips: int | None = None, where: str = ""
     ) -> dict[str, float]:
-        """Smallest costs by coordinate descent."""
-        return feasibility.check_feasible(terms, max_skips, where)
+        """Smallest costs by coordinate descent; of factorised edges with one activation on all."""
+        candidates = derive.uniform_activations(terms)
+        if not candidates:
+            return feasibility.check_feasible(terms, max_skips, where)
+        found, refused = [], []
+        for activations in candidates:
+            given = derive.given_activations(terms, activations)
+            try:
+                found.append(feasibility.check_feasible(given, max_skips, where))
+            except BudgetError as error:
+                refused.append(error)
+        if not found:
+            raise refused[0]
+        return {name: min(smallest[name] for smallest in found) for name in found[0]}
 
     def derived_costs(self, terms: Sequence[CostTerm], architecture: Genotype) -> dict[str, float]:
         """Costs of a genotype."""
         return diagnostics.derived_costs(CostModel(terms), architecture)
 
     def marginals(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
-        """P(edge in the network with that operator)."""
-        return {
+        """P(edge in the network with that operator), of a factorised edge also activation."""
+        q = {
             name: marginals(torch.tensor(values["alpha"][name]), torch.tensor(values["beta"][name]))
             for name in CELL_TYPES
         }
+        gamma = {name: torch.tensor(values["gamma"][name]) for name in values.get("gamma", {})}
+        return with_gamma(q, gamma)
 
     def front(
         self, scores: derive.Scores, terms: Sequence[CostTerm], count: int, max_skips: int | None

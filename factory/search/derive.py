@@ -15,7 +15,8 @@ that does not; where the other limits rule that out, it stays as it is. Determin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,48 @@ def with_activations(genotype: Genotype, activations: Mapping[str, Sequence[str]
         for name in CELL_TYPES
     )
     return dataclasses.replace(genotype, normal_activations=normal, reduce_activations=reduce)
+
+
+def strongest_activations(
+    values: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, list[str]] | None:
+    """Per cell type the strongest activation of each edge [E]; None where edges have none."""
+    if "gamma" not in values:
+        return None
+    return {
+        cell_type: [names[int(np.argmax(weights_A))] for weights_A in gamma_EA]
+        for cell_type, gamma_EA in values["gamma"].items()
+    }
+
+
+def given_activations(
+    terms: Sequence[CostTerm], activations: Mapping[str, Sequence[str]] | None
+) -> list[CostTerm]:
+    """Costs of operators alone where the activation of every edge is known (per cell type [E])."""
+    if activations is None:
+        return list(terms)
+    found = []
+    for term in terms:
+        names, exact = term.presence.activations, term.exact
+        if names:
+            chosen = {n: np.array([names.index(a) for a in activations[n]]) for n in activations}
+            term = dataclasses.replace(term, presence=term.presence.given(chosen))
+        if exact is not None:
+            term = dataclasses.replace(term, exact=_with_activations_first(exact, activations))
+        found.append(term)
+    return found
+
+
+def _with_activations_first(
+    exact: Callable[[Genotype], float], activations: Mapping[str, Sequence[str]]
+) -> Callable[[Genotype], float]:
+    return lambda genotype: exact(with_activations(genotype, activations))
+
+
+def uniform_activations(terms: Sequence[CostTerm]) -> list[dict[str, list[str]]]:
+    """One activation on all edges, for every candidate of the terms; empty without candidates."""
+    names = next((t.presence.activations for t in terms if t.presence.activations), ())
+    return [{cell_type: [name] * len(EDGES) for cell_type in CELL_TYPES} for name in names]
 
 
 def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:

@@ -167,8 +167,9 @@ class ArchParameters(nn.Module):
         return result
 
     def marginals(self) -> dict[str, Tensor]:
-        """q per cell type, differentiable."""
-        return {name: marginals(self.kept_alpha(name), self.beta[name]) for name in CELL_TYPES}
+        """q per cell type, differentiable; see :func:`with_gamma`."""
+        q = {name: marginals(self.kept_alpha(name), self.beta[name]) for name in CELL_TYPES}
+        return with_gamma(q, self.gamma)
 
     def values(self) -> dict[str, dict[str, list]]:
         """Plain numbers, for a JSON file; alpha of struck-out candidates is DROPPED."""
@@ -186,6 +187,18 @@ class ArchParameters(nn.Module):
         if self.gamma:
             found["gamma"] = {name: self.gamma[name].detach().cpu().tolist() for name in CELL_TYPES}
         return found
+
+
+def with_gamma(
+    q: Mapping[str, Tensor], gamma: Mapping[str, Tensor] | nn.ParameterDict
+) -> dict[str, Tensor]:
+    """q of factorised edges: P(operator and activation), [E, O * A], operators first."""
+    return {
+        name: (q_EO[:, :, None] * torch.softmax(gamma[name].double(), 1)[:, None]).flatten(1)
+        if name in gamma
+        else q_EO
+        for name, q_EO in q.items()
+    }
 
 
 def _draw(*shape: int, generator: torch.Generator) -> Tensor:

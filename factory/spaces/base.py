@@ -54,11 +54,18 @@ class SearchSpace(Protocol[A]):
         """Parameters, MACs and peak memory of the network."""
         ...
 
-    def presence(self, dtype: str | None = None) -> PresenceMatrix:
-        """Expected count of every canonical kernel as a polynomial in a soft choice."""
+    def presence(
+        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+    ) -> PresenceMatrix:
+        """Expected count of every canonical kernel as a polynomial in a soft choice.
+
+        ``activations`` are the candidates of factorised edges, where the space has them.
+        """
         ...
 
-    def all_kernels(self, dtype: str | None = None) -> list[Kernel]:
+    def all_kernels(
+        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+    ) -> list[Kernel]:
         """Every canonical kernel that some network of the space runs."""
         ...
 

@@ -8,6 +8,9 @@ Follows graph/canonical.py. What depends on more than one edge:
   convolution with ReLU: R and not W; without: otherwise; a ReLU kernel: R and W.
   States made by a concatenation (factorised reduction) or an addition (nodes) never take the
   ReLU in: a ReLU kernel: R.
+- Other activations of a factorised edge. The same, each by itself; one that folds does so only
+  where no other activation reads the state either. What an activation computes from two tensors
+  (SiLU's product) is not shared. The columns of q are operator x activation, operators first.
 - Pools of one kind from one source are one kernel; so are the shift (Slice, Pad) of the stride-2
   skips of a source.
 
@@ -18,7 +21,7 @@ piece is lowered by the same functions as the whole network and canonicalised.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +30,7 @@ from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import GraphBuilder
 from factory.latency.presence import PresenceMatrix
+from factory.spaces.activations import RELU, emit_activation
 from factory.spaces.genotype import NODES, OPS, SELECTABLE_OPS
 from factory.spaces.lowering import (
     build,
@@ -46,15 +50,25 @@ Term = dict[int | None, float]  # monomial index (None: the constant 1) -> coeff
 class _Accumulator:
     """Collects kernel -> polynomial, monomials deduplicated."""
 
-    def __init__(self) -> None:
+    def __init__(self, activations: tuple[str, ...]) -> None:
+        self.activations = activations
         self.monomials: list[tuple[str, np.ndarray]] = []
         self._index: dict[tuple[str, bytes], int] = {}
         self._terms: dict[Kernel, Counter[int | None]] = {}
 
-    def nothing(self, cell_type: str, edges: list[int], ops: list[str]) -> Term:
-        """Probability that none of ``edges`` carries one of ``ops``."""
-        mask = np.zeros((len(EDGES), len(OPS)), dtype=bool)
-        mask[np.ix_(edges, [OPS.index(op) for op in ops])] = True
+    def columns(self, ops: Sequence[str], activation: str | None = None) -> list[int]:
+        """Columns of q of ``ops``, with every activation or with one."""
+        return [
+            OPS.index(op) * len(self.activations) + a
+            for op in ops
+            for a, name in enumerate(self.activations)
+            if activation in (None, name)
+        ]
+
+    def nothing(self, cell_type: str, edges: list[int], columns: list[int]) -> Term:
+        """Probability that none of ``edges`` carries what is in ``columns``."""
+        mask = np.zeros((len(EDGES), len(OPS) * len(self.activations)), dtype=bool)
+        mask[np.ix_(edges, columns)] = True
         if not mask.any():
             return {None: 1.0}
         key = (cell_type, mask.tobytes())
@@ -82,7 +96,8 @@ class _Accumulator:
                     constant[row] += value
                 else:
                     coefficients[row, index] += value
-        return PresenceMatrix(kernels, constant, self.monomials, coefficients)
+        named = () if self.activations == (RELU,) else self.activations
+        return PresenceMatrix(kernels, constant, self.monomials, coefficients, named)
 
 
 _ONE: Term = {None: 1.0}
@@ -98,33 +113,40 @@ def _shape(channels: int, size: Size) -> tuple[int, int, int, int]:
     return (1, channels, *size)
 
 
-def _add_relu_and_source(
+def _add_source(
     out: _Accumulator, cell: CellPlan, source: int, shape: tuple[int, ...], dtype: str | None
 ) -> None:
-    """The state's shared ReLU and, for sources 0 and 1, the preprocessing that makes it."""
+    """The state's shared activations and, for sources 0 and 1, the preprocessing that makes it."""
     stride = cell.stride(source)
     edges = [e for e, (_, s) in enumerate(EDGES) if s == source]
-    relu_ops = [op for op in SELECTABLE_OPS if leads_with_relu(op, stride)]
-    raw_ops = [op for op in SELECTABLE_OPS if op not in relu_ops]
-    no_relu = out.nothing(cell.cell_type, edges, relu_ops)
-    relu = _probe(lambda b, x: [b.relu(x)], shape, dtype=dtype)
-    if source >= 2:
-        out.add(relu, (1, _ONE), (-1, no_relu))
-        return
-    in_shape = _shape(cell.in_channels[source], cell.in_sizes[source])
-    plain = _probe(lambda b, x: [emit_preprocess(b, x, cell, source)], in_shape, dtype=dtype)
-    if source == 0 and cell.reduction_prev:
+    leading = [op for op in SELECTABLE_OPS if leads_with_relu(op, stride)]
+    everything = out.columns(SELECTABLE_OPS)
+    plain: Counter[Kernel] = Counter()
+    if source < 2:
+        in_shape = _shape(cell.in_channels[source], cell.in_sizes[source])
+        plain = _probe(lambda b, x: [emit_preprocess(b, x, cell, source)], in_shape, dtype=dtype)
         out.add(plain, (1, _ONE))
-        out.add(relu, (1, _ONE), (-1, no_relu))
-        return
-    no_raw = out.nothing(cell.cell_type, edges, raw_ops)
-    neither = out.nothing(cell.cell_type, edges, [*relu_ops, *raw_ops])
-    folded = _probe(
-        lambda b, x: [b.relu(emit_preprocess(b, x, cell, source))], in_shape, dtype=dtype
-    )
-    out.add(folded, (1, no_raw), (-1, neither))
-    out.add(plain, (1, _ONE), (-1, no_raw), (1, neither))
-    out.add(relu, (1, _ONE), (-1, no_relu), (-1, no_raw), (1, neither))
+    for name in out.activations:
+        readers = out.columns(leading, name)
+        kernels = _probe(lambda b, x: [emit_activation(b, name, x)], shape, dtype=dtype)  # noqa: B023
+        shared = Counter({k: n for k, n in kernels.items() if len(k.inputs) == 1})
+        out.add(shared, (1, _ONE), (-1, out.nothing(cell.cell_type, edges, readers)))
+        for edge in edges if kernels != shared else []:
+            absent = out.nothing(cell.cell_type, [edge], readers)
+            out.add(kernels - shared, (1, _ONE), (-1, absent))
+        if source >= 2 or (source == 0 and cell.reduction_prev):
+            continue
+        folded = _probe(
+            lambda b, x: [emit_activation(b, name, emit_preprocess(b, x, cell, source))],  # noqa: B023
+            in_shape,
+            dtype=dtype,
+        )
+        if folded != plain + kernels:
+            others = [column for column in everything if column not in readers]
+            alone = (1, out.nothing(cell.cell_type, edges, others))
+            neither = (-1, out.nothing(cell.cell_type, edges, everything))
+            out.add(folded, alone, neither)
+            out.add(plain + kernels, (-1, alone[1]), (1, neither[1]))
 
 
 def _add_edges(
@@ -137,17 +159,30 @@ def _add_edges(
     for op in SELECTABLE_OPS:
         if op == "skip_connect" and stride == 1:
             continue
+        for activation in out.activations if leads_with_relu(op, stride) else (None,):
 
-        def emit(b: GraphBuilder, x: str, op: str = op) -> list[str]:
-            return [emit_op(b, op, x, size, cell.channels, stride, "probe")]
+            def emit(
+                b: GraphBuilder, x: str, op: str = op, act: str = activation or RELU
+            ) -> list[str]:
+                return [emit_op(b, op, x, size, cell.channels, stride, "probe", act)]
 
-        kernels = _probe(emit, shape, dtype=dtype)
-        per_source = op.endswith("pool_3x3")
-        shared = Counter({k: n for k, n in kernels.items() if per_source or k.op in _SHIFT_OPS})
-        out.add(shared, (1, _ONE), (-1, out.nothing(cell.cell_type, edges, [op])))
-        for edge in edges:
-            absent = out.nothing(cell.cell_type, [edge], [op])
-            out.add(kernels - shared, (1, _ONE), (-1, absent))
+            kernels = _probe(emit, shape, dtype=dtype)
+            columns = out.columns([op], activation)
+            once = op.endswith("pool_3x3"), activation is not None and _is_shared(activation)
+            shared = Counter(
+                {k: n for k, n in kernels.items() if once[0] or (once[1] and k.op in _SHIFT_OPS)}
+            )
+            out.add(shared, (1, _ONE), (-1, out.nothing(cell.cell_type, edges, columns)))
+            for edge in edges:
+                absent = out.nothing(cell.cell_type, [edge], columns)
+                out.add(kernels - shared, (1, _ONE), (-1, absent))
+
+
+@lru_cache(maxsize=32)
+def _is_shared(activation: str) -> bool:
+    """Whether edges that read one state share all of the activation: nothing reads two tensors."""
+    kernels = _probe(lambda b, x: [emit_activation(b, activation, x)], (1, 1, 1, 1), dtype=None)
+    return all(len(kernel.inputs) == 1 for kernel in kernels)
 
 
 def _add_cell(out: _Accumulator, cell: CellPlan, last: bool, dtype: str | None) -> None:
@@ -155,7 +190,7 @@ def _add_cell(out: _Accumulator, cell: CellPlan, last: bool, dtype: str | None) 
     for source in range(NODES[-1]):
         size = cell.source_size if source < 2 else cell.node_size
         shape = _shape(cell.channels, size)
-        _add_relu_and_source(out, cell, source, shape, dtype)
+        _add_source(out, cell, source, shape, dtype)
         _add_edges(out, cell, source, shape, dtype)
 
     def nodes(b: GraphBuilder, *xs: str) -> list[str]:
@@ -166,9 +201,14 @@ def _add_cell(out: _Accumulator, cell: CellPlan, last: bool, dtype: str | None) 
 
 
 @lru_cache(maxsize=64)
-def cell_presence(spec: NetworkSpec, dtype: str | None) -> PresenceMatrix:
-    """Expected counts of every canonical kernel of the networks of ``spec``."""
-    out = _Accumulator()
+def cell_presence(
+    spec: NetworkSpec, dtype: str | None, activations: tuple[str, ...] = ()
+) -> PresenceMatrix:
+    """Expected counts of every canonical kernel of the networks of ``spec``.
+
+    ``activations`` are the candidates of factorised edges; empty: ReLUs.
+    """
+    out = _Accumulator(activations or (RELU,))
 
     def stem(b: GraphBuilder, image: str) -> list[str]:
         return [b.relu(x) for x in dict.fromkeys(emit_stem(b, spec, image))]

@@ -64,13 +64,21 @@ class CellSpace:
         """Parameters, MACs and peak memory of the derived network."""
         return count(self.lower(genotype))
 
-    def presence(self, dtype: str | None = None) -> PresenceMatrix:
-        """Expected count of every canonical kernel as a polynomial in q."""
-        return cell_presence(self.spec, dtype)
+    def presence(
+        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+    ) -> PresenceMatrix:
+        """Expected count of every canonical kernel as a polynomial in q.
 
-    def all_kernels(self, dtype: str | None = None) -> list[Kernel]:
+        With ``activations``, the candidates of factorised edges, q has a column for every pair of
+        operator and activation.
+        """
+        return cell_presence(self.spec, dtype, activations)
+
+    def all_kernels(
+        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+    ) -> list[Kernel]:
         """Every canonical kernel that some network of the space runs."""
-        return list(self.presence(dtype).kernels)
+        return list(self.presence(dtype, activations).kernels)
 
     def random(self, rng: np.random.Generator) -> Genotype:
         """Per node two distinct sources, uniform; operators uniform over the seven but none."""

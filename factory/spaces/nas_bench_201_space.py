@@ -140,13 +140,20 @@ class NasBench201Space:
         """Parameters, MACs and peak memory of the network."""
         return count(self.lower(architecture))
 
-    def presence(self, dtype: str | None = None) -> PresenceMatrix:
-        """Expected count of every canonical kernel as a polynomial in q["cell"] [6, 5]."""
+    def presence(
+        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+    ) -> PresenceMatrix:
+        """Expected count of every canonical kernel as a polynomial in q["cell"] [6, 5].
+
+        All activations are ReLUs.
+        """
         from factory.spaces.nas_bench_201_presence import presence
 
         return presence(self.spec, dtype)
 
-    def all_kernels(self, dtype: str | None = None) -> list[Kernel]:
+    def all_kernels(
+        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+    ) -> list[Kernel]:
         """Every canonical kernel that some network of the space runs."""
         return list(self.presence(dtype).kernels)
 

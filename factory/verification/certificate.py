@@ -94,6 +94,29 @@ class AccuracyPart(Part):
     drop_points: float | None = None
 
 
+class LimitPart(Part):
+    """One budget: a cost of the network, the most that was allowed, and what is left of it."""
+
+    name: str = Field(description="latency_ms, macs, params or peak_memory_mb; the unit is in it")
+    device_id: str = Field(default="", description="the chip, for a latency")
+    limit: float = Field(gt=0)
+    value: float | None = Field(description="measured latency or exact count; null: not measured")
+    margin_percent: float | None = Field(description="share of the limit left; negative when over")
+    holds: bool
+
+    @classmethod
+    def of(cls, name: str, value: float | None, limit: float, device_id: str = "") -> LimitPart:
+        """The part of a cost and its limit; one that is not measured does not hold."""
+        return cls(
+            name=name,
+            device_id=device_id,
+            limit=limit,
+            value=value,
+            margin_percent=None if value is None else 100.0 * (1.0 - value / limit),
+            holds=value is not None and value <= limit * (1 + 1e-12),
+        )
+
+
 class BudgetPart(Part):
     """What was asked for, and what came of it."""
 
@@ -106,6 +129,9 @@ class BudgetPart(Part):
         default=None, description="whether the upper end of the median's interval holds too"
     )
     reasons: list[str] = Field(default_factory=list)
+    limits: list[LimitPart] = Field(
+        default_factory=list, description="every budget of costs, the latency on this chip first"
+    )
 
 
 class ProbePart(Part):
@@ -140,6 +166,8 @@ class Certificate(Part):
     def content_digest(self) -> str:
         """SHA-256 over everything but the seal, in a canonical form."""
         value = self.model_dump(mode="json", exclude={"seal"})
+        if not self.budget.limits:  # certificates of before limits were listed keep their seal
+            del value["budget"]["limits"]
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return sha256_bytes(text.encode())
 

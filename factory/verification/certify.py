@@ -25,6 +25,7 @@ from factory.verification.certificate import (
     Certificate,
     ChipPart,
     LatencyPart,
+    LimitPart,
     ModelPart,
     ProbePart,
     expiry,
@@ -51,7 +52,7 @@ def certify(
     *,
     accuracy: AccuracyPart | None = None,
     accuracy_note: str = "",
-    max_macs: float | None = None,
+    limits: Sequence[LimitPart] = (),
     min_accuracy: float | None = None,
     macs: int | None = None,
     params: int | None = None,
@@ -67,7 +68,8 @@ def certify(
             its latency rounds under "timing_rounds" or "rounds".
         accuracy: of this file, where labelled pictures are.
         accuracy_note: why there is none.
-        max_macs, min_accuracy: further limits, stated with the budget.
+        limits: budgets beside the latency on this chip.
+        min_accuracy: the accuracy that was asked for, stated with the budget.
         macs, params: of the network.
         sustained_s: seconds of the longer run; 0 leaves it out.
         issued: date, now by default.
@@ -93,7 +95,7 @@ def certify(
         memory_note=_memory_note(started),
         accuracy=accuracy,
         accuracy_note=accuracy_note if accuracy is None else "",
-        budget=_budget(result, latency, max_macs, min_accuracy),
+        budget=_budget(result, latency, profile.id, limits, min_accuracy),
         probe=_probe(content, device, profile.precision),
         unmeasured="" if latency is not None else "; ".join(result.get("reasons") or ["failed"]),
         provenance=dict(provenance()),
@@ -243,20 +245,25 @@ def _sustained(content: bytes, device: Device, seconds: float) -> dict[str, Any]
 def _budget(
     result: Mapping[str, Any],
     latency: LatencyPart | None,
-    max_macs: float | None,
+    device_id: str,
+    further: Sequence[LimitPart],
     min_accuracy: float | None,
 ) -> BudgetPart:
     limit = result.get("max_latency_ms")
+    own = []
+    if limit is not None:
+        own = [LimitPart.of("latency_ms", result.get("median_ms"), limit, device_id)]
     verdict = {"passed": "holds"}.get(str(result.get("verdict")), str(result.get("verdict")))
     upper = None if latency is None else latency.median_interval_ms[1]
     return BudgetPart(
         max_latency_ms=limit,
-        max_macs=max_macs,
+        max_macs=next((part.limit for part in further if part.name == "macs"), None),
         min_accuracy=min_accuracy,
         verdict=verdict,  # type: ignore[arg-type]
         margin_percent=result.get("margin_percent"),
         interval_holds=None if limit is None or upper is None else upper <= limit,
         reasons=[str(reason) for reason in result.get("reasons") or []],
+        limits=[*own, *further],
     )
 
 

@@ -165,7 +165,7 @@ def test_an_interrupt_prints_the_command_that_goes_on(number):
         "import sys, time, factory.pipeline.verbs.report as verb\n"
         "def slow(run):\n"
         "    print('ready', flush=True)\n"
-        "    time.sleep(30)\n"
+        "    time.sleep(200)\n"
         "verb.report = slow\n"
         "from factory.cli.main import run\n"
         "sys.exit(run(['report', 'some run']))\n"
@@ -175,7 +175,7 @@ def test_an_interrupt_prints_the_command_that_goes_on(number):
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "factory report 'some run'" in error
 

@@ -76,7 +76,7 @@ class Remote:
     def text(self, element: str) -> str:
         return self.evaluate(f"document.getElementById('{element}').textContent")
 
-    def wait_for_text(self, element: str, words: str, timeout_s: float = 20.0) -> None:
+    def wait_for_text(self, element: str, words: str, timeout_s: float = 120.0) -> None:
         deadline = time.monotonic() + timeout_s
         while words not in (seen := self.text(element)):
             assert time.monotonic() < deadline, f"{element} says {seen!r}, not {words!r}"

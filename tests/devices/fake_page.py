@@ -29,7 +29,7 @@ class FakePage:
 
     def ask(self, method, path, body=None, headers=None):
         """Status, headers and body of one request."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         own = {"X-Session": self.session, "X-Visit": str(self.visit), **(headers or {})}
         data = json.dumps(body) if isinstance(body, dict) else body
         try:

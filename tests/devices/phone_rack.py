@@ -66,7 +66,7 @@ class PhoneRack:
         adb = {
             "serial": self.phones[index].address,
             "runner": str(self.runner),
-            "patience_s": 20.0,
+            "patience_s": 120.0,
             "longest_wait_s": 0.0,
             **more.pop("adb", {}),
         }

@@ -42,7 +42,7 @@ class RunningAgent:
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
-    def profile(self, device_id: str, *, patience_s: float = 20.0, **more) -> DeviceProfile:
+    def profile(self, device_id: str, *, patience_s: float = 120.0, **more) -> DeviceProfile:
         """A profile of one thread that reaches this agent."""
         agent = {"url": self.url, "patience_s": patience_s, **more.pop("agent", {})}
         fields = {"id": device_id, "transport": "agent", "threads": 1, "timeout_s": 20.0}
@@ -61,7 +61,7 @@ class RunningAgent:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=5)
+                self.process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

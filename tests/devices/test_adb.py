@@ -79,7 +79,7 @@ def test_a_block_is_timed_and_nothing_stays_on_the_phone(rack):
         models = [tiny_models.conv(16, 16), b"garbage", tiny_models.add()]
         conv, bad, add = device.time_many(models, plan, rounds=2)
         assert (conv.status, bad.status, add.status) == ("ok", "failed", "ok")
-        assert conv.median_ms > add.median_ms > 0
+        assert conv.min_ms > add.min_ms > 0
         assert conv.providers == {"CPUExecutionProvider": len(conv.nodes)}
         assert sum(node["share"] for node in conv.nodes) == pytest.approx(1)
         assert 0 <= conv.reorder_share < 1
@@ -105,11 +105,11 @@ def test_kernels_are_timed_in_place_on_a_phone(rack):
 @needs_adb
 @pytest.mark.parametrize(
     ("word", "reason"),
-    [("CRASH", "died of SIGSEGV"), ("HANG", "timed out after 4 s while making the session")],
+    [("CRASH", "died of SIGSEGV"), ("HANG", "timed out after 8 s while making the session")],
 )
 def test_only_the_culprit_of_a_block_fails(rack, word, reason):
     good = tiny_models.add()
-    with AdbDevice.connect(rack.profile("phone", timeout_s=4.0)) as device:
+    with AdbDevice.connect(rack.profile("phone", timeout_s=8.0)) as device:
         timings = device.time_many([good, marked(good, word), good], QUICK)
         assert [timing.status for timing in timings] == ["ok", "failed", "ok"]
         assert reason in timings[1].reason

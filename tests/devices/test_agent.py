@@ -333,7 +333,7 @@ def peak_mb(pid: int) -> float | None:
 
 def test_without_a_token_only_this_machine_may_ask_by_its_own_name():
     with RunningAgent() as agent:
-        connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/v1/facts", headers={"Host": "rebound.example"})
             assert connection.getresponse().status == 403

@@ -31,7 +31,7 @@ PLAN = TimingPlan(min_runs=3, max_runs=5, min_time_ms=1.0)
 
 
 def profile(**more) -> DeviceProfile:
-    options = {"port": 0, "patience_s": 5.0, **more.pop("browser", {})}
+    options = {"port": 0, "patience_s": 60.0, **more.pop("browser", {})}
     settings = {"id": "page", "chip": "any", "threads": 1, **more}
     return DeviceProfile(
         transport="browser",
@@ -60,7 +60,7 @@ def opened(monkeypatch):
         device = BrowserDevice(profile(**more), announce)
         made.append(device)
         device.start()
-        threads[0].join(5)  # the page knows its session
+        threads[0].join(60)  # the page knows its session
         return device, pages[0]
 
     yield open_
@@ -339,7 +339,7 @@ def test_closing_tells_the_page(opened):
     seen = []
     thread = page.in_background(lambda: seen.append(page.work()))
     device.__exit__(KeyboardInterrupt, None, None)
-    thread.join(5)
+    thread.join(60)
     assert seen[0]["kind"] == "finished"
     assert seen[0]["status"]["interrupted"] is True
     assert not any(t.name == "page" for t in threading.enumerate())

@@ -82,10 +82,10 @@ def test_two_threads_and_a_reload_in_the_middle():
         thread.start()
         remote.wait_for_text("phase", "Measuring")
         remote.reload()
-        thread.join(60)
+        thread.join(200)
         assert device.link.visits == 2
         assert [timing.status for timing in timings] == ["ok"] * 3
-        assert timings[1].median_ms < timings[0].median_ms
+        assert timings[1].min_ms < timings[0].min_ms
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(monkeypatch):
@@ -115,11 +115,11 @@ def test_an_answer_that_breaks_off_is_asked_for_again(monkeypatch):
 
 
 def test_a_model_that_never_returns_costs_a_failed_row():
-    with chromium.device(timeout_s=3.0) as device:
+    with chromium.device(timeout_s=6.0) as device:
         models = [tiny_models.add(), endless(), tiny_models.add()]
         timings = device.time_many(models, PLAN)
         assert [timing.status for timing in timings] == ["ok", "failed", "ok"]
-        assert timings[1].reason == "timed out after 3 s while warming up"
+        assert timings[1].reason == "timed out after 6 s while warming up"
 
 
 def test_the_same_numbers_as_the_native_runtime():
@@ -144,7 +144,7 @@ def test_no_browser_outlives_a_killed_factory():
         browser = int(parent.stdout.readline())
         os.kill(browser, 0)
         parent.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while psutil.pid_exists(browser) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not psutil.pid_exists(browser)
@@ -167,7 +167,7 @@ def test_what_a_person_sees():
         device.link.farewell_seen = False
         chromium_of_ours, device.chromium = device.chromium, None
         thread.start()
-        thread.join(20)
+        thread.join(120)
         try:
             remote.wait_for_text("title", "Done")
             assert "You can close this page" in remote.text("lead")
@@ -212,7 +212,8 @@ def test_over_plain_http_from_another_host_one_thread_in_batches(monkeypatch):
         assert any("one thread, timed in batches" in note for note in facts["notes"])
         assert facts["clock_tick_ms"] >= 0.05
         small, large = device.time_many([tiny_models.add(), tiny_models.conv(32, 32)], PLAN)
-        assert 0 < small.median_ms < large.median_ms
+        assert small.median_ms > 0
+        assert small.min_ms < large.min_ms
         ticks = [timing.median_ms / facts["clock_tick_ms"] for timing in (small, large)]
         # Only batches can tell parts of a tick.
         assert any(abs(number - round(number)) > 0.01 for number in ticks)
@@ -253,5 +254,5 @@ def test_a_hidden_page_waits():
         time.sleep(1.5)
         assert thread.is_alive()
         remote.evaluate(hide.format("visible") + fire)
-        thread.join(60)
+        thread.join(200)
         assert timings[0].ok

@@ -96,7 +96,8 @@ def test_timings_come_in_order_one_a_model(device):
     models = [tiny_models.conv(64, 32), tiny_models.add(), tiny_models.conv(64, 32)]
     timings = device.time_many(models, PLAN, rounds=2)
     assert [timing.status for timing in timings] == ["ok"] * 3
-    assert timings[1].median_ms < min(timings[0].median_ms, timings[2].median_ms)
+    # The least times: other work on this machine makes single runs longer, none shorter.
+    assert timings[1].min_ms < min(timings[0].min_ms, timings[2].min_ms)
     for timing in timings:
         assert 0 < timing.min_ms <= timing.p10_ms <= timing.median_ms <= timing.p90_ms
         assert timing.runs >= 3

@@ -44,7 +44,7 @@ def device():
 
 @pytest.fixture
 def odd():
-    profile = DeviceProfile(id="odd", threads=1, timeout_s=1.0)
+    profile = DeviceProfile(id="odd", threads=1, timeout_s=3.0)
     with LocalDevice(profile, command=ODD) as device:
         yield device
 
@@ -56,7 +56,7 @@ def test_a_block_of_models_is_timed(device):
     assert small.ok
     assert large.ok
     assert 0 < small.min_ms <= small.p10_ms <= small.median_ms <= small.p90_ms
-    assert large.median_ms > 3 * small.median_ms
+    assert large.min_ms > 3 * small.min_ms
     assert QUICK.min_runs <= small.runs <= QUICK.max_runs + 3
     assert small.session_ms > 0
     assert small.nodes == ()
@@ -171,12 +171,12 @@ def test_a_worker_killed_in_the_middle_is_a_failure_with_the_signals_name():
 @posix_only
 def test_a_stopped_worker_is_a_timeout():
     plan = TimingPlan(min_runs=100000, max_runs=100000, max_time_ms=30000.0)
-    with LocalDevice(DeviceProfile(id="t1", threads=1, timeout_s=1)) as device:
+    with LocalDevice(DeviceProfile(id="t1", threads=1, timeout_s=3)) as device:
         device.start()
         threading.Timer(0.3, os.kill, (device.worker_pid, signal.SIGSTOP)).start()
         timing = device.time_many([tiny_models.conv(32, 16)], plan)[0]
         assert timing.status == "failed"
-        assert "timed out after 1 s" in timing.reason
+        assert "timed out after 3 s" in timing.reason
         # A request that the stopped child never reads: the pipe is full, the watchdog ends it.
         device.start()
         os.kill(device.worker_pid, signal.SIGSTOP)
@@ -189,7 +189,7 @@ def test_a_stopped_worker_is_a_timeout():
     ("word", "reason"),
     [
         ("CRASH", "SIGSEGV"),
-        ("HANG", "timed out after 1 s while making the session"),
+        ("HANG", "timed out after 3 s while making the session"),
         ("EXIT", "exit code 7: the driver is upset"),
     ],
 )
@@ -247,7 +247,7 @@ def test_the_worker_imports_little():
     assert done.stdout.strip() == "[]"
 
 
-def gone(pid: int, within_s: float = 20.0) -> bool:
+def gone(pid: int, within_s: float = 120.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
@@ -288,11 +288,11 @@ def test_no_orphan_is_left(tmp_path, number):
     )
     pid, folder = parent.stdout.readline().split()
     worker = psutil.Process(int(pid))
-    before_s, deadline = worker.cpu_times().user, time.monotonic() + 60
+    before_s, deadline = worker.cpu_times().user, time.monotonic() + 120
     while worker.cpu_times().user < before_s + 0.3 and time.monotonic() < deadline:
         time.sleep(0.05)  # until it measures
     parent.send_signal(number)
-    _, errors = parent.communicate(timeout=50)
+    _, errors = parent.communicate(timeout=200)
     if number == signal.SIGINT:
         assert "KeyboardInterrupt" in errors
     assert gone(int(pid))

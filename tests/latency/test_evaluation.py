@@ -22,6 +22,7 @@ from factory.latency.intervals import (
     doubt,
     half_width,
     relative_doubt,
+    usual_doubt,
 )
 
 
@@ -58,15 +59,20 @@ def test_errors_of_one_family_add_up_and_those_of_several_are_independent():
     assert doubt(np.empty(0), np.empty(0), []) == 0.0
 
 
-def test_intervals_by_doubt_cover_and_are_narrower_where_little_is_doubted():
+def test_intervals_are_alike_up_to_the_usual_doubt_and_grow_beyond():
     rng = np.random.default_rng(0)
-    doubts = np.where(np.arange(2000) % 2 == 0, 0.02, 0.1)
-    scale = np.array([relative_doubt(one, float(np.median(doubts))) for one in doubts])
-    residuals = 0.5 * scale * doubts.mean() * rng.standard_normal(2000)
+    doubts = np.where(np.arange(2000) % 50 == 0, 0.2, 0.05)
+    usual = usual_doubt(doubts)
+    assert usual == 0.05
+    assert usual_doubt(np.empty(0)) == 0.0
+    scale = np.array([relative_doubt(one, usual) for one in doubts])
+    residuals = 0.03 * scale * rng.standard_normal(2000)
     width = half_width(residuals[:1000] / scale[:1000]) * scale[1000:]
-    assert 0.87 < np.mean(np.abs(residuals[1000:]) <= width) < 0.93
-    assert np.median(width) < half_width(residuals[:1000]), "a common width has to fit the worst"
-    assert relative_doubt(0.0, 0.1) == 0.5, "a network of measured kernels has an interval too"
+    inside = np.abs(residuals[1000:]) <= width
+    assert 0.87 < inside.mean() < 0.93
+    assert inside[doubts[1000:] > usual].mean() > 0.7, "the doubtful ones are covered too"
+    assert relative_doubt(0.0, 0.1) == 1.0, "a network of measured kernels has an interval too"
+    assert relative_doubt(0.3, 0.1) == pytest.approx(3.0)
 
 
 def data(rows, truth, noise=0.0, seed=0):

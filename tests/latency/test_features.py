@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from factory.graph.kernel import Kernel
-from factory.latency.features import N_NUMERIC, NUMERIC, FeatureSpace, family, numeric_features
+from factory.latency.features import (
+    N_NUMERIC,
+    NUMERIC,
+    FeatureSpace,
+    family,
+    numeric_features,
+    relatives,
+)
 
 
 def conv(channels_in, channels_out, side=14, k=1, groups=1, stride=1):
@@ -66,3 +73,16 @@ def test_grouped_convolutions_of_broken_blocks_have_a_family_of_their_own():
     assert family(conv(48, 48, k=3, groups=4)) == "conv_grouped_ragged"
     assert family(conv(6, 16, k=3)) == "conv_dense", "few channels are read plain"
     assert family(conv(10, 16, k=3)) == "conv_dense_ragged"
+
+
+def test_average_pools_of_broken_blocks_have_families_of_their_own():
+    def pool(channels, op="AveragePool"):
+        return Kernel.parse(f"{op}(x=1x{channels}x8x8,k=3,s=1,p=1,dtype=f32)")
+
+    names = {channels: family(pool(channels)) for channels in (32, 24, 20)}
+    assert names == {32: "avg_pool", 24: "avg_pool_half_block", 20: "avg_pool_ragged"}
+    assert family(pool(20, "MaxPool")) == "max_pool"
+    for name in names.values():
+        assert relatives(name)[0] == name
+        assert set(relatives(name)) == set(names.values())
+    assert relatives("conv_dense_ragged")[:2] == ["conv_dense_ragged", "conv_dense"]

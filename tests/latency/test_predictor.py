@@ -102,34 +102,50 @@ class FakeTable:
 
 
 KERNELS = all_kernels()
+FEW = KERNELS[::3]  # of every kind, too few for trees: fitted in a tenth of the time
 
 
-def networks(number, seed):
+def networks(number, seed, kernels=KERNELS):
     rng = np.random.default_rng(seed)
-    return [random_network(rng, KERNELS) for _ in range(number)]
+    return [random_network(rng, kernels) for _ in range(number)]
+
+
+def full_fit():
+    table = FakeTable(KERNELS, networks(16, 0), references=[1.0, 1.01, 0.99])
+    return LatencyPredictor.fit(table, seed=3)
 
 
 @pytest.fixture(scope="module")
 def predictor():
-    return LatencyPredictor.fit(FakeTable(KERNELS, networks(16, 0), references=[1.0, 1.01, 0.99]))
+    return full_fit()
 
 
-@pytest.mark.parametrize(("number", "noise"), [(10, 0.0), (20, 0.02)])
-def test_unseen_networks_within_five_percent(number, noise):
-    fitted = LatencyPredictor.fit(FakeTable(KERNELS, networks(number, 0), noise=noise))
+@pytest.fixture(scope="module")
+def noisy():
+    return LatencyPredictor.fit(FakeTable(KERNELS, networks(20, 0), noise=0.02))
+
+
+def test_unseen_networks_within_five_percent():
+    _within_five_percent(LatencyPredictor.fit(FakeTable(KERNELS, networks(10, 0))))
+
+
+def test_unseen_networks_within_five_percent_with_noise(noisy):
+    _within_five_percent(noisy)
+
+
+def _within_five_percent(fitted):
     errors = [abs(fitted.predict(c).latency_ms / network_ms(c) - 1) for c in networks(60, seed=99)]
     assert np.median(errors) < 0.015
     assert np.quantile(errors, 0.95) < 0.05
 
 
-def test_interval_covers_unseen_networks():
-    fitted = LatencyPredictor.fit(FakeTable(KERNELS, networks(20, 0), noise=0.02))
+def test_interval_covers_unseen_networks(noisy):
     inside = 0
     for counts in networks(60, seed=98):
-        prediction = fitted.predict(counts)
+        prediction = noisy.predict(counts)
         inside += prediction.low_ms <= network_ms(counts) <= prediction.high_ms
     assert inside >= 54
-    assert fitted.half_width < 0.15
+    assert noisy.half_width < 0.15
 
 
 def test_report_beats_the_macs_line(predictor):
@@ -146,15 +162,15 @@ def test_report_beats_the_macs_line(predictor):
 
 def test_never_worse_than_a_scaled_sum_when_networks_are_few():
     for number in (3, 5):
-        fitted = LatencyPredictor.fit(FakeTable(KERNELS, networks(number, 3), noise=0.02))
+        fitted = LatencyPredictor.fit(FakeTable(FEW, networks(number, 3, FEW), noise=0.02))
         scores = fitted.report["correction"]["leave_one_out_mean_percent"]
         chosen = scores[fitted.correction.structure]
         assert chosen <= min(scores["none"], scores["scale"]) + 1e-9
 
 
 def test_without_networks_the_correction_is_the_identity():
-    fitted = LatencyPredictor.fit(FakeTable(KERNELS))
-    counts = networks(1, 5)[0]
+    fitted = LatencyPredictor.fit(FakeTable(FEW))
+    counts = networks(1, 5, FEW)[0]
     prediction = fitted.predict(counts)
     assert prediction.latency_ms == pytest.approx(sum(n * alone_ms(k) for k, n in counts.items()))
     assert fitted.report["held_out"] is None
@@ -192,8 +208,9 @@ def test_extrapolation_keeps_to_the_roofline_floor(predictor):
 
 def test_failed_kernel_is_told():
     failed = conv(24, 24, 32, 5, 24)
-    table = FakeTable([k for k in KERNELS if k != failed], networks(4, 1), failed=[failed])
-    prediction = LatencyPredictor.fit(table).predict({failed: 1, KERNELS[2]: 1})
+    kernels = [k for k in FEW if k != failed]
+    table = FakeTable(kernels, networks(4, 1, kernels), failed=[failed])
+    prediction = LatencyPredictor.fit(table).predict({failed: 1, kernels[2]: 1})
     assert any("failed on the device" in text for text in prediction.warnings)
 
 
@@ -221,12 +238,12 @@ def test_non_negative_monotone_additive(predictor, first, second):
 
 
 def test_rows_disturbed_by_other_load_do_not_mislead():
-    table = FakeTable(KERNELS, networks(12, 0))
+    table = FakeTable(FEW, networks(12, 0, FEW))
     rng = np.random.default_rng(0)
     for row in table.rows("network"):
         row.median_ms *= rng.uniform(1.0, 1.6)  # p10 stays where it was
     fitted = LatencyPredictor.fit(table)
-    errors = [abs(fitted.predict(c).latency_ms / network_ms(c) - 1) for c in networks(30, seed=97)]
+    errors = [abs(fitted.predict(c).latency_ms / network_ms(c) - 1) for c in networks(30, 97, FEW)]
     assert np.median(errors) < 0.02
     assert fitted.report["noise"]["disturbed_networks"] > 6
 
@@ -263,11 +280,9 @@ def test_parts_add_up(predictor):
     json.dumps(prediction.to_dict(), allow_nan=False)
 
 
-def test_same_table_and_seed_give_the_same_file(tmp_path):
-    for name in ("a.json", "b.json"):
-        LatencyPredictor.fit(FakeTable(KERNELS, networks(6, 0), noise=0.01), seed=3).save(
-            tmp_path / name
-        )
+def test_same_table_and_seed_give_the_same_file(predictor, tmp_path):
+    predictor.save(tmp_path / "a.json")
+    full_fit().save(tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
@@ -282,17 +297,16 @@ assert "sklearn" not in sys.modules and "torch" not in sys.modules, "heavy impor
 """
 
 
-def test_loaded_predictor_is_the_same_and_needs_no_sklearn(tmp_path):
-    fitted = LatencyPredictor.fit(FakeTable(KERNELS, networks(6, 0)))
-    assert any("trees" in r.model for r in fitted.regressors.values())
-    fitted.save(tmp_path / "p.json")
+def test_loaded_predictor_is_the_same_and_needs_no_sklearn(predictor, tmp_path):
+    assert any("trees" in r.model for r in predictor.regressors.values())
+    predictor.save(tmp_path / "p.json")
     kernels = [KERNELS[0], conv(40, 40, 20, 3, 40), conv(40, 72, 20, 1)]
     done = subprocess.run(
         [sys.executable, "-c", LOAD, tmp_path / "p.json", *map(str, kernels)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == fitted.predict(dict.fromkeys(kernels, 2)).latency_ms
+    assert float(done.stdout) == predictor.predict(dict.fromkeys(kernels, 2)).latency_ms
 
 
 def test_bad_input(tmp_path, predictor):

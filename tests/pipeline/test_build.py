@@ -4,17 +4,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from killing_build import Builds
 
 from factory.core.files import read_json, sha256_file
 from factory.profiling.table import LatencyTable
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
-DRIVER = Path(__file__).with_name("killing_build.py")
+pytestmark = pytest.mark.heavy
 # One place in each stage, in the middle of its work.
 KILLS = [
     "factory.profiling.table:LatencyTable.append:25",
@@ -41,18 +39,15 @@ SAME = [
 ]
 
 
-def build(recipe, out, where="never"):
-    return subprocess.run(
-        [sys.executable, str(DRIVER), where, str(recipe), str(out)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    builds = Builds(tmp_path_factory.mktemp("streams"))
+    yield builds
+    builds.close()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_in):
+def finished(build, tmp_path_factory, tiny_in):
     """A recipe and its finished run, shared by the tests of this file: copy before changing."""
     folder = tmp_path_factory.mktemp("build")
     recipe = tiny_in(folder)
@@ -89,7 +84,7 @@ def test_a_build_leaves_its_artefacts(finished):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
+def test_killed_in_every_stage_it_ends_the_same(build, finished, tmp_path):
     recipe, reference, _ = finished
     out = tmp_path / "out"
     for where in KILLS:
@@ -108,7 +103,7 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_interrupted_it_says_how_to_go_on_and_does(finished, tmp_path):
+def test_interrupted_it_says_how_to_go_on_and_does(build, finished, tmp_path):
     recipe, reference, _ = finished
     out = tmp_path / "out"
     for where in INTERRUPTS:
@@ -162,7 +157,7 @@ def _verified_again(finished, out, monkeypatch, factor):
     return verb(str(recipe), out=out)
 
 
-def test_a_finished_build_does_nothing_again(finished):
+def test_a_finished_build_does_nothing_again(build, finished):
     recipe, run, answer = finished
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
     again = build(recipe, run)
@@ -172,7 +167,7 @@ def test_a_finished_build_does_nothing_again(finished):
     assert changed in ([], [".lock"])
 
 
-def test_a_changed_recipe_is_refused(finished, tmp_path):
+def test_a_changed_recipe_is_refused(build, finished, tmp_path):
     recipe, run, _ = finished
     other = tmp_path / "other.toml"
     other.write_text(recipe.read_text().replace("2e6", "3e6"))
@@ -183,7 +178,7 @@ def test_a_changed_recipe_is_refused(finished, tmp_path):
     assert refused.stdout == ""
 
 
-def test_what_depends_on_an_edited_artefact_is_made_again(finished, tmp_path):
+def test_what_depends_on_an_edited_artefact_is_made_again(build, finished, tmp_path):
     recipe, reference, _ = finished
     run = tmp_path / "out"
     shutil.copytree(reference, run)
@@ -196,7 +191,7 @@ def test_what_depends_on_an_edited_artefact_is_made_again(finished, tmp_path):
     assert sha256_file(next((run / "01-profile").glob("*.csv"))) == table
 
 
-def test_a_budget_that_cannot_be_met_is_said_before_the_search(finished, tmp_path):
+def test_a_budget_that_cannot_be_met_is_said_before_the_search(build, finished, tmp_path):
     recipe, _, _ = finished
     impossible = tmp_path / "impossible.toml"
     text = recipe.read_text().replace("latency_percentile = 40", "max_latency_ms = 0.01")
@@ -208,11 +203,11 @@ def test_a_budget_that_cannot_be_met_is_said_before_the_search(finished, tmp_pat
     assert not list((tmp_path / "out/03-search").rglob("checkpoint*"))
 
 
-def test_an_unmet_accuracy_is_exit_code_1_and_still_a_report(finished, tmp_path):
+def test_an_unmet_accuracy_is_exit_code_1_and_still_a_report(build, finished, tmp_path):
     recipe, _, _ = finished
     strict = tmp_path / "strict.toml"
     text = recipe.read_text().replace("max_macs = 2e6", "max_macs = 2e6\nmin_accuracy = 0.999")
-    strict.write_text(text)
+    strict.write_text(text.replace("epochs = 3", "epochs = 2"))
     failed = build(strict, tmp_path / "out")
     assert failed.returncode == 1
     answer = json.loads(failed.stdout)

@@ -3,13 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from factory.api import build, search, train
 from factory.core.errors import BudgetError, InputError
 from factory.pipeline.context import open_run
+from factory.pipeline.discrete_search import TermCosts
 from factory.pipeline.stages.fit import load_predictor
+from factory.search.costs import macs_term, parameters_term
+from factory.search.peak_memory import peak_memory_term
 from factory.spaces import Cell201, Genotype
+from factory.spaces.cell_space import CellSpace
+from factory.spaces.network_spec import NetworkSpec
 
 
 def nas_bench_201(recipe: Path) -> Path:
@@ -58,6 +64,21 @@ def test_unreachable_budget_is_told_before_any_training(tiny: Path, tmp_path: Pa
     with pytest.raises(BudgetError, match=r"smallest network in this space needs .* ms on sim"):
         search(tiny, out=tmp_path / "out", strategy="random", queries=2, epochs=1)
     assert not (tmp_path / "out" / "search-trainings").exists()
+
+
+def test_costs_of_terms_are_those_of_the_network() -> None:
+    space = CellSpace(NetworkSpec(4, 3, "cifar", (3, 8, 8), 3))
+    presence = space.presence()
+    terms = [macs_term(presence), parameters_term(presence), peak_memory_term(space, None)]
+    costs, rng = TermCosts(space, terms), np.random.default_rng(0)
+    for architecture in (space.random(rng) for _ in range(5)):
+        counts = space.counts(architecture)
+        expected = {
+            "macs": counts.macs,
+            "params": counts.params,
+            "peak_memory_mb": counts.peak_memory_mb,
+        }
+        assert costs(architecture) == pytest.approx(expected)
 
 
 def test_bad_arguments(tiny: Path, tmp_path: Path) -> None:

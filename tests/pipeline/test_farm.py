@@ -36,8 +36,10 @@ TOTAL = KERNELS + NETWORKS
 class Rack:
     """Opens simulated devices that remember what they measured and can be lost."""
 
-    def __init__(self, lost_after=None, rooflines=None, away=()) -> None:
+    def __init__(self, lost_after=None, rooflines=None, away=(), at_once=1) -> None:
         self.lost_after, self.rooflines, self.away = lost_after or {}, rooflines or {}, away
+        self.all_at_work = threading.Barrier(at_once)  # nobody measures before all of them can
+        self.lost, self.all_lost = set(), threading.Event()
         self.calls: Counter[str] = Counter()
         self.models: list[tuple[str, bytes]] = []
 
@@ -49,7 +51,14 @@ class Rack:
         class Member(SimulatedDevice):
             def time_many(self, models, plan, *, rounds=1):
                 rack.calls[profile.id] += 1
+                if rack.calls[profile.id] == 1:
+                    rack.all_at_work.wait(200)
+                if rack.lost_after and profile.id not in rack.lost_after:
+                    assert rack.all_lost.wait(200)  # the others leave work undone
                 if rack.calls[profile.id] > rack.lost_after.get(profile.id, 10**9):
+                    rack.lost.add(profile.id)
+                    if rack.lost == set(rack.lost_after):
+                        rack.all_lost.set()
                     raise InputError("somebody pulled the plug")
                 time.sleep(0.002)
                 rack.models += [(profile.id, model) for model in models[:-1]]
@@ -76,7 +85,7 @@ def run(folder, rack, *ids):
 
 
 def test_equal_devices_share_one_plan_and_end_in_one_table(tmp_path):
-    rack = Rack()
+    rack = Rack(at_once=3)
     [group] = run(tmp_path, rack, "a", "b", "c")
     assert (group["rows"], group["of"]) == (TOTAL, TOTAL)
     assert all(entry["measured"] > 0 for entry in group["devices"])
@@ -160,14 +169,19 @@ def test_merging_again_changes_nothing(tmp_path):
 
 def test_turns_are_taken_one_at_a_time_and_in_order():
     turns, inside, order = Turns(), [], []
+    left = dict.fromkeys(range(3), 5)
 
     def work(name: int) -> None:
-        for _ in range(5):
+        while left[name]:
             with turns:
                 inside.append(name)
                 assert len(inside) == 1
                 order.append(name)
-                time.sleep(0.002)
+                left[name] -= 1
+                others = sum(1 for other in left if other != name and left[other])
+                deadline = time.monotonic() + 60
+                while len(turns._waiting) <= others and time.monotonic() < deadline:
+                    time.sleep(0.0005)  # until everybody else stands in the queue
                 inside.remove(name)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
@@ -176,7 +190,7 @@ def test_turns_are_taken_one_at_a_time_and_in_order():
     for thread in threads:
         thread.join()
     assert sorted(order) == sorted([0, 1, 2] * 5)
-    assert all(order[i] != order[i + 1] for i in range(3, 9))  # nobody works alone
+    assert order == order[:3] * 5  # nobody works alone
 
 
 @pytest.mark.heavy
@@ -185,19 +199,31 @@ def test_two_agents_and_this_machine_with_one_killed_on_the_way(tmp_path):
     with RunningAgent() as first, RunningAgent() as second:
         chip = DeviceProfile(id="here", threads=1)
         members = [chip, first.profile("there-1", patience_s=1.0), second.profile("there-2")]
+        killed = threading.Event()
+
+        def opener(profile):
+            """The first agent is killed in its second block; the others wait in their first."""
+            device = open_device(profile)
+            describe, time_many, calls = device.describe, device.time_many, []
+
+            def timed(models, plan, *, rounds=1):
+                if len(models) > 1:  # a block: a reference model is at its end
+                    calls.append(models)
+                    if profile.id != "there-1":
+                        assert killed.wait(200)
+                    elif len(calls) == 2:
+                        threading.Timer(0.05, accident).start()
+                return time_many(models, plan, rounds=rounds)
+
+            # Who waits must not keep the turn of this machine.
+            device.describe = lambda: {**describe(), "machine": profile.id}
+            device.time_many = timed
+            return device
 
         def accident() -> None:
-            path = tmp_path / "farm"
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                tables = list(path.glob("there-1__*.csv"))
-                if tables and b"\nkernel," in tables[0].read_bytes():
-                    break
-                time.sleep(0.05)
             first.kill()
+            killed.set()
 
-        thread = threading.Thread(target=accident)
-        thread.start()
         [group] = run_farm(
             members,
             [SPEC],
@@ -206,9 +232,8 @@ def test_two_agents_and_this_machine_with_one_killed_on_the_way(tmp_path):
             pool=16,
             effort="quick",
             seed=0,
-            opener=open_device,
+            opener=opener,
         )
-        thread.join()
     assert group["rows"] == TOTAL
     lost = {entry["device"]: entry["lost"] for entry in group["devices"]}
     assert "does not answer" in lost["there-1"]

@@ -1,10 +1,13 @@
 """Which networks are measured: half by design, the same ones when a profile goes on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from factory.pipeline.profiling_plan import planned_genotypes
+from factory.pipeline.profiling_plan import kernels_of, planned_genotypes
 from factory.spaces.cell_space import CellSpace
+from factory.spaces.genotype import PC_DARTS_cifar
 from factory.spaces.network_spec import NetworkSpec
 
 
@@ -40,3 +43,13 @@ def test_the_designed_half_tells_more_than_random_networks(space):
 
 def test_one_network_needs_no_design(space):
     assert len(planned_genotypes(space, 1, 16, seed=0)) == 1
+
+
+def test_a_factorised_search_profiles_the_kernels_of_its_activations(space):
+    plain = set(kernels_of([space.spec], "f32"))
+    more = set(kernels_of([space.spec], "f32", ("relu", "hard_swish")))
+    assert plain < more
+    swish = [kernel for kernel in more - plain if kernel.op == "HardSwish"]
+    assert swish  # those that read a node; the others fold into a convolution
+    named = dataclasses.replace(PC_DARTS_cifar, normal_activations=("hard_swish", "relu") * 4)
+    assert set(space.kernels(named, "f32")) <= more

@@ -119,7 +119,7 @@ def test_stage_done_names_its_units(run):
 def _hold(folder, ready, release):
     with locked(folder):
         ready.set()
-        release.wait(20)
+        release.wait(200)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="advisory locks are POSIX")
@@ -129,7 +129,7 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path, ready, release))
     holder.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(120)
         with (
             pytest.raises(InputError, match=rf"process {holder.pid}\) is working"),
             locked(tmp_path),
@@ -137,6 +137,6 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
             pass
     finally:
         release.set()
-        holder.join(20)
+        holder.join(120)
     with locked(tmp_path):
         pass

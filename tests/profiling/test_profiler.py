@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pydantic
 import pytest
@@ -210,7 +209,7 @@ def test_killed_in_the_middle_and_resumed_measures_nothing_twice(tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import sys, time
+            import os, signal, sys
             from pathlib import Path
             from factory.devices.simulated import SimulatedDevice
             from factory.graph.kernel import Kernel
@@ -218,13 +217,14 @@ def test_killed_in_the_middle_and_resumed_measures_nothing_twice(tmp_path):
             from factory.profiling.settings import ProfileSettings
             from factory.profiling.table import LatencyTable
 
-            class Slow(SimulatedDevice):
+            class Deadly(SimulatedDevice):
                 def _time(self, model, plan):
-                    time.sleep(float(sys.argv[2]))
+                    if len(table.rows("kernel")) >= int(sys.argv[2]):
+                        os.kill(os.getpid(), signal.SIGKILL)
                     return super()._time(model, plan)
 
             texts = Path(sys.argv[3]).read_text().split()
-            device = Slow()
+            device = Deadly()
             with LatencyTable.open(sys.argv[1], device.profile, device.describe()) as table:
                 kernels = [Kernel.parse(text) for text in texts]
                 summary = profile_kernels(device, kernels, table, ProfileSettings(block_size=3))
@@ -236,24 +236,17 @@ def test_killed_in_the_middle_and_resumed_measures_nothing_twice(tmp_path):
     kernels.write_text("\n".join(map(str, KERNELS)))
     path, straight = tmp_path / "table.csv", tmp_path / "straight.csv"
 
-    def start(table, pause: str) -> subprocess.Popen:
-        command = [sys.executable, str(script), str(table), pause, str(kernels)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def profile(table, rows: int) -> subprocess.CompletedProcess:
+        """Killed in the block after so many rows."""
+        command = [sys.executable, str(script), str(table), str(rows), str(kernels)]
+        return subprocess.run(command, capture_output=True, text=True)
 
-    first = start(path, "0.08")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if path.exists() and path.read_text().count("\nkernel,") >= 3:
-            break
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    assert profile(path, 3).returncode == -signal.SIGKILL
     before = LatencyTable.read(path).rows("kernel")
     assert 3 <= len(before) < len(KERNELS)
-    second = start(path, "0")
-    said, _ = second.communicate(timeout=30)
-    assert said.split() == [str(len(KERNELS) - len(before)), str(len(before))]
-    start(straight, "0").communicate(timeout=30)
+    second = profile(path, 10**6)
+    assert second.stdout.split() == [str(len(KERNELS) - len(before)), str(len(before))]
+    assert profile(straight, 10**6).returncode == 0
     text = path.read_text()
     for kernel in KERNELS:
         assert text.count(f'kernel,"{kernel}"') == 1

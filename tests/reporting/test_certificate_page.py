@@ -34,6 +34,14 @@ CERTIFICATE = {
     "accuracy_note": "", "unmeasured": "",
     "budget": {
         "max_latency_ms": 0.6, "verdict": "holds", "margin_percent": 30.0, "reasons": [],
+        "limits": [
+            {"name": "latency_ms", "device_id": "t2", "limit": 0.5, "value": None,
+             "margin_percent": None, "holds": False},
+            {"name": "params", "device_id": "", "limit": 9000.0, "value": 8100,
+             "margin_percent": 10.0, "holds": True},
+            {"name": "peak_memory_mb", "device_id": "", "limit": 0.1, "value": 0.11,
+             "margin_percent": -10.0, "holds": False},
+        ],
     },
 }  # fmt: skip
 
@@ -45,7 +53,9 @@ def test_the_numbers_are_on_the_page(tmp_path):
         "Holds its budget: 0.42 ms of 0.6 ms, 30.0 % to spare", "0.42 ms (0.41 ms to 0.43 ms)",
         "98.00 % (96.00 % to 99.00 %)", "353 of 360 right", "0.50 points lost", "no VNNI",
         "7.00 M (multiply-adds)", "ab" * 32, "CPUExecutionProvider: 12", "+1.5 %",
-        "factory verify --certificate c.json",
+        "factory verify --certificate c.json", "8,100 of 9,000, 10.0 % to spare",
+        "0.11 MB of 0.1 MB, 10.0 % too much", "latency on t2",
+        "not measured, the budget is 0.5 ms",
     ):  # fmt: skip
         assert shown in page, shown
     assert "m<b>" not in page

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import forked
+
 from factory.data.augment import Augmentation
 from factory.data.image_data import ImageData, ImageSplit
 from factory.search.architectures import TierBudget, search_architectures
+from factory.search.bilevel import Bilevel
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm, macs_term
 from factory.spaces.cell_space import CellSpace
@@ -68,6 +74,23 @@ def run(out: Path, **changes: object):
     )
 
 
+def killed_at(out: Path, number: int) -> None:
+    """The search in a process that is killed when it begins its ``number``-th step; 0: never."""
+    one_step, begun = Bilevel._one_step, []
+
+    def counted(*arguments, **options):
+        begun.append(number)
+        if len(begun) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return one_step(*arguments, **options)
+
+    Bilevel._one_step = counted
+    run(out, checkpoint_steps=2)
+
+
 if __name__ == "__main__":
+    import torch._dynamo  # every optimiser would load it again
+
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), checkpoint_steps=2)
+    folder, *numbers = sys.argv[1:]
+    print(*(forked.exit_code(killed_at, Path(folder), int(n)) for n in numbers))

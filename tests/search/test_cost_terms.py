@@ -102,7 +102,7 @@ def test_a_module_fitted_on_measured_networks_takes_its_place(tmp_path):
     sums = np.array([term.value({n: codes[n][i] for n in CELL_TYPES}) for i in range(1500)])
     skips = sum(codes[n][:, :, 3].sum(1) for n in CELL_TYPES)
     measured = sums * np.where(skips >= 3, 1.5, 1.0)
-    settings = ModuleSettings(steps=900)
+    settings = ModuleSettings(steps=500)
     module = fit_network_module(codes, measured, groups=GROUPS, settings=settings)
     module.save(tmp_path / "module.safetensors")
     cfg = tiny.tiny_config(latency_cost="module", module_file=str(tmp_path / "module.safetensors"))

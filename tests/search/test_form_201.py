@@ -25,6 +25,7 @@ from factory.spaces.nas_bench_201_network import CellModule, Network201
 from factory.spaces.nas_bench_201_space import NasBench201Space, Spec201
 
 SPEC = Spec201(4, 1, (3, 8, 8), 3)
+DEEP = NasBench201Space(Spec201(4, 5, (3, 8, 8), 3))  # its memory is known once for all tests
 CELL = Cell201.parse(
     "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|avg_pool_3x3~2|"
 )
@@ -95,7 +96,7 @@ def test_what_is_derived_is_the_most_probable_cell_within_all_limits(macs: CostT
     cells, choices = connected_cells()
     strength = scores[np.arange(6), choices].sum(1)
     limit = float(np.median(costs_of_cells(macs)))
-    memory = FORM_201.peak_memory_term(NasBench201Space(SPEC), None)
+    memory = FORM_201.peak_memory_term(DEEP, None)
     tight = memory.with_limit(float(np.quantile(costs_of_cells(memory), 0.4)))
     found, repaired = FORM_201.repair(scores, [macs.with_limit(limit), tight])
     inside = (costs_of_cells(macs) <= limit) & (costs_of_cells(tight) <= tight.limit)
@@ -110,12 +111,11 @@ def test_what_is_derived_is_the_most_probable_cell_within_all_limits(macs: CostT
 
 
 def test_peak_memory_of_a_deep_network_is_that_of_a_shallow_one() -> None:
-    deep = NasBench201Space(Spec201(4, 5, (3, 8, 8), 3))
-    term = FORM_201.peak_memory_term(deep, None)
+    term = FORM_201.peak_memory_term(DEEP, None)
     rng = np.random.default_rng(0)
-    for cell in [CELL, *(deep.random(rng) for _ in range(6))]:
+    for cell in [CELL, *(DEEP.random(rng) for _ in range(6))]:
         found = FORM_201.derived_costs([term], cell)["peak_memory_mb"]
-        assert found == pytest.approx(deep.counts(cell).peak_memory_bytes / 1e6)
+        assert found == pytest.approx(DEEP.counts(cell).peak_memory_bytes / 1e6)
 
 
 def _config(**changes: object) -> SearchConfig:

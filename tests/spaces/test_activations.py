@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,13 +13,14 @@ from factory.core.errors import InputError
 from factory.deployment.export import build_onnx
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx
+from factory.search.derive import with_activations
 from factory.search.edge_supernet import EdgeSupernet
 from factory.search.relaxation import ArchParameters
 from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.activations import EMITTERS
 from factory.spaces.cell_network import CellNetwork
 from factory.spaces.cell_space import EDGES, CellSpace
-from factory.spaces.genotype import NODES, PUBLISHED, Genotype
+from factory.spaces.genotype import CELL_TYPES, NODES, PUBLISHED, Genotype
 from factory.spaces.network_spec import NetworkSpec
 
 SPEC = NetworkSpec(4, 3, "cifar", (3, 8, 8), 3)
@@ -134,3 +136,29 @@ def _copy(net: EdgeSupernet, derived: CellNetwork) -> None:
 def _copy_skip(mine: torch.nn.Module, other: torch.nn.Module) -> None:
     other.left.weight.copy_(mine.even[:, :, None, None])
     other.right.weight.copy_(mine.odd[:, :, None, None])
+
+
+@pytest.mark.parametrize("activations", [("relu", "hard_swish", "tanh"), ("silu", "leaky_relu")])
+def test_one_hot_presence_is_the_derived_network_with_its_activations(activations) -> None:
+    """Shared, folded and unfolded activations: the expectation at one choice is the network."""
+    space, rng = CellSpace(NetworkSpec(4, 3, "cifar", (3, 8, 8), 3)), np.random.default_rng(0)
+    presence = space.presence(activations=activations)
+    for _ in range(8):
+        chosen = {name: rng.integers(len(activations), size=len(EDGES)) for name in CELL_TYPES}
+        named = {name: [activations[a] for a in chosen[name]] for name in CELL_TYPES}
+        genotype = with_activations(space.random(rng), named)
+        q = {name: pairs_of(v, chosen[name], activations)
+             for name, v in space.one_hot(genotype).items()}  # fmt: skip
+        kernels = space.kernels(genotype)
+        assert presence.counter(q) == kernels
+        assert presence.given(chosen).counter(space.one_hot(genotype)) == kernels
+
+
+def pairs_of(q_EO: np.ndarray, chosen_E: np.ndarray, activations: tuple[str, ...]) -> np.ndarray:
+    return (q_EO[:, :, None] * np.eye(len(activations))[chosen_E][:, None]).reshape(len(q_EO), -1)
+
+
+def test_the_candidate_relu_alone_changes_nothing() -> None:
+    plain, named = CellSpace(SPEC).presence(), CellSpace(SPEC).presence(activations=("relu",))
+    assert named.kernels == plain.kernels
+    assert np.array_equal(named.coefficients, plain.coefficients)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import forked
 
 from factory.core.progress import SilentProgress
 from factory.data.augment import Augmentation
@@ -62,35 +67,45 @@ CONFIG = TrainConfig(
 )
 
 
-class _SlowTask:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+class _DeadlyTask:
+    def __init__(self, steps: int) -> None:
+        self.left = steps
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Say how far the run is, and leave the test time to kill it."""
-        with self.marker.open("a") as stream:
-            stream.write("step\n")
-        time.sleep(0.05)
+        """Take some time, so that checkpoints are due; after the last step end this process."""
+        time.sleep(0.01)
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-class SlowProgress(SilentProgress):
-    """Notes every step in a file."""
+class DeadlyProgress(SilentProgress):
+    """Notes every start in a file; a run is killed after ``steps``, 0: never."""
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    def __init__(self, marker: Path, steps: int) -> None:
+        self.marker, self.steps = marker, steps
 
     def task(self, label: str, total: int | None, done: int = 0):  # type: ignore[no-untyped-def]
-        """A slow task."""
+        """A task of so many steps."""
         import contextlib
 
         with self.marker.open("a") as stream:
             stream.write(f"start {done}\n")
-        return contextlib.nullcontext(_SlowTask(self.marker))
+        return contextlib.nullcontext(_DeadlyTask(self.steps))
+
+
+def train(out_dir: Path, checkpoint_s: float, steps: int) -> None:
+    """One process's part of the training."""
+    config = CONFIG.model_copy(update={"checkpoint_s": checkpoint_s})
+    progress = DeadlyProgress(out_dir.parent / f"{out_dir.name}.log", steps)
+    train_network(TinyNetwork(), tiny_data(), config, out_dir, progress, seed=3)
 
 
 if __name__ == "__main__":
+    import torch._dynamo  # every optimiser would load it again
+
     torch.set_num_threads(1)
-    out_dir, checkpoint_s = Path(sys.argv[1]), float(sys.argv[2])
-    config = CONFIG.model_copy(update={"checkpoint_s": checkpoint_s})
-    progress = SlowProgress(out_dir.parent / f"{out_dir.name}.log")
-    train_network(TinyNetwork(), tiny_data(), config, out_dir, progress, seed=3)
+    folder, *steps = sys.argv[1:]
+    print(forked.exit_code(train, Path(folder, "straight"), 1000.0, 0))
+    for number in steps:
+        print(forked.exit_code(train, Path(folder, "killed"), 0.02, int(number)))

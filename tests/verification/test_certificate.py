@@ -8,11 +8,14 @@ import onnx
 import pytest
 
 from factory.core.errors import InputError
+from factory.core.files import sha256_bytes
 from factory.devices.base import TimingPlan, open_device
 from factory.devices.local import LocalDevice
 from factory.devices.profile import DeviceProfile
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder
+from factory.pipeline.recipe import TierSection
+from factory.pipeline.stages.verify import further_limits
 from factory.verification import recheck
 from factory.verification.certificate import Certificate, expiry
 from factory.verification.certify import accuracy_part, certify
@@ -65,6 +68,46 @@ def test_peak_memory_is_that_of_the_process_that_runs_the_model(device, tmp_path
     path = write_model(tmp_path / "model.onnx")
     found = device.start_up(path)
     assert 10e6 < found["runtime_memory_bytes"] <= found["peak_memory_bytes"] < held.nbytes
+
+
+def test_every_budget_is_listed_with_what_is_left_of_it(device, tmp_path):
+    path = write_model(tmp_path / "model.onnx")
+    result = verify_model(path, device, max_latency_ms=1e4, plan=PLAN, rounds=3, pause_s=0.0)
+    tier = TierSection(
+        name="entry", device="here-t1", max_latency_ms=1e4,
+        max_macs=2e6, max_params=9e3, max_peak_memory_mb=0.1,
+    )  # fmt: skip
+    also = [
+        {"device_id": "board", "max_latency_ms": 5.0, "median_ms": 4.0},
+        {"device_id": "phone", "max_latency_ms": 2.0, "median_ms": None},
+    ]
+    found = {"also": also, "macs": 1_500_000, "params": 9_900, "peak_memory_mb": 0.1}
+    further = further_limits(tier, found)
+    budget = certify(path, device, result.to_dict(), limits=further, sustained_s=0.0).budget
+    own, *others = budget.limits
+    assert (own.name, own.device_id, own.limit) == ("latency_ms", "here-t1", 1e4)
+    assert own.value == result.median_ms
+    assert own.margin_percent == pytest.approx(result.margin_percent)
+    assert own.holds
+    assert budget.max_macs == 2e6
+    assert [(p.name, p.device_id, p.value, p.limit, p.holds) for p in others] == [
+        ("latency_ms", "board", 4.0, 5.0, True),
+        ("latency_ms", "phone", None, 2.0, False),
+        ("macs", "", 1_500_000, 2e6, True),
+        ("params", "", 9_900, 9e3, False),
+        ("peak_memory_mb", "", 0.1, 0.1, True),
+    ]
+    margins = [p.margin_percent for p in others]
+    assert margins == [pytest.approx(m) if m is not None else None for m in (20, None, 25, -10, 0)]
+
+
+def test_a_certificate_without_the_list_keeps_its_seal(issued):
+    _, c = issued
+    value = c.model_dump(mode="json", exclude={"seal"})
+    del value["budget"]["limits"]  # as it was written before
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    old = Certificate.model_validate(value | {"seal": sha256_bytes(text.encode())})
+    assert old.seal_holds
 
 
 def test_cold_start_is_never_that_of_another_runtime(device, tmp_path):

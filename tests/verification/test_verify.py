@@ -35,7 +35,11 @@ class FakeDevice:
 
     def __init__(self, medians, providers=None, failure="", references=(0.1,)):
         self.profile = SimpleNamespace(
-            id="fake", precision="fp32", execution_provider="CPUExecutionProvider", dtype="f32"
+            transport="local",
+            id="fake",
+            precision="fp32",
+            execution_provider="CPUExecutionProvider",
+            dtype="f32",
         )
         self.references = list(references)
         self.medians, self.calls = list(medians), 0

@@ -37,6 +37,8 @@ def device_unit(ctx: BuildContext, device_id: str) -> Unit:
         "recipe": ctx.part("profile"),
         "seed": str(ctx.seed),
     }
+    if ctx.activations:
+        inputs["activations"] = fingerprint(list(ctx.activations))
     return ctx.folder.unit("profile", device_id, inputs, shared=True)
 
 
@@ -101,6 +103,7 @@ def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:
                     pool=settings.pool,
                     effort=settings.effort,
                     seed=ctx.seed,
+                    activations=ctx.activations,
                     progress=ctx.progress,
                 )
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
 from factory.pipeline.search_files import add_target, load_genotype, round_count
 from factory.pipeline.stages import deploy, fit, profile, train
+
+if TYPE_CHECKING:
+    from factory.verification.certificate import LimitPart
 
 SCHEMA_VERSION = 1
 PARITY_IMAGES = 128
@@ -212,11 +215,26 @@ def certify_tier(
             fp32=result["accuracy_fp32"],
             drop_points=result["accuracy_drop_points"],
         ),
-        max_macs=result["budget"]["max_macs"],
+        limits=further_limits(tier, result),
         min_accuracy=tier.min_accuracy,
         macs=result["macs"],
         params=result["params"],
     ).save(certificate_path(ctx, tier))
+
+
+def further_limits(tier: TierSection, result: dict[str, Any]) -> list[LimitPart]:
+    """Every budget of the tier beside the latency on its own chip, with what came of it."""
+    from factory.verification.certificate import LimitPart
+
+    found = [
+        LimitPart.of("latency_ms", other["median_ms"], other["max_latency_ms"], other["device_id"])
+        for other in result["also"]
+    ]
+    for name in ("macs", "params", "peak_memory_mb"):
+        limit = getattr(tier, f"max_{name}")
+        if limit is not None:
+            found.append(LimitPart.of(name, result[name], limit))
+    return found
 
 
 def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> list[str]:

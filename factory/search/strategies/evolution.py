@@ -4,7 +4,8 @@ The population is the last POPULATION architectures: the oldest dies, whatever i
 parent is the best of a random sample; its child has one variable changed. For two objectives
 "best" is drawn anew for each child: the smallest weighted Chebyshev distance to the best values
 seen, under a random weight (as in ParEGO, Knowles, IEEE TEC 10(1), 2006), so that parents come
-from the whole front. Over a limit, the smaller excess is the better.
+from the whole front. Over a limit, the smaller excess is the better. Of many children drawn so a
+model chooses the one that is evaluated (preselection.py); "evolution-plain" goes without it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from factory.search.strategies.base import (
-    TRIES,
     HistoryStrategy,
-    is_new_network,
     mutated,
     new_random,
 )
-from factory.search.strategies.problem import History, Problem, Seen
+from factory.search.strategies.preselection import DRAWS, Preselection
+from factory.search.strategies.problem import History, Problem
 from factory.spaces.base import Choices
 
 POPULATION = 30
@@ -28,13 +28,16 @@ SAMPLE = 10
 
 
 class RegularisedEvolution(HistoryStrategy):
-    """Ageing evolution; children that are known already, or the same network, are drawn again."""
+    """Ageing evolution; children that are known already are drawn again."""
 
     NAME: ClassVar[str] = "evolution"
-    SUMMARY: ClassVar[str] = "regularised evolution: mutate the best of a sample, the oldest dies"
+    SUMMARY: ClassVar[str] = "regularised evolution, children preselected by a model"
 
-    def __init__(self, population: int = POPULATION, sample: int = SAMPLE) -> None:
+    def __init__(
+        self, population: int = POPULATION, sample: int = SAMPLE, draws: int = DRAWS
+    ) -> None:
         self.population, self.sample = population, sample
+        self.preselection = Preselection(draws)
 
     def propose(
         self, problem: Problem[Any], history: History[Any], rng: np.random.Generator
@@ -43,22 +46,37 @@ class RegularisedEvolution(HistoryStrategy):
         population = history.queries[-self.population :]
         if len(population) < self.population:
             return new_random(problem, history, rng)
-        for attempt in range(TRIES):
+
+        points = np.array([seen.point for seen in population])
+        violations = np.array([seen.violation for seen in population])
+
+        def draw(attempt: int) -> Choices:
             drawn = rng.choice(len(population), size=min(self.sample, len(population)))
-            parent = _best([population[i] for i in drawn], float(rng.uniform()))
-            child = mutated(problem, parent.choices, rng, changes=1 + attempt // 20)
-            if is_new_network(problem, history, child):
-                return child
-        return new_random(problem, history, rng)
+            best = drawn[_best(points[drawn], violations[drawn], float(rng.uniform()))]
+            return mutated(problem, population[best].choices, rng, changes=1 + attempt // 20)
+
+        child = self.preselection.choose(problem, history, draw)
+        return new_random(problem, history, rng) if child is None else child
 
 
-def _best(sample: list[Seen[Any]], weight: float) -> Seen[Any]:
-    allowed = [seen for seen in sample if seen.feasible]
-    if not allowed:
-        return min(sample, key=lambda seen: seen.violation)
-    points = np.array([seen.point for seen in allowed])
+class PlainEvolution(RegularisedEvolution):
+    """The same without a model: the first child that is a new network is evaluated."""
+
+    NAME: ClassVar[str] = "evolution-plain"
+    SUMMARY: ClassVar[str] = "regularised evolution without a model"
+
+    def __init__(self, population: int = POPULATION, sample: int = SAMPLE) -> None:
+        super().__init__(population, sample, draws=1)
+
+
+def _best(points: np.ndarray, violations: np.ndarray, weight: float) -> int:
+    """Index of the best of a sample: points [N, 2], excess over the limits [N]."""
+    allowed = np.flatnonzero(violations <= 0)
+    if not len(allowed):
+        return int(np.argmin(violations))
+    points = points[allowed]
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)
-    weights = np.array([weight, 1.0 - weight])
-    distances = (weights * scaled).max(axis=1) + 0.05 * (weights * scaled).sum(axis=1)
-    return allowed[int(np.argmin(distances))]
+    weighted = np.array([weight, 1.0 - weight]) * scaled
+    distances = weighted.max(axis=1) + 0.05 * weighted.sum(axis=1)
+    return int(allowed[np.argmin(distances)])

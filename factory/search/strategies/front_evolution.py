@@ -5,8 +5,9 @@ front of what has been evaluated as parents; nothing ages and nothing is crossed
 few hundred queries are all there is and a query always gives the same answer. A parent is drawn
 with a probability that grows with the square root of the area that only it adds to the dominated
 one, so that gaps of the front are filled first.
-A child that is the same network as one evaluated before (``space.canonical``) is drawn again, so
-that no query is spent on it; where a parent has no new neighbour left, more variables change.
+Of many children drawn so a model chooses the one that is evaluated (preselection.py). Without it
+("front-evolution-plain") a child that is the same network as one evaluated before is drawn again
+(``space.canonical``); where a parent has no new neighbour left, more variables change.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy as np
 from factory.search.strategies.base import (
     TRIES,
     HistoryStrategy,
-    is_new_network,
     mutated,
     new_random,
 )
+from factory.search.strategies.preselection import DRAWS, Preselection
 from factory.search.strategies.problem import History, Problem, Seen
 from factory.spaces.base import Choices
 
@@ -33,10 +34,11 @@ class FrontEvolution(HistoryStrategy):
     """Mutations of the front; see the module's text."""
 
     NAME: ClassVar[str] = "front-evolution"
-    SUMMARY: ClassVar[str] = "evolution from the front: mutate what nothing beats, no network twice"
+    SUMMARY: ClassVar[str] = "evolution from the front, children preselected by a model"
 
-    def __init__(self, start: int = START) -> None:
+    def __init__(self, start: int = START, draws: int = DRAWS) -> None:
         self.start = start
+        self.preselection = Preselection(draws)
 
     def propose(
         self, problem: Problem[Any], history: History[Any], rng: np.random.Generator
@@ -48,12 +50,23 @@ class FrontEvolution(HistoryStrategy):
         if not parents:  # nothing keeps the limits yet: from what is over them by the least
             parents = [min(history.queries, key=lambda seen: seen.violation)]
         weights = _weights(problem, history, parents)
-        for attempt in range(TRIES):
+
+        def draw(attempt: int) -> Choices:
             parent = parents[int(rng.choice(len(parents), p=weights))]
-            child = mutated(problem, parent.choices, rng, changes=1 + attempt // WIDER)
-            if is_new_network(problem, history, child):
-                return child
-        return new_random(problem, history, rng)
+            return mutated(problem, parent.choices, rng, changes=1 + attempt // WIDER)
+
+        child = self.preselection.choose(problem, history, draw)
+        return new_random(problem, history, rng) if child is None else child
+
+
+class PlainFrontEvolution(FrontEvolution):
+    """The same without a model: the first child that is a new network is evaluated."""
+
+    NAME: ClassVar[str] = "front-evolution-plain"
+    SUMMARY: ClassVar[str] = "evolution from the front without a model"
+
+    def __init__(self, start: int = START) -> None:
+        super().__init__(start, draws=1)
 
 
 def _weights(problem: Problem[Any], history: History[Any], front: list[Seen[Any]]) -> np.ndarray:

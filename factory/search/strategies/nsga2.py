@@ -2,7 +2,8 @@
 
 Optuna's sampler: a population ranked by domination and crowding, limits by constrained domination.
 Children are made here: parents by binary tournament, uniform crossover, one mutation a child on
-average; drawn again while they are the same network as one that has been evaluated.
+average. Of many of them a model chooses the one that is evaluated (preselection.py); without it
+("nsga2-plain") they are drawn again while they are the same network as one evaluated before.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from factory.search.strategies.base import TRIES, Strategy, is_new_network
+from factory.search.strategies.base import Strategy
+from factory.search.strategies.preselection import DRAWS, Preselection
 from factory.search.strategies.problem import History, Problem
+from factory.spaces.base import Choices
 
 POPULATION = 20
 SAME_PARENT = 0.1  # of the children have one parent
@@ -31,10 +34,11 @@ class Nsga2(Strategy):
     """NSGA-II with a small population, as budgets of a few hundred queries ask for."""
 
     NAME: ClassVar[str] = "nsga2"
-    SUMMARY: ClassVar[str] = "NSGA-II: a population ranked by domination and crowding"
+    SUMMARY: ClassVar[str] = "NSGA-II (domination and crowding), children preselected by a model"
 
-    def __init__(self, population: int = POPULATION) -> None:
+    def __init__(self, population: int = POPULATION, draws: int = DRAWS) -> None:
         self.population = population
+        self.preselection = Preselection(draws)
 
     def sampler(self, problem: Problem[Any], history: History[Any], seed: int) -> BaseSampler:
         """Optuna's NSGA-II; its population is in the study."""
@@ -42,20 +46,34 @@ class Nsga2(Strategy):
             warnings.simplefilter("ignore", ExperimentalWarning)
             return NSGAIISampler(
                 population_size=self.population,
-                child_generation_strategy=_children(problem, history, seed),
+                child_generation_strategy=_children(problem, history, seed, self.preselection),
                 seed=seed,
             )
 
 
-def _children(problem: Problem[Any], history: History[Any], seed: int) -> Children:
+class PlainNsga2(Nsga2):
+    """The same without a model: the first child that is a new network is evaluated."""
+
+    NAME: ClassVar[str] = "nsga2-plain"
+    SUMMARY: ClassVar[str] = "NSGA-II without a model"
+
+    def __init__(self, population: int = POPULATION) -> None:
+        super().__init__(population, draws=1)
+
+
+def _children(
+    problem: Problem[Any], history: History[Any], seed: int, preselection: Preselection
+) -> Children:
     rng = np.random.default_rng([seed, 2])
 
     def child(
         study: Study, space: dict[str, BaseDistribution], population: list[FrozenTrial]
     ) -> dict[str, Any]:
         names = list(space)
-        found: dict[str, Any] = {}
-        for attempt in range(TRIES):
+        last: Choices = ()
+
+        def draw(attempt: int) -> Choices:
+            nonlocal last
             a, b = _tournament(population, rng), _tournament(population, rng)
             if rng.uniform() < SAME_PARENT:
                 b = a
@@ -64,9 +82,11 @@ def _children(problem: Problem[Any], history: History[Any], seed: int) -> Childr
             for name, size in zip(names, problem.space.cardinalities, strict=True):
                 if size > 1 and rng.uniform() < changes / len(names):
                     found[name] = (found[name] + 1 + int(rng.integers(size - 1))) % size
-            if is_new_network(problem, history, tuple(int(found[name]) for name in names)):
-                break
-        return found
+            last = tuple(int(found[name]) for name in names)
+            return last
+
+        chosen = preselection.choose(problem, history, draw)
+        return dict(zip(names, last if chosen is None else chosen, strict=True))
 
     return child
 

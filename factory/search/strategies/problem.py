@@ -12,16 +12,21 @@ from factory.spaces.base import Choices, SearchSpace
 
 A = TypeVar("A")
 A_contra = TypeVar("A_contra", contravariant=True)
-COSTS: tuple[str, ...] = ("latency_ms", "macs")
+COSTS: tuple[str, ...] = ("latency_ms", "macs", "params", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
 class Score:
-    """What an architecture is worth: accuracy or a proxy of it (0 to 1), and its costs."""
+    """What an architecture is worth: accuracy or a proxy of it (0 to 1), and its costs.
+
+    ``further`` are costs that only some searches limit: the other names of COSTS, and
+    "latency_ms@DEVICE" for the latency on another chip.
+    """
 
     accuracy: float
     latency_ms: float
     macs: float
+    further: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.accuracy) and self.latency_ms > 0 and self.macs >= 0):
@@ -30,8 +35,8 @@ class Score:
             )
 
     def cost(self, name: str) -> float:
-        """Value of one of COSTS."""
-        return float(getattr(self, name))
+        """Value of a cost by its name."""
+        return float(self.further[name] if name in self.further else getattr(self, name))
 
 
 class Objective(Protocol[A_contra]):
@@ -56,7 +61,7 @@ class Problem(Generic[A]):
     Args:
         space: what may be proposed.
         objective: what a query costs and tells.
-        limits: cost -> largest value allowed; names from COSTS.
+        limits: cost -> largest value allowed; names from COSTS, "latency_ms@DEVICE" on other chips.
         min_accuracy: an accuracy that is worth nothing; steers model-based search only.
     """
 
@@ -67,7 +72,7 @@ class Problem(Generic[A]):
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
-            if name not in COSTS:
+            if name not in COSTS and not name.startswith("latency_ms@"):
                 raise unknown_name("budget", name, COSTS)
             if not limit > 0:
                 raise InputError(f"budget {name} = {limit} is not positive")

@@ -10,6 +10,7 @@ uninterrupted search would have. One process at a time works on a file.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,8 +131,9 @@ def _step(
     if seen.score is None:
         values = (math.log(UNBUILDABLE), 0.0)
     else:
-        score = seen.score
-        recorded = {"accuracy": score.accuracy, "latency_ms": score.latency_ms, "macs": score.macs}
+        recorded = dataclasses.asdict(seen.score)
+        if not seen.score.further:
+            del recorded["further"]
         trial.set_user_attr("score", recorded)
         values = seen.point
     study.tell(trial, values)

@@ -19,7 +19,9 @@ class TwoForms(ToySpace):
         return (0, *architecture[1:])
 
 
-@pytest.mark.parametrize(("name", "start"), [("front-evolution", START), ("evolution", 30)])
+@pytest.mark.parametrize(
+    ("name", "start"), [("front-evolution-plain", START), ("evolution-plain", 30)]
+)
 def test_children_are_networks_that_were_not_evaluated(name: str, start: int) -> None:
     space = TwoForms(9, 4, 4, 4)
     problem = Problem(space, ToyObjective())  # type: ignore[arg-type, var-annotated]

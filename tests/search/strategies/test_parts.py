@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy_problem import toy_problem
 
-from factory.search.strategies.evolution import RegularisedEvolution
+from factory.search.strategies.evolution import PlainEvolution
 from factory.search.strategies.gaussian_process import GaussianProcess
 from factory.search.strategies.improvement import expected_improvement
 from factory.search.strategies.pareto import front, hypervolume
@@ -72,7 +72,7 @@ def test_regression_of_a_constant() -> None:
 
 def test_evolution_takes_parents_from_the_living() -> None:
     """A child differs in one variable from one of the last five queries (few are redrawn)."""
-    outcome = run_search(toy_problem(), RegularisedEvolution(5, 3), queries=80, seed=0)
+    outcome = run_search(toy_problem(), PlainEvolution(5, 3), queries=80, seed=0)
     queries = [seen.choices for seen in outcome.history.queries]
     near = [
         min(
