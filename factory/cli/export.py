@@ -88,7 +88,7 @@ def export(
             std=_numbers(std, "--std"),
             weights=weights,
             camera=camera,
-            soc=soc or (),
+            socs=soc or (),
             max_drop_points=max_drop_points,
             finetune_steps=finetune_steps,
             measure_passes=measure_passes,

@@ -158,13 +158,13 @@ def test_metadata_knows_how_a_picture_fits():
 
 def test_a_context_for_each_soc(here):
     asked = {"target": ["int8-qnn", "qnn-context"], "dry_run": True}
-    answer = export("nets_for_export:net", soc=["30", "57", "30"], **asked)
+    answer = export("nets_for_export:net", socs=["30", "57", "30"], **asked)
     names = [entry["target"] for entry in answer["targets"]]
     assert names == ["int8-qnn", "qnn-context-soc30", "qnn-context-soc57"]
     with pytest.raises(InputError, match="'sm8550' is not a number of a SoC"):
-        export("nets_for_export:net", soc=["sm8550"], **asked)
+        export("nets_for_export:net", socs=["sm8550"], **asked)
     with pytest.raises(InputError, match="--soc is about the target qnn-context only"):
-        export("nets_for_export:net", soc=["30"], target=["int8-qnn"])
+        export("nets_for_export:net", socs=["30"], target=["int8-qnn"])
 
 
 COLOUR_NETWORK = """

@@ -37,7 +37,7 @@ def export(
     std: tuple[float, ...] | None = None,
     weights: str | Path | None = None,
     camera: str | None = None,
-    soc: Sequence[str] = (),
+    socs: Sequence[str] = (),
     max_drop_points: float = 1.0,
     finetune_steps: int = 300,
     measure_passes: bool = True,
@@ -60,7 +60,7 @@ def export(
         mean, std: per channel, of pixels scaled to 0..1.
         weights: safetensors file for a network given as module:function.
         camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
-        soc: SoC models that qnn-context is compiled for, one file each; one for 43 by default.
+        socs: SoC models that qnn-context is compiled for, one file each; one for 43 by default.
         max_drop_points: accuracy that int8 may lose.
         finetune_steps: of quantisation-aware training where nothing else helps; 0: none.
         measure_passes: measure optional passes on the device.
@@ -75,7 +75,7 @@ def export(
     from factory.deployment.make import Maker, make_targets
 
     profile = _profile(model, tier, device)
-    wanted = _per_soc(_targets(target, precision, profile), soc)
+    wanted = _per_soc(_targets(target, precision, profile), socs)
     path, folder, stem = _places(out, wanted, tier or _name(model))
     size = _camera(camera)
     answer: dict[str, Any] = {
