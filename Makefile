@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= runs/demo
+TESTS ?= not heavy
 
 .PHONY: demo test setup check types lint contracts unit heavy web agent wheel clean
 
@@ -13,8 +14,9 @@ demo: setup
 	@$(BIN)/factory build recipes/demo.toml --out $(RUN)
 
 # Most tests use one core: two at once, a file stays on one of them, the longest come first.
+# `make test TESTS=` runs the heavy ones too (.ci/run does).
 test: setup lint types contracts
-	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder -m "$(TESTS)"
 
 setup: $(READY)
 

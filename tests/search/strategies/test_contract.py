@@ -105,7 +105,7 @@ def area(name: str, seed: int) -> float:
 @pytest.mark.parametrize(
     "better",
     [
-        pytest.param(n, marks=[pytest.mark.heavy] if n == "surrogate" else [])
+        pytest.param(n, marks=[pytest.mark.heavy] if n in WITH_MODEL else [])
         for n in STRATEGIES.names()
         if n != "random"
     ],
