@@ -19,7 +19,7 @@ trail says so. Every attempt is in the trail.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,9 +232,9 @@ class _Gate:
         """Leave the most sensitive operators in floats, twice as many each time."""
         order = self.sensitivities(method)
         most = int(len(order) * self.config.max_float_share + 1e-9)
-        count, best = 1, None
+        best = None
         left: list[str] = []
-        while count <= most:
+        for count in growing(most):
             started = time.monotonic()
             left = order[:count]
             model = self.quantised(method, exclude=left)
@@ -250,8 +250,15 @@ class _Gate:
                 best = test
             if self.holds(test):
                 return model, left, test
-            count = most + 1 if count == most else min(2 * count, most)
         return None, left, best
+
+
+def growing(most: int) -> Iterator[int]:
+    """1, 2, 4, ... and at last ``most``: how many operators to leave in higher precision."""
+    count = 1
+    while count <= most:
+        yield count
+        count = most + 1 if count == most else min(2 * count, most)
 
 
 def gate_int8(

@@ -19,6 +19,7 @@ import onnx
 
 from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import LARGEST_DB, Agreement, compare
+from factory.deployment.gate import growing
 from factory.deployment.rounded import round_alone, run_rounded
 from factory.deployment.run_here import run_model
 
@@ -86,8 +87,8 @@ def repair_half(
     order = _sensitivities(source, selection_images[:SENSITIVITY_IMAGES], trail, progress)
     reference = run_model(source.SerializeToString(), test_images)
     most = int(len(order) * MOST_SHARE + 1e-9)
-    count, kept, test = 1, (), before  # type: tuple[int, tuple[str, ...], Agreement]
-    while count <= most:
+    kept, test = (), before  # type: tuple[tuple[str, ...], Agreement]
+    for count in growing(most):
         started = time.monotonic()
         kept = with_followers(source, order[:count])
         model = convert(kept)
@@ -106,7 +107,6 @@ def repair_half(
         )
         if test.signal_db >= least_db:
             return HalfRepair(model, kept, test, story, trail)
-        count = most + 1 if count == most else min(2 * count, most)
     story = (
         f"{_shown(before)} with 16 bits throughout ({least_db:g} dB are asked for), still "
         f"{_shown(test)} with {most} of {len(order)} operators in 32 bits"

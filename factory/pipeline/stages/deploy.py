@@ -154,7 +154,7 @@ def gate_data(ctx: BuildContext) -> GateData:
     import torch
 
     from factory.deployment.gate import GateData
-    from factory.pipeline.export_source import split_for_gate
+    from factory.pipeline.export_pictures import split_for_gate
 
     data = ctx.data
     calibration, selection = split_for_gate(

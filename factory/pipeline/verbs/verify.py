@@ -139,7 +139,7 @@ def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
     """Top-1 over the test pictures of the folder or of the run, run on the device."""
     from factory.deployment.manifest import describe_file
     from factory.deployment.metadata import Preprocessing
-    from factory.pipeline.export_source import folder_test_pictures
+    from factory.pipeline.export_pictures import folder_test_pictures
     from factory.verification.certify import accuracy_part
     from factory.verification.parity import classify
 
