@@ -55,7 +55,8 @@ PLAN = ProfileSettings(rounds=3, network_time_ms=180.0, min_runs=9, network_trac
 
 def network_names(args: argparse.Namespace) -> list[str]:
     """'cell-3', 'mobile-17', ..., 'torchvision-resnet18'."""
-    names = [f"mobile-{i}" for i in range(args.mobile)] + [f"cell-{i}" for i in range(args.cell)]
+    mobile, cell = (range(args.first, args.first + number) for number in (args.mobile, args.cell))
+    names = [f"mobile-{i}" for i in mobile] + [f"cell-{i}" for i in cell]
     return names + ([] if args.no_torchvision else [f"torchvision-{name}" for name in TORCHVISION])
 
 
@@ -301,6 +302,9 @@ def main() -> None:
     one.add_argument("--device", required=True)
     one.add_argument("--mobile", type=int, default=100)
     one.add_argument("--cell", type=int, default=60)
+    one.add_argument(
+        "--first", type=int, default=0, help="number of the first network: others, others again"
+    )
     one.add_argument("--no-torchvision", action="store_true")
     one.add_argument("--passes", type=int, default=4)
     one.add_argument("--seconds", type=float, default=330.0)

@@ -3,14 +3,14 @@
 A traced network gives the times of all its kernels in place, so there are no single kernels to
 plan: the planner chooses networks. It starts with random ones; after each round it fits, says how
 wrong it is on networks it has not seen, and takes the next ones half at random and half where the
-predictor is least sure, until the wanted error or the budget of time, networks or kernels is
-reached.
+predictor is least sure, until the wanted error or the budget of time or networks is reached. Each
+round is half as long again as all before it, so that the fits between them take a small part of the
+time.
 Networks are named by numbers, so that a killed profile goes on where it was.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -38,6 +38,7 @@ PLAN_SEED = 1  # first part of the numbers of the networks that profiles draw
 CANDIDATES = 4  # candidates a place that goes by doubt
 FIXED_SECONDS, TIMES_AS_LONG = 0.8, 2.2  # what a network took on a core: so much, and its time run
 KERNELS_A_NETWORK = 50  # new ones: 57 of each of the first 20 networks, 47 of 240
+GROWTH = 0.5  # of what was measured before, in the next round
 SURE = 0.01
 
 
@@ -48,22 +49,20 @@ class Effort:
     Attributes:
         max_seconds: time, the fits between rounds included.
         max_networks: networks that are measured.
-        max_kernels: different kernels in the table.
         wanted_percent: mean error on unseen networks at which to stop.
-        round_size: networks measured between two fits.
+        round_size: networks measured before the first fit, and between any two at least.
     """
 
     max_seconds: float
     max_networks: int
-    max_kernels: int
     wanted_percent: float
     round_size: int
     settings: ProfileSettings = field(default_factory=ProfileSettings)
 
 
 EFFORTS = {
-    "quick": Effort(150, 60, 1000, 5.0, 20, ProfileSettings(rounds=4, network_time_ms=240.0)),
-    "full": Effort(1100, 400, 10_000, 2.0, 40, ProfileSettings(rounds=6, network_time_ms=480.0)),
+    "quick": Effort(150, 150, 3.0, 40, ProfileSettings(rounds=4, network_time_ms=240.0)),
+    "full": Effort(1100, 1000, 1.5, 60, ProfileSettings(rounds=5, network_time_ms=240.0)),
 }
 
 
@@ -76,9 +75,8 @@ def effort_of(name: str) -> Effort:
 
 def forecast(effort: Effort) -> dict[str, Any]:
     """About how much would be measured, and the most time that it may take; for a dry run."""
-    rounds = math.ceil(effort.max_kernels / KERNELS_A_NETWORK / effort.round_size)
-    networks = min(effort.max_networks, rounds * effort.round_size)
     a_network = FIXED_SECONDS + TIMES_AS_LONG * effort.settings.network_time_ms / 1e3
+    networks = min(effort.max_networks, round(effort.max_seconds / a_network))
     return {
         "networks": networks,
         "kernels": networks * KERNELS_A_NETWORK,
@@ -145,24 +143,24 @@ def profile_chip(
     result = ChipProfile(ProfileSummary())
     draw = _Draw(table, device.profile.dtype, seed)
     predictor: LatencyPredictor | None = None
+    fit_seconds = 0.0
     while True:
         spent = time.monotonic() - started
         measured = len(table.rows("network"))
-        kernels = len(_kernels(table))
-        left = min(effort.round_size, effort.max_networks - measured)
+        round_size = max(effort.round_size, round(measured * GROWTH))
+        left = min(round_size, effort.max_networks - measured)
         if result.rounds and result.rounds[-1]["error_percent"] <= effort.wanted_percent:
             result.stopped = f"the wanted error of {effort.wanted_percent:g} % is reached"
         elif spent >= effort.max_seconds:
             result.stopped = f"the budget of {effort.max_seconds:g} s is spent"
         elif left <= 0:
             result.stopped = f"the budget of {effort.max_networks} networks is spent"
-        elif kernels >= effort.max_kernels:
-            result.stopped = f"the budget of {effort.max_kernels} kernels is spent"
         if result.stopped:
             break
         chosen = _next(draw, predictor, left)
         per_second = result.summary.measured / result.summary.seconds if result.rounds else 1.0
-        affordable = max(1, int((effort.max_seconds - spent) * per_second))
+        seconds_left = effort.max_seconds - spent - (1 + GROWTH) * fit_seconds
+        affordable = max(1, int(seconds_left * per_second))
         batch = [(one.counts, one.model) for one in chosen[:affordable]]
         _add(result.summary, profile_networks(device, batch, table, effort.settings, progress))
         if not table.rows("in_place"):
@@ -171,9 +169,11 @@ def profile_chip(
                 why="a profile for any network needs times in place",
                 fix="profile one size of networks: `factory profile --channels C --layers L`",
             )
+        fit_started = time.monotonic()
         facts = read_facts(table)
         predictor = quick_predictor(facts, trees=False)
         error = held_out_error(facts)
+        fit_seconds = time.monotonic() - fit_started
         result.rounds.append(
             {
                 "networks": float(len(facts.networks)),

@@ -2,17 +2,20 @@
 
 Every block carries the reference model along. A block in which it is slower than its running
 median by more than the drift limit was measured on a busy or throttled machine: it is measured
-again, and marked if that does not help. Nothing is normalised: each row keeps its reference time.
+again, and marked if that does not help. At the end the blocks that were measured at another speed
+than most are measured once more: a chip that changes its speed half way leaves one half of the
+table, not two. Nothing is normalised: each row keeps its reference time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from factory.core.errors import InputError
@@ -20,7 +23,7 @@ from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
 from factory.devices.base import Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
-from factory.profiling.drift import clock_drift
+from factory.profiling.drift import NOTICED, clock_drift
 from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.kernel_model import kernel_model
 from factory.profiling.reference import KEY, reference_model
@@ -107,12 +110,37 @@ def _network_job(counts: Mapping[Kernel, int], model: bytes) -> _Job:
 
 
 @dataclass(frozen=True)
+class _Measured:
+    """A block that was measured, and what the reference model took in it."""
+
+    jobs: Sequence[_Job]
+    reference_ms: float
+
+    def off(self, usual_ms: float) -> float:
+        """By how much the chip's speed differed from the usual one; infinite where unknown."""
+        return abs(self.reference_ms / usual_ms - 1.0) if self.reference_ms > 0 else math.inf
+
+
+@dataclass(frozen=True)
 class _Attempt:
-    """One measurement of a block; ``slower``: reference over its running median, minus 1."""
+    """One measurement of a block.
+
+    Attributes:
+        slower: the reference's time over its running median, minus 1.
+        number: how many measurements the block took.
+        mark: the reason that its rows are marked with, if the machine was slow throughout.
+    """
 
     timings: Sequence[Timing]
     reference: Timing
     slower: float
+    number: int = 1
+    mark: str = ""
+
+    @property
+    def reference_ms(self) -> float:
+        """What the reference model took; 0 where it failed."""
+        return self.reference.median_ms if self.reference.ok else 0.0
 
 
 class _Run:
@@ -145,10 +173,12 @@ class _Run:
             check_fingerprint(self.table, self.device.describe())
             with progress.task(label, total=len(jobs), done=self.summary.skipped) as task:
                 self._first_references()
+                measured: list[_Measured] = []
                 for start in range(0, len(todo), self.block_size):
                     block = todo[start : start + self.block_size]
-                    self._block(block, progress)
+                    measured.append(self._block(block, progress))
                     task.advance(len(block), note=self._note())
+                self._once_more(measured, progress)
         self.summary.seconds = round(time.monotonic() - started, 3)
         return self.summary
 
@@ -169,16 +199,59 @@ class _Run:
                 )
         self.next_block += 1
 
-    def _block(self, jobs: Sequence[_Job], progress: Progress) -> None:
+    def _once_more(self, measured: Sequence[_Measured], progress: Progress) -> None:
+        """Measure the blocks again that ran at another speed than most of this call's.
+
+        Only while the machine runs at the usual speed now; new rows take the place of the old ones
+        where the reference model came nearer to what it usually takes.
+        """
+        speeds_ms = [block.reference_ms for block in measured if block.reference_ms > 0]
+        if len(speeds_ms) < FIRST_REFERENCES:
+            return
+        usual_ms = statistics.median_low(speeds_ms)
+        others = [block for block in measured if block.off(usual_ms) > NOTICED]
+        if not others or measured[-1].off(usual_ms) > NOTICED:
+            return
+        progress.message(
+            f"{self.device.profile.id}: {len(others)} of {len(measured)} blocks were measured "
+            "while the machine had another speed than most of the time; they are measured once more"
+        )
+        for block in others:
+            again = self._attempted([job.build() for job in block.jobs], progress)
+            if _Measured(block.jobs, again.reference_ms).off(usual_ms) < block.off(usual_ms):
+                timed = [pair for pair in zip(block.jobs, again.timings, strict=True) if pair[1].ok]
+                self._write(timed, again)
+                self.summary.repeated_blocks += 1
+            self._reference_row(again.reference, self.next_block)
+            self.next_block += 1
+
+    def _block(self, jobs: Sequence[_Job], progress: Progress) -> _Measured:
         """Measure a block, again while the machine is slower than before, and write its rows."""
-        models: list[bytes] = []
-        unbuilt: dict[str, str] = {}
+        models: dict[_Job, bytes] = {}
+        unbuilt: dict[_Job, Timing] = {}
         for job in jobs:
             try:
-                models.append(job.build())
+                models[job] = job.build()
             except InputError as error:
-                unbuilt[job.key] = str(error)
-        runnable = [job for job in jobs if job.key not in unbuilt]
+                unbuilt[job] = Timing.failed(str(error))
+        best = self._attempted(list(models.values()), progress)
+        self.summary.repeated_blocks += best.number > 1
+        self.summary.marked_blocks += bool(best.mark)
+        timed = [*zip(models, best.timings, strict=True), *unbuilt.items()]
+        self.summary.in_place += self._write(timed, best)
+        for job, timing in timed:
+            self.summary.measured += 1
+            if not timing.ok:
+                self.summary.failed += 1
+                self.summary.reasons[job.key] = timing.reason
+        self._reference_row(best.reference, self.next_block)
+        self.summary.reference_ms.append(best.reference_ms)
+        self._watch_clock(progress)
+        self.next_block += 1
+        return _Measured(list(models), best.reference_ms)
+
+    def _attempted(self, models: Sequence[bytes], progress: Progress) -> _Attempt:
+        """The steadiest measurement of a block; its ``number`` tells how many were made."""
         attempts = [self._time(models)]
         while self._too_slow(attempts[-1]) and len(attempts) <= self.settings.max_repeats:
             self._remember(attempts[-1].reference)
@@ -188,24 +261,20 @@ class _Run:
             )
             attempts.append(self._time(models))
         best = min(attempts, key=lambda attempt: attempt.slower)
-        reference = best.reference
-        self.summary.repeated_blocks += len(attempts) > 1
         mark = ""
         if self._too_slow(best):
             mark = f"drift: the reference model took {best.slower:+.0%} while this was measured"
-            self.summary.marked_blocks += 1
-        reference_ms = reference.median_ms if reference.ok else 0.0
-        for job, timing in zip(runnable, best.timings, strict=True):
+        return replace(best, number=len(attempts), mark=mark)
+
+    def _write(self, timed: Sequence[tuple[_Job, Timing]], measured: _Attempt) -> int:
+        """The rows of a block; how many of them are of kernels in place."""
+        in_place = 0
+        for job, timing in timed:
+            mark = measured.mark if timing.ok else ""
             if job.kind == "network" and timing.ok and timing.optimised:
-                self._in_place_rows(job, timing, reference_ms, mark)
-            self._row(job, timing, reference_ms, mark)
-        for job in jobs:
-            if job.key in unbuilt:
-                self._row(job, Timing.failed(unbuilt[job.key]), reference_ms, "")
-        self._reference_row(reference, self.next_block)
-        self.summary.reference_ms.append(reference_ms)
-        self._watch_clock(progress)
-        self.next_block += 1
+                in_place += self._in_place_rows(job, timing, measured.reference_ms, mark)
+            self._row(job, timing, measured.reference_ms, mark)
+        return in_place
 
     def _watch_clock(self, progress: Progress) -> None:
         """Say once that the clock moved slowly: no block then differs from the one before it."""
@@ -246,12 +315,8 @@ class _Run:
         if job.kind == "network" and timing.ok:
             cells.update(self._started(timing, job.build()))
         self.table.append(Row(**cells, kernels=job.kernels))
-        self.summary.measured += 1
-        if not timing.ok:
-            self.summary.failed += 1
-            self.summary.reasons[job.key] = timing.reason
 
-    def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
+    def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> int:
         """The network's kernels; before its own row, so that a killed profile loses none."""
         cells = self._cells("in_place", job.key, timing, reference_ms, self.next_block)
         if self.overhead_ms is None:
@@ -259,7 +324,8 @@ class _Run:
             self.overhead_ms = trace_overhead_ms(calibration)
         asked = self.device.profile.execution_provider
         asked = asked if asked in (timing.providers or {}) else ""  # else: it has other names
-        for found in in_place_times(job.build(), timing, self.overhead_ms, asked):
+        times_in_place = in_place_times(job.build(), timing, self.overhead_ms, asked)
+        for found in times_in_place:
             spread = {name: cells[name] / timing.median_ms for name in SPREAD}
             times = {name: found.ms * ratio for name, ratio in spread.items()}
             fallback = f"fallback: it ran on {found.elsewhere}" if found.elsewhere else ""
@@ -270,7 +336,7 @@ class _Run:
             self.table.append(
                 Row(**{**cells, **times, "key": key, "median_ms": found.ms}, kernels=kernels)
             )
-            self.summary.in_place += 1
+        return len(times_in_place)
 
     @staticmethod
     def _cells(

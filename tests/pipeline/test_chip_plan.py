@@ -18,7 +18,7 @@ from factory.pipeline.network_samples import sample_network
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
-TINY = Effort(100, 12, 10_000, 0.01, 6, ProfileSettings())
+TINY = Effort(100, 12, 0.01, 6, ProfileSettings())
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +62,17 @@ def test_rounds_until_a_budget_then_goes_on(tmp_path):
     assert len(LatencyTable.read(path).rows("network")) == 14
 
 
-def test_stops_at_the_wanted_error_and_at_kernels(tmp_path):
+def test_stops_at_the_wanted_error_and_at_networks(tmp_path):
     easy = dataclasses.replace(TINY, wanted_percent=1e6)
     assert "wanted error" in profiled(tmp_path / "a.csv", easy).stopped
-    few = dataclasses.replace(TINY, max_kernels=10)
-    assert profiled(tmp_path / "b.csv", few).stopped == "the budget of 10 kernels is spent"
+    few = dataclasses.replace(TINY, max_networks=5)
+    assert profiled(tmp_path / "b.csv", few).stopped == "the budget of 5 networks is spent"
+
+
+def test_rounds_grow_with_what_was_measured(tmp_path):
+    many = dataclasses.replace(TINY, round_size=4, max_networks=20)
+    rounds = profiled(tmp_path / "t.csv", many).rounds
+    assert [round["networks"] for round in rounds] == [4, 8, 12, 18, 20]
 
 
 def test_a_drifting_clock_is_noticed_and_said(tmp_path):
@@ -125,8 +131,8 @@ def test_a_dry_run_says_how_much_and_how_long_and_measures_nothing(tmp_path, mon
     arguments = ["profile", "--device", "local-cpu-t1-fp32", "--dry-run"]
     assert run([*arguments, "--quick"]) == 0
     quick, full, folder = capsys.readouterr().out.splitlines()
-    assert "--quick: about 20 networks with 1000 kernels" in quick
-    assert "0.5 min (at most 2.5)" in quick
+    assert "--quick: about 113 networks with 5650 kernels" in quick
+    assert "2.5 min (at most 2.5)" in quick
     assert "--full: about" in full
     assert str(tmp_path) in folder
     assert run([*arguments, "--channels", "8", "--layers", "5"]) == 0

@@ -131,6 +131,53 @@ def test_a_chip_that_stays_slow_is_marked_and_the_profile_ends(tmp_path):
         assert all(row.reference_ms == pytest.approx(1.3 * usual_ms) for row in marked)
 
 
+@pytest.mark.parametrize(("first", "later"), [(1.3, 1.0), (0.8, 1.0)])
+def test_blocks_at_another_speed_are_measured_once_more_at_the_end(tmp_path, first, later):
+    # three references and two blocks of 4 + 1, then four blocks at another speed
+    kernels = [conv(8 * number) for number in range(1, 25)]
+    device = SimulatedDevice(drift=lambda timed: first if timed < 13 else later)
+    said = Said()
+    with table_of(device, tmp_path) as table:
+        calm = SMALL.model_copy(update={"drift_limit": 0.5})  # no block is repeated on its own
+        summary = profile_kernels(device, kernels, table, calm, said)
+        assert (summary.measured, summary.repeated_blocks, len(summary.reference_ms)) == (24, 2, 6)
+        assert any("2 of 6 blocks" in line for line in said.lines)
+        rows = table.rows("kernel")
+        assert len(rows) == 24
+        assert len({round(row.reference_ms, 9) for row in rows}) == 1
+        for row in rows:
+            truth = later * device.roofline.kernel_ms(Kernel.parse(row.key))
+            assert row.median_ms == pytest.approx(truth, rel=1e-6)
+        timed = device.timed
+        assert profile_kernels(device, kernels, table, calm).measured == 0
+        assert device.timed == timed
+
+
+def test_nothing_is_measured_once_more_while_the_machine_has_another_speed(tmp_path):
+    kernels = [conv(8 * number) for number in range(1, 25)]
+    device = SimulatedDevice(drift=lambda timed: 1.0 if timed < 23 else 0.8)
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, kernels, table, SMALL)
+        assert summary.repeated_blocks == 0
+        assert device.timed == 3 + 24 + 6
+
+
+def test_a_model_that_fails_when_it_is_measured_once_more_keeps_its_row(tmp_path):
+    kernels = [conv(8 * number) for number in range(1, 25)]
+    late = {"device": None}
+    device = SimulatedDevice(
+        drift=lambda timed: 1.3 if timed < 13 else 1.0,
+        fails_on=lambda kernel: (
+            "not now" if late["device"].timed > 33 and kernel in kernels else None
+        ),
+    )
+    late["device"] = device
+    with table_of(device, tmp_path) as table:
+        calm = SMALL.model_copy(update={"drift_limit": 0.5})
+        profile_kernels(device, kernels, table, calm)
+        assert all(row.ok for row in table.rows("kernel"))
+
+
 def test_networks(tmp_path):
     device = SimulatedDevice()
     graph = reference_graph()
