@@ -34,6 +34,7 @@ from factory.latency.roofline import Roofline
 from factory.latency.sources import Source, sources
 
 NETWORK_FOLDS = 5
+ROWS_FOR_ONE_CORE = 3000  # kernels in place up to which a fit takes seconds
 
 
 @dataclass(frozen=True)
@@ -272,10 +273,12 @@ def _out_of_fold(
         truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
     blocks, times, groups, folds = [], [], [], []
     errors: dict[str, list[float]] = {}
-    for fold in np.array_split(order, min(NETWORK_FOLDS, number)):
+    parts = np.array_split(order, min(NETWORK_FOLDS, number))
+    unseen = _without(
+        source, facts, name, seed, [{facts.networks[i].key for i in p} for p in parts], trees
+    )
+    for fold, predictor in zip(parts, unseen, strict=True):
         networks = [facts.networks[i] for i in fold]
-        keys = {network.key for network in networks}
-        predictor = _uncorrected(source, facts, name, seed, keys, evaluate=False, trees=trees)
         folds.append((fold, predictor))
         columns = sorted({kernel for network in networks for kernel in network.counts})
         ms = predictor.kernel_ms(columns)
@@ -297,6 +300,20 @@ def _out_of_fold(
         np.array([network.median_ms for network in facts.networks]),
     )
     return data, {key: np.asarray(values) for key, values in errors.items()}, folds
+
+
+def _without(
+    source: Source, facts: Facts, name: str, seed: int, left_out: list[set[str]], trees: bool
+) -> list[LatencyPredictor]:
+    """A predictor without the networks of each fold; large tables on several cores."""
+    from joblib import Parallel, cpu_count, delayed
+
+    few = len(facts.in_place) <= ROWS_FOR_ONE_CORE
+    fit = delayed(_uncorrected)
+    found: list[LatencyPredictor] = Parallel(n_jobs=1 if few else min(len(left_out), cpu_count()))(
+        fit(source, facts, name, seed, keys, evaluate=False, trees=trees) for keys in left_out
+    )
+    return found
 
 
 def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:

@@ -2,20 +2,23 @@
 
 Rasmussen and Williams 2006, algorithm 2.1, with one squared-exponential kernel over standardised
 features; length scale and noise are chosen by marginal likelihood on a small grid, the variance in
-closed form. Saved as JSON and evaluated with numpy alone. O(n^3) to fit, O(n) a prediction.
+closed form. Rows may count differently: the noise variance of a row is divided by its weight, and
+where there are too many, the heavy ones are the likelier to be kept. Saved as JSON and evaluated
+with numpy alone. O(n^3) to fit, O(n) a prediction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 LENGTHS = (2.5, 5.0, 10.0)
 NOISES = (0.02, 0.08, 0.3)  # noise variance over signal variance
-MAX_POINTS = 1200
+MAX_POINTS = 1600
 MAX_POINTS_TO_CHOOSE = 400
 
 
@@ -27,14 +30,14 @@ class GaussianProcess:
         points: standardised features of the measured kernels [n, d].
         weights: [n].
         length: length scale in standard deviations of the features.
-        noise: noise variance over signal variance.
+        noise_n: noise variance of each over signal variance [n].
         variance: signal variance.
     """
 
     points: np.ndarray
     weights: np.ndarray
     length: float
-    noise: float
+    noise_n: np.ndarray
     variance: float
 
     def predict(self, standard: np.ndarray) -> np.ndarray:
@@ -42,20 +45,24 @@ class GaussianProcess:
         return np.asarray(_covariance(standard, self.points, self.length) @ self.weights)
 
     def deviation(self, standard: np.ndarray) -> np.ndarray:
-        """Posterior standard deviation without the noise; O(n^3) for the first row."""
-        gram = _covariance(self.points, self.points, self.length)
-        lower = np.linalg.cholesky(gram + self.noise * np.eye(len(gram)))
+        """Posterior standard deviation without the noise; O(n^3) for the first call."""
         cross = _covariance(standard, self.points, self.length)
-        known = np.sum(np.linalg.solve(lower, cross.T) ** 2, axis=0)
+        known = np.sum((cross @ self._whitening) ** 2, axis=1)
         return np.asarray(np.sqrt(self.variance * np.maximum(1.0 - known, 0.0)))
+
+    @cached_property
+    def _whitening(self) -> np.ndarray:
+        """Inverse of the Cholesky factor, transposed."""
+        gram = _covariance(self.points, self.points, self.length) + np.diag(self.noise_n)
+        return np.asarray(np.linalg.inv(np.linalg.cholesky(gram)).T)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, six significant digits."""
         return {
-            "points": [[float(f"{value:.6g}") for value in row] for row in self.points],
+            "points": self.points.tolist(),
             "weights": self.weights.tolist(),
             "length": self.length,
-            "noise": self.noise,
+            "noise_n": self.noise_n.tolist(),
             "variance": self.variance,
         }
 
@@ -66,7 +73,7 @@ class GaussianProcess:
             points=np.asarray(value["points"], dtype=float),
             weights=np.asarray(value["weights"], dtype=float),
             length=float(value["length"]),
-            noise=float(value["noise"]),
+            noise_n=np.asarray(value["noise_n"], dtype=float),
             variance=float(value["variance"]),
         )
 
@@ -76,16 +83,25 @@ def _covariance(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     return np.asarray(np.exp(-0.5 * np.maximum(squares, 0.0) / length**2))
 
 
-def fit_gaussian(standard: np.ndarray, target: np.ndarray, *, seed: int) -> GaussianProcess:
-    """Fit to standardised features [n, d] and centred targets [n]; deterministic for a seed."""
+def fit_gaussian(
+    standard: np.ndarray, target: np.ndarray, *, seed: int, weights: np.ndarray | None = None
+) -> GaussianProcess:
+    """Fit to standardised features [n, d] and centred targets [n]; deterministic for a seed.
+
+    ``weights``: how much each row counts [n], 1 the usual one; all the same without them.
+    """
+    weights = np.ones(len(target)) if weights is None else np.asarray(weights, dtype=float)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(target))
-    few, kept = order[:MAX_POINTS_TO_CHOOSE], np.sort(order[:MAX_POINTS])
+    chance = np.sqrt(weights) / np.sqrt(weights).sum()
+    kept = rng.choice(len(target), min(MAX_POINTS, len(target)), replace=False, p=chance)
+    few = kept[:MAX_POINTS_TO_CHOOSE]
+    # To six digits from the start, so that a saved and a fresh predictor are one.
+    share = rounded(1.0 / np.sqrt(weights))
     best: tuple[float, float, float] | None = None
     for length in LENGTHS:
         gram = _covariance(standard[few], standard[few], length)
         for noise in NOISES:
-            lower = np.linalg.cholesky(gram + noise * np.eye(len(few)))
+            lower = np.linalg.cholesky(gram + np.diag(noise * share[few]))
             whitened = np.linalg.solve(lower, target[few])
             variance = float(whitened @ whitened) / len(few) + 1e-12
             evidence = -0.5 * len(few) * np.log(variance) - np.log(np.diag(lower)).sum()
@@ -93,9 +109,15 @@ def fit_gaussian(standard: np.ndarray, target: np.ndarray, *, seed: int) -> Gaus
                 best = (evidence, length, noise)
     assert best is not None
     _, length, noise = best
-    gram = _covariance(standard[kept], standard[kept], length) + noise * np.eye(len(kept))
-    weights = np.linalg.solve(gram, target[kept])
-    variance = float(target[kept] @ weights) / len(kept)
-    # To six digits from the start, so that a saved and a fresh predictor are one.
-    points = np.array([[float(f"{value:.6g}") for value in row] for row in standard[kept]])
-    return GaussianProcess(points, weights, length, noise, max(variance, 1e-12))
+    noise_n = noise * share[kept]
+    gram = _covariance(standard[kept], standard[kept], length) + np.diag(noise_n)
+    dual = np.linalg.solve(gram, target[kept])
+    variance = float(target[kept] @ dual) / len(kept)
+    points = rounded(standard[kept])
+    return GaussianProcess(points, dual, length, noise_n, max(variance, 1e-12))
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """To six significant digits: what a file needs to hold."""
+    flat = [float(f"{value:.6g}") for value in values.ravel()]
+    return np.asarray(flat).reshape(values.shape)

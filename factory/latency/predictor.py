@@ -33,7 +33,7 @@ from factory.latency.prediction import Part, Prediction
 from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 FORMAT = "factory-latency-predictor"
 MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005

@@ -7,10 +7,12 @@ the physics:
 
 The ridge on standardised log features extrapolates; a Gaussian process and gradient-boosted trees
 (Friedman 2001) fitted to its residuals bend, the one smoothly and the other at the block sizes of
-the runtime; their mean is better than either. Families in which kernels often cost nothing, since
-the runtime folds them into a neighbour, get the expected ratio itself, from the trees alone:
-``ms(k) = roofline(k) * max(0, offset + trees(x))``. With few rows simpler candidates compete by
-cross-validation; the cross-validated error goes into the prediction interval.
+the runtime; their mean is better than either. What a network takes is a sum, so a kernel counts by
+its time: within LIGHTEST to HEAVIEST times as much as the family's median kernel. Families in which
+kernels often cost nothing, since the runtime folds them into a neighbour, get the expected ratio
+itself, from the trees alone: ``ms(k) = roofline(k) * max(0, offset + trees(x))``. With few rows
+simpler candidates compete by cross-validation; the cross-validated error goes into the prediction
+interval.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ ROWS_WITHOUT_CHOICE = 150  # from so many rows on the full model is taken
 FOLDS = 5
 GAIN_TO_PREFER = 0.95  # a more complex candidate must cut the error to this share
 LEAST_MS = 1e-5
+LIGHTEST, HEAVIEST = 0.3, 3.0
 FARTHEST = 6.0  # of a log ratio from the family's offset
 
 
@@ -197,14 +200,16 @@ def _fit(data: _Data, model: str, seed: int) -> KindRegressor:
         offset = float(np.median(target))
         if name != "offset":
             standard = np.clip((features - center) / scale, -4.0, 4.0)
-            offset = float(target.mean())
-            gram = standard.T @ standard + float(strength) * np.eye(standard.shape[1])
-            coefficients = np.linalg.solve(gram, standard.T @ (target - offset))
+            weights = _weights(data.ms)
+            offset = float(np.average(target, weights=weights))
+            weighted = standard * weights[:, None]
+            gram = weighted.T @ standard + float(strength) * np.eye(standard.shape[1])
+            coefficients = np.linalg.solve(gram, weighted.T @ (target - offset))
             residual = target - offset - standard @ coefficients
             if "gaussian" in name:
-                gaussian = fit_gaussian(standard, residual, seed=seed)
+                gaussian = fit_gaussian(standard, residual, seed=seed, weights=weights)
             if "trees" in name:
-                trees = fit_boosted(features, residual, seed=seed)
+                trees = fit_boosted(features, residual, seed=seed, weights=weights)
     return KindRegressor(
         space=data.space,
         offset=offset,
@@ -220,6 +225,12 @@ def _fit(data: _Data, model: str, seed: int) -> KindRegressor:
         error=0.7,
         median_error=0.7,
     )
+
+
+def _weights(ms: np.ndarray) -> np.ndarray:
+    """How much each kernel counts, 1 on average."""
+    weights = np.clip(ms / max(float(np.median(ms)), LEAST_MS), LIGHTEST, HEAVIEST)
+    return np.asarray(weights / weights.mean())
 
 
 def _cross_validated(data: _Data, model: str, roofline: Roofline, seed: int) -> np.ndarray:

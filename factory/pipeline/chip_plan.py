@@ -11,10 +11,12 @@ Networks are named by numbers, so that a killed profile goes on where it was.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from factory.devices.base import Device
 from factory.graph.canonical import kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
+from factory.graph.opgraph import OpGraph
 from factory.latency.facts import read_facts
 from factory.latency.features import family
 from factory.latency.fitting import held_out_error, quick_predictor
@@ -97,15 +100,21 @@ class ChipProfile:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A network that may be measured."""
+    """A network that may be measured; its file is only made when it is asked for."""
 
     counts: Counter[Kernel]
-    model: bytes
-    key: str
+    graph: OpGraph
+    dtype: str
+
+    @cached_property
+    def model(self) -> bytes:
+        """The ONNX file."""
+        content: bytes = to_onnx(self.graph, self.dtype).SerializeToString(deterministic=True)
+        return content
 
 
 class _Draw:
-    """Networks of all spaces in turn, by number, without those that the table holds."""
+    """Networks of all spaces in turn, by number."""
 
     def __init__(self, table: LatencyTable, dtype: str, seed: int) -> None:
         self._table, self._dtype, self._seed = table, dtype, seed
@@ -118,16 +127,25 @@ class _Draw:
                 yield space, number
             number += 1
 
-    def __call__(self, wanted: int) -> list[_Candidate]:
+    def candidates(self, wanted: int) -> list[_Candidate]:
+        """The next networks, whether the table holds them or not."""
+        found = []
+        for space, number in itertools.islice(self._numbers, wanted):
+            graph = sample_network(space, PLAN_SEED, self._seed, number)
+            found.append(_Candidate(kernel_counts(graph, self._dtype), graph, self._dtype))
+        return found
+
+    def new(self, wanted: int) -> list[_Candidate]:
+        """The next networks that the table does not hold."""
         found: list[_Candidate] = []
         while len(found) < wanted:
-            space, number = next(self._numbers)
-            graph = sample_network(space, PLAN_SEED, self._seed, number)
-            model = to_onnx(graph, self._dtype).SerializeToString(deterministic=True)
-            key = network_key(model)
-            if not self._table.has(key, kind="network"):
-                found.append(_Candidate(kernel_counts(graph, self._dtype), model, key))
+            found += self.without_measured(self.candidates(wanted - len(found)))
         return found
+
+    def without_measured(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+        """Those that the table does not hold."""
+        has = self._table.has
+        return [one for one in candidates if not has(network_key(one.model), kind="network")]
 
 
 def profile_chip(
@@ -192,27 +210,34 @@ def profile_chip(
 def _next(draw: _Draw, predictor: LatencyPredictor | None, wanted: int) -> list[_Candidate]:
     """Random networks; once there is a predictor, every second one by its doubt."""
     if predictor is None:
-        return draw(wanted)
+        return draw.new(wanted)
     by_doubt = wanted // 2
-    random = draw(wanted - by_doubt)
-    pool = draw(by_doubt * CANDIDATES)
-    doubts = [doubt(predictor, one.counts) for one in pool]
-    order = np.argsort([-value for value in doubts], kind="stable")[:by_doubt]
-    return [*random, *(pool[i] for i in order)]
+    random = draw.new(wanted - by_doubt)
+    pool = draw.candidates(by_doubt * CANDIDATES)
+    order = np.argsort(-doubts(predictor, [one.counts for one in pool]), kind="stable")
+    return [*random, *draw.without_measured([pool[i] for i in order[:by_doubt]])]
 
 
-def doubt(predictor: LatencyPredictor, counts: Counter[Kernel]) -> float:
-    """How unsure the predictor is of a network: the share-weighted deviation of its kernels."""
-    kernels = [kernel for kernel in counts if predictor.source(kernel) != "measured"]
-    total = float(sum(predictor.kernel_ms([k])[0] * n for k, n in counts.items()))
-    unsure = 0.0
-    for name in {family(kernel) for kernel in kernels}:
-        members = [kernel for kernel in kernels if family(kernel) == name]
-        ms = predictor.kernel_ms(members) * np.array([counts[k] for k in members])
+def doubts(predictor: LatencyPredictor, networks: Sequence[Counter[Kernel]]) -> np.ndarray:
+    """How unsure the predictor is of each network: share-weighted deviation of its kernels."""
+    kernels = list(dict.fromkeys(kernel for counts in networks for kernel in counts))
+    ms = dict(zip(kernels, predictor.kernel_ms(kernels).tolist(), strict=True))
+    unsure = dict.fromkeys(kernels, 0.0)
+    by_family: dict[str, list[Kernel]] = {}
+    for kernel in kernels:
+        if predictor.source(kernel) != "measured":
+            by_family.setdefault(family(kernel), []).append(kernel)
+    for name, members in by_family.items():
         regressor = predictor.regressors.get(name)
         deviation = np.ones(len(members)) if regressor is None else regressor.deviation(members)
-        unsure += float(ms @ np.maximum(deviation, SURE))
-    return unsure / max(total, 1e-9)
+        unsure.update(zip(members, np.maximum(deviation, SURE).tolist(), strict=True))
+    return np.array(
+        [
+            sum(n * ms[k] * unsure[k] for k, n in counts.items())
+            / max(sum(n * ms[k] for k, n in counts.items()), 1e-9)
+            for counts in networks
+        ]
+    )
 
 
 def _kernels(table: LatencyTable) -> set[str]:

@@ -2,7 +2,9 @@
 
 Every block carries the reference model along. A block in which it is slower than its running
 median by more than the drift limit was measured on a busy or throttled machine: it is measured
-again, and marked if that does not help. At the end the blocks that were measured at another speed
+again, and marked if that does not help. So is one in which the medians lie farther above the p10
+than usual: other load on the core takes it away for milliseconds at a time, which the short
+reference model hardly feels. At the end the blocks that were measured at another speed
 than most are measured once more: a chip that changes its speed half way leaves one half of the
 table, not two. Nothing is normalised: each row keeps its reference time.
 """
@@ -127,6 +129,7 @@ class _Attempt:
 
     Attributes:
         slower: the reference's time over its running median, minus 1.
+        uneven: median over p10 of the block's models, over what it usually is, minus 1.
         number: how many measurements the block took.
         mark: the reason that its rows are marked with, if the machine was slow throughout.
     """
@@ -134,13 +137,31 @@ class _Attempt:
     timings: Sequence[Timing]
     reference: Timing
     slower: float
+    uneven: float
     number: int = 1
     mark: str = ""
+
+    @property
+    def disturbed(self) -> float:
+        """How far it is from a quiet measurement, by whichever sign says more."""
+        return max(self.slower, self.uneven)
+
+    def sentence(self) -> str:
+        """What was seen while this was measured."""
+        if self.slower >= self.uneven:
+            return f"the reference model took {self.slower:+.0%}"
+        return f"the medians lay {self.uneven:+.0%} farther above the p10 than usual"
 
     @property
     def reference_ms(self) -> float:
         """What the reference model took; 0 where it failed."""
         return self.reference.median_ms if self.reference.ok else 0.0
+
+
+def _spread(timings: Sequence[Timing]) -> float:
+    """Median over p10, the median of the models that were timed; 1 without any."""
+    ratios = [timing.median_ms / timing.p10_ms for timing in timings if timing.p10_ms > 0]
+    return statistics.median(ratios) if ratios else 1.0
 
 
 class _Run:
@@ -162,6 +183,7 @@ class _Run:
         rows = table.rows()
         self.next_block = max((row.block for row in rows), default=-1) + 1
         self.references_ms = [row.median_ms for row in table.rows("reference") if row.ok]
+        self.spreads: list[float] = []  # of the blocks of this call
         self.kept_ms = list(self.references_ms)  # without those of blocks measured again
 
     def measure(self, jobs: Sequence[_Job], progress: Progress, label: str) -> ProfileSummary:
@@ -253,17 +275,18 @@ class _Run:
     def _attempted(self, models: Sequence[bytes], progress: Progress) -> _Attempt:
         """The steadiest measurement of a block; its ``number`` tells how many were made."""
         attempts = [self._time(models)]
-        while self._too_slow(attempts[-1]) and len(attempts) <= self.settings.max_repeats:
+        while self._is_disturbed(attempts[-1]) and len(attempts) <= self.settings.max_repeats:
             self._remember(attempts[-1].reference)
             progress.message(
-                f"{self.device.profile.id}: the reference model takes {attempts[-1].slower:+.0%}, "
+                f"{self.device.profile.id}: {attempts[-1].sentence()}, "
                 f"block {self.next_block} is measured again"
             )
             attempts.append(self._time(models))
-        best = min(attempts, key=lambda attempt: attempt.slower)
+        best = min(attempts, key=lambda attempt: attempt.disturbed)
         mark = ""
-        if self._too_slow(best):
-            mark = f"drift: the reference model took {best.slower:+.0%} while this was measured"
+        if self._is_disturbed(best):
+            mark = f"drift: {best.sentence()} while this was measured"
+        self.spreads.append(_spread(best.timings))
         return replace(best, number=len(attempts), mark=mark)
 
     def _write(self, timed: Sequence[tuple[_Job, Timing]], measured: _Attempt) -> int:
@@ -294,10 +317,12 @@ class _Run:
         if reference.ok:
             usual_ms = statistics.median(self.references_ms[-REFERENCES_REMEMBERED:])
             slower = reference.median_ms / usual_ms - 1.0
-        return _Attempt(timings, reference, slower)
+        known = self.spreads[-REFERENCES_REMEMBERED:]
+        usual = statistics.median(known) if len(known) >= FIRST_REFERENCES else math.inf
+        return _Attempt(timings, reference, slower, _spread(timings) / usual - 1.0)
 
-    def _too_slow(self, attempt: _Attempt) -> bool:
-        return attempt.slower > self.settings.drift_limit
+    def _is_disturbed(self, attempt: _Attempt) -> bool:
+        return attempt.disturbed > self.settings.drift_limit
 
     def _remember(self, reference: Timing) -> None:
         if reference.ok:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from factory.latency.gaussian import GaussianProcess, fit_gaussian
+from factory.latency.gaussian import GaussianProcess, fit_gaussian, rounded
 
 
 def data(n=120):
@@ -30,3 +30,24 @@ def test_saved_and_loaded_is_the_same():
     loaded = GaussianProcess.from_dict(json.loads(json.dumps(fitted.to_dict())))
     assert (loaded.predict(x) == fitted.predict(x)).all()
     assert fit_gaussian(x, y - y.mean(), seed=0).to_dict() == fitted.to_dict()
+
+
+def test_heavy_rows_are_followed_and_kept(monkeypatch):
+    x = np.repeat(np.linspace(-2, 2, 40)[:, None], 2, axis=0)
+    heavy = np.arange(80) % 2 == 0
+    y = np.where(heavy, 1.0, -1.0)  # at each place one says 1, the other -1
+    even = fit_gaussian(x, y, seed=0).predict(x)
+    assert np.abs(even).max() < 0.05
+    weights = np.where(heavy, 3.0, 0.3)
+    assert fit_gaussian(x, y, seed=0, weights=weights).predict(x).min() > 0.2
+    monkeypatch.setattr("factory.latency.gaussian.MAX_POINTS", 20)
+    z = np.arange(80.0)[:, None]
+    kept = fit_gaussian(z, y, seed=0, weights=np.where(heavy, 1e6, 1e-6)).points[:, 0]
+    assert len(kept) == 20
+    assert (kept % 2 == 0).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -123456.789, 1.23456789e-12])
+def test_rounded_keeps_six_digits(value):
+    assert rounded(np.array([[value]])) == pytest.approx(np.array([[value]]), rel=5e-6)
+    assert rounded(rounded(np.array([value])))[0] == rounded(np.array([value]))[0]

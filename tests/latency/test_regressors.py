@@ -25,3 +25,15 @@ def test_a_family_far_slower_than_the_roofline_is_not_cut_off(count):
     relative = fitted.predict_ms(kernels[count:], roofline) / ms[count:] - 1
     assert np.median(np.abs(relative)) < 0.1
     assert np.abs(relative).max() < 0.6
+
+
+def test_a_kernel_counts_by_its_time():
+    """Where no column tells light kernels from heavy ones, the answer is nearer to the heavy."""
+    kernels = [pool(8 * c, side) for c in range(1, 9) for side in range(8, 48, 4)]
+    roofline = Roofline(3e-4, 1e-8, 1.2e-9, 0.0, 0.0)
+    estimate = roofline.estimate(kernels)
+    heavy = np.random.default_rng(0).random(len(kernels)) < 0.5
+    ms = estimate * np.where(heavy, 4.0, 1.0)
+    fitted = fit_kind(kernels, ms, roofline, seed=0, trees=False, evaluate=False)
+    ratio = fitted.predict_ms(kernels, roofline) / estimate
+    assert np.median(ratio) > 1.15 * 2.0  # 2: the geometric mean of both

@@ -10,7 +10,7 @@ from factory.core.progress import SILENT
 from factory.devices.simulated import SimulatedDevice
 from factory.graph.canonical import kernel_counts
 from factory.latency.facts import read_facts
-from factory.latency.fitting import quick_predictor
+from factory.latency.fitting import held_out_error, quick_predictor
 from factory.latency.sources import sources
 from factory.pipeline import chip_plan
 from factory.pipeline.chip_plan import EFFORTS, Effort, effort_of, forecast, profile_chip
@@ -70,9 +70,9 @@ def test_stops_at_the_wanted_error_and_at_networks(tmp_path):
 
 
 def test_rounds_grow_with_what_was_measured(tmp_path):
-    many = dataclasses.replace(TINY, round_size=4, max_networks=20)
+    many = dataclasses.replace(TINY, round_size=2, max_networks=9)
     rounds = profiled(tmp_path / "t.csv", many).rounds
-    assert [round["networks"] for round in rounds] == [4, 8, 12, 18, 20]
+    assert [round["networks"] for round in rounds] == [2, 4, 6, 9]
 
 
 def test_a_drifting_clock_is_noticed_and_said(tmp_path):
@@ -90,7 +90,7 @@ def test_a_drifting_clock_is_noticed_and_said(tmp_path):
         result = profile_chip(device, table, TINY, progress=Says())
     assert result.summary.repeated_blocks > 0
     assert result.summary.marked_blocks > 0
-    assert any("the reference model takes +20%" in text for text in said)
+    assert any("the reference model took +20%" in text for text in said)
     reasons = [row.reason for row in LatencyTable.read(tmp_path / "t.csv").rows("network")]
     assert any(reason.startswith("drift: the reference model took +20%") for reason in reasons)
 
@@ -100,8 +100,10 @@ def test_doubt_is_larger_for_strange_networks(tmp_path):
     predictor = quick_predictor(read_facts(LatencyTable.read(tmp_path / "t.csv")), trees=False)
     known = kernel_counts(small("mobile", 0))
     fresh = [kernel_counts(small("mobile", number)) for number in range(300, 306)]
-    doubts = [chip_plan.doubt(predictor, counts) for counts in fresh]
-    assert chip_plan.doubt(predictor, known) < np.mean(doubts)
+    doubts = chip_plan.doubts(predictor, [known, *fresh])
+    assert doubts[0] < np.mean(doubts[1:])
+    alone = [chip_plan.doubts(predictor, [counts])[0] for counts in fresh]
+    assert doubts[1:] == pytest.approx(alone)
 
 
 def test_a_device_without_a_trace_is_refused(tmp_path):
@@ -140,3 +142,12 @@ def test_a_dry_run_says_how_much_and_how_long_and_measures_nothing(tmp_path, mon
     assert "(0 of them measured before) and 16 networks" in said
     assert [line.partition(":")[0] for line in efforts] == ["--effort quick", "--effort full"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folds_on_several_cores_say_the_same(tmp_path, monkeypatch):
+    profiled(tmp_path / "t.csv", TINY)
+    facts = read_facts(LatencyTable.read(tmp_path / "t.csv"))
+    alone = held_out_error(facts)
+    monkeypatch.setattr("factory.latency.fitting.ROWS_FOR_ONE_CORE", 0)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    assert held_out_error(facts) == alone

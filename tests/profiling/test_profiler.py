@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -116,6 +117,47 @@ def test_a_burst_of_load_repeats_the_block(tmp_path):
             truth = device.roofline.kernel_ms(Kernel.parse(row.key))
             assert row.median_ms == pytest.approx(truth, rel=1e-6)
             assert row.reason == ""
+
+
+class SharedCore(SimulatedDevice):
+    """Other load takes the core away for milliseconds: medians double, the reference's does not."""
+
+    def __init__(self, busy):
+        super().__init__()
+        self.busy, self.calls = busy, 0
+
+    def time_many(self, models, plan, *, rounds=1):
+        timings = super().time_many(models, plan, rounds=rounds)
+        self.calls += 1
+        if self.calls in self.busy:
+            timings[:-1] = [
+                dataclasses.replace(timing, median_ms=2 * timing.median_ms)
+                for timing in timings[:-1]
+            ]
+        return timings
+
+
+def test_load_that_the_reference_does_not_feel_repeats_the_block(tmp_path):
+    kernels = [conv(8 * number) for number in range(1, 25)]  # six blocks after three references
+    device = SharedCore(busy=[8])
+    said = Said()
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, kernels, table, SMALL, said)
+        assert (summary.repeated_blocks, summary.marked_blocks) == (1, 0)
+        assert any("medians lay +100% farther above the p10" in line for line in said.lines)
+        for row in table.rows("kernel"):
+            truth = device.roofline.kernel_ms(Kernel.parse(row.key))
+            assert row.median_ms == pytest.approx(truth, rel=1e-6)
+
+
+def test_load_that_stays_is_marked(tmp_path):
+    kernels = [conv(8 * number) for number in range(1, 25)]
+    device = SharedCore(busy=[8, 9, 10])
+    with table_of(device, tmp_path) as table:
+        assert profile_kernels(device, kernels, table, SMALL).marked_blocks == 1
+        marked = [row for row in table.rows("kernel") if row.reason]
+        assert len(marked) == 4
+        assert all("medians lay +100%" in row.reason for row in marked)
 
 
 def test_a_chip_that_stays_slow_is_marked_and_the_profile_ends(tmp_path):
