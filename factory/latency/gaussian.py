@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from factory.latency.packed import pack, single, unpack
+
 LENGTHS = (2.5, 5.0, 10.0)
 NOISES = (0.02, 0.08, 0.3)  # noise variance over signal variance
 MAX_POINTS = 1600
@@ -57,12 +59,12 @@ class GaussianProcess:
         return np.asarray(np.linalg.inv(np.linalg.cholesky(gram)).T)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, six significant digits."""
+        """Numbers and packed arrays."""
         return {
-            "points": self.points.tolist(),
-            "weights": self.weights.tolist(),
+            "points": pack(self.points),
+            "weights": pack(self.weights),
             "length": self.length,
-            "noise_n": self.noise_n.tolist(),
+            "noise_n": pack(self.noise_n),
             "variance": self.variance,
         }
 
@@ -70,10 +72,10 @@ class GaussianProcess:
     def from_dict(cls, value: Mapping[str, Any]) -> GaussianProcess:
         """The inverse of :meth:`to_dict`."""
         return cls(
-            points=np.asarray(value["points"], dtype=float),
-            weights=np.asarray(value["weights"], dtype=float),
+            points=unpack(value["points"]),
+            weights=unpack(value["weights"]),
             length=float(value["length"]),
-            noise_n=np.asarray(value["noise_n"], dtype=float),
+            noise_n=unpack(value["noise_n"]),
             variance=float(value["variance"]),
         )
 
@@ -95,8 +97,7 @@ def fit_gaussian(
     chance = np.sqrt(weights) / np.sqrt(weights).sum()
     kept = rng.choice(len(target), min(MAX_POINTS, len(target)), replace=False, p=chance)
     few = kept[:MAX_POINTS_TO_CHOOSE]
-    # To six digits from the start, so that a saved and a fresh predictor are one.
-    share = rounded(1.0 / np.sqrt(weights))
+    share = single(1.0 / np.sqrt(weights))
     best: tuple[float, float, float] | None = None
     for length in LENGTHS:
         gram = _covariance(standard[few], standard[few], length)
@@ -113,11 +114,5 @@ def fit_gaussian(
     gram = _covariance(standard[kept], standard[kept], length) + np.diag(noise_n)
     dual = np.linalg.solve(gram, target[kept])
     variance = float(target[kept] @ dual) / len(kept)
-    points = rounded(standard[kept])
+    points = single(standard[kept])
     return GaussianProcess(points, dual, length, noise_n, max(variance, 1e-12))
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """To six significant digits: what a file needs to hold."""
-    flat = [float(f"{value:.6g}") for value in values.ravel()]
-    return np.asarray(flat).reshape(values.shape)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.latency.gaussian import rounded
+from factory.latency.packed import pack, single, unpack
 
 LEAF = -1
 
@@ -50,20 +50,14 @@ class TreeEnsemble:
             step = np.where(goes_left, self.left[node], self.right[node])
             node = np.where(inner, step, node)
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists."""
-        return {name: getattr(self, name).tolist() for name in self.__dataclass_fields__}
+    def to_dict(self) -> dict[str, Any]:
+        """Packed arrays."""
+        return {name: pack(getattr(self, name)) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TreeEnsemble:
         """The inverse of :meth:`to_dict`."""
-        integers = {"roots", "feature", "left", "right"}
-        return cls(
-            **{
-                name: np.asarray(value[name], dtype=np.int64 if name in integers else float)
-                for name in cls.__dataclass_fields__
-            }
-        )
+        return cls(**{name: unpack(value[name]) for name in cls.__dataclass_fields__})
 
 
 def fit_trees(
@@ -100,8 +94,7 @@ def fit_boosted(
 ) -> TreeEnsemble:
     """Stochastic gradient boosting of targets with mean 0, as the mean of scaled trees.
 
-    Many deep trees on few columns each. Numbers have six significant digits, so that a saved and a
-    fresh ensemble are one and a file stays small.
+    Many deep trees on few columns each, their numbers in single precision: a file stays small.
     """
     from sklearn.ensemble import GradientBoostingRegressor
 
@@ -119,7 +112,7 @@ def fit_boosted(
     with _unchecked():
         boosted.fit(features, target, sample_weight=weights)
     trees = _copied([stage[0].tree_ for stage in boosted.estimators_], rate * n_trees)
-    return replace(trees, threshold=rounded(trees.threshold), value=rounded(trees.value))
+    return replace(trees, threshold=single(trees.threshold), value=single(trees.value))
 
 
 def _unchecked() -> AbstractContextManager[None]:
@@ -146,4 +139,4 @@ def _copied(trees: Sequence[Any], factor: float) -> TreeEnsemble:
         parts["value"].append(np.where(leaf, factor * tree.value[:, 0, 0], 0.0))
         offset += tree.node_count
     joined = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return TreeEnsemble.from_dict({"roots": roots, **joined})
+    return TreeEnsemble(roots=np.array(roots), **joined)

@@ -43,6 +43,10 @@ FIXED_SECONDS, TIMES_AS_LONG = 0.8, 2.2  # what a network took on a core: so muc
 KERNELS_A_NETWORK = 50  # new ones: 57 of each of the first 20 networks, 47 of 240
 GROWTH = 0.5  # of what was measured before, in the next round
 SURE = 0.01
+ADDED = (  # counts of a summary
+    "measured", "skipped", "failed", "in_place",
+    "repeated_blocks", "remeasured_blocks", "marked_blocks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,7 @@ def _kernels(table: LatencyTable) -> set[str]:
 
 
 def _add(total: ProfileSummary, part: ProfileSummary) -> None:
-    for name in ("measured", "skipped", "failed", "in_place", "repeated_blocks", "marked_blocks"):
+    for name in ADDED:
         setattr(total, name, getattr(total, name) + getattr(part, name))
     total.seconds += part.seconds
     total.reasons.update(part.reasons)

@@ -27,13 +27,22 @@ def table_for(profile: DeviceProfile) -> LatencyTable:
     Raises:
         InputError: there is none, or only tables of other chips, runtimes or settings.
     """
+    return LatencyTable.read(outline_for(profile).path)
+
+
+def outline_for(profile: DeviceProfile) -> LatencyTable:
+    """Like :func:`table_for`, without the rows: soon read.
+
+    Raises:
+        InputError: there is none, or only tables of other chips, runtimes or settings.
+    """
     how = f"measure it with `factory profile --device {profile.id}`"
     paths = find_tables(profile.id)
     if not paths:
         raise InputError(f"there is no latency table of device {profile.id!r}", fix=how)
     refused = []
     for path in paths:
-        table = LatencyTable.read(path)
+        table = LatencyTable.outline(path)
         reason = mismatch(table, profile)
         if not reason:
             return table
@@ -80,14 +89,14 @@ def predictor_for(profile: DeviceProfile, run: str | Path | None) -> tuple[Laten
 def predictor_and_table(
     profile: DeviceProfile, run: str | Path | None
 ) -> tuple[LatencyPredictor, Path, LatencyTable]:
-    """The predictor of a device, where it comes from, and the table that it was fitted to."""
+    """The predictor of a device, where it comes from, and the outline of its table."""
     if run is not None:
         return _run_predictor(profile, Path(run))
-    table = table_for(profile)
+    table = outline_for(profile)
     path = predictor_path(table)
     if path.is_file():
         return LatencyPredictor.load(path), path, table
-    return LatencyPredictor.fit(table), table.path, table
+    return LatencyPredictor.fit(LatencyTable.read(table.path)), table.path, table
 
 
 def _run_predictor(
@@ -104,7 +113,7 @@ def _run_predictor(
             why=f"it has: {', '.join(known) or 'none'}",
             fix="name a run folder whose fit stage is done, or leave --run out",
         )
-    table = run_table(profile, run)
+    table = LatencyTable.outline(run_table_path(profile, run))
     reason = mismatch(table, profile)
     if reason:
         raise InputError(
@@ -117,10 +126,15 @@ def _run_predictor(
 
 def run_table(profile: DeviceProfile, run: Path) -> LatencyTable:
     """The table of a device in a run folder."""
+    return LatencyTable.read(run_table_path(profile, run))
+
+
+def run_table_path(profile: DeviceProfile, run: Path) -> Path:
+    """Its file."""
     paths = sorted((run / "01-profile").glob(f"{profile.id}__*.csv"))
     if not paths:
         raise InputError(
             f"run {run} has no latency table of device {profile.id!r}",
             fix="name a run folder whose profile stage is done, or leave --run out",
         )
-    return LatencyTable.read(paths[0])
+    return paths[0]

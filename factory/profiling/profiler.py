@@ -243,7 +243,7 @@ class _Run:
             if _Measured(block.jobs, again.reference_ms).off(usual_ms) < block.off(usual_ms):
                 timed = [pair for pair in zip(block.jobs, again.timings, strict=True) if pair[1].ok]
                 self._write(timed, again)
-                self.summary.repeated_blocks += 1
+                self.summary.remeasured_blocks += 1
             self._reference_row(again.reference, self.next_block)
             self.next_block += 1
 

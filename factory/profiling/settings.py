@@ -102,6 +102,8 @@ class ProfileSummary:
         failed: of the rows written now; ``reasons`` says why, by key.
         in_place: rows of kernels timed within networks.
         repeated_blocks: blocks measured again because the machine was slower than before.
+        remeasured_blocks: blocks measured once more at the end, since they had run at another speed
+            than most, whose new rows took the place of the old ones.
         marked_blocks: blocks kept although it stayed slow; their rows say so.
         reference_ms: median of the reference model in each kept block.
         drift: how the clock moved while the table was measured; empty when it did not.
@@ -112,6 +114,7 @@ class ProfileSummary:
     failed: int = 0
     in_place: int = 0
     repeated_blocks: int = 0
+    remeasured_blocks: int = 0
     marked_blocks: int = 0
     seconds: float = 0.0
     drift: str = ""

@@ -8,7 +8,7 @@ again, and nothing else is ever rewritten. One process writes at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from factory.profiling.table_file import (
     header_text,
     is_unfinished_header,
     open_locked,
+    outline_of,
     parse_table,
     sync_folder,
     write_whole,
@@ -75,17 +76,17 @@ class LatencyTable(Closing):
     def read(cls, path: Path | str) -> LatencyTable:
         """Read a table; a row cut at the end is left out, every other fault is an InputError."""
         path = Path(path)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(
-                f"latency table {path} does not exist", fix="measure it with `factory profile`"
-            ) from None
-        except IsADirectoryError:
-            raise InputError(f"latency table {path} is a folder", fix="name a CSV file") from None
-        except OSError as error:
-            raise InputError(f"cannot read latency table {path}", why=str(error.strerror)) from None
-        return cls._of(path, content)[0]
+        return cls._of(path, _content(path))[0]
+
+    @classmethod
+    def outline(cls, path: Path | str, kernels: Collection[str] = ()) -> LatencyTable:
+        """The header, and of the rows only those of these kernels in place: soon read.
+
+        For a table that was read as a whole before: other rows are not looked at, damaged or not.
+        """
+        path = Path(path)
+        header, rows = outline_of(path, _content(path), set(kernels))
+        return cls(path, header, rows)
 
     @classmethod
     def _of(cls, path: Path, content: bytes) -> tuple[LatencyTable, int]:
@@ -201,6 +202,19 @@ class LatencyTable(Closing):
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(
+            f"latency table {path} does not exist", fix="measure it with `factory profile`"
+        ) from None
+    except IsADirectoryError:
+        raise InputError(f"latency table {path} is a folder", fix="name a CSV file") from None
+    except OSError as error:
+        raise InputError(f"cannot read latency table {path}", why=str(error.strerror)) from None
 
 
 def table_name(describe: Mapping[str, Any]) -> str:

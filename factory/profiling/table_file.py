@@ -139,8 +139,36 @@ def scan_table(
 ) -> tuple[dict[str, Any], list[tuple[int, Row | str]], int]:
     """Like :func:`parse_table`, but each line with its number; a damaged one as its fault."""
     end = content.rfind(b"\n") + 1
+    header, first_row, lines = _lines(path, content[:end])
+    columns = columns_of(header)
+    found: list[tuple[int, Row | str]] = []
+    for number, line in enumerate(lines, start=first_row):
+        try:
+            found.append((number, Row.parse(line, columns)))
+        except ValueError as error:
+            found.append((number, str(error)))
+    return header, found, end
+
+
+def outline_of(path: Path, content: bytes, kernels: set[str]) -> tuple[dict[str, Any], list[Row]]:
+    """Header, and the rows of ``kernels`` in place; all others are skipped unread."""
+    header, first_row, lines = _lines(path, content[: content.rfind(b"\n") + 1])
+    rows, before = [], ("in_place,", 'in_place,"')  # texts with a comma are quoted
+    for number, line in enumerate(lines, start=first_row):
+        if line.startswith(before[0]):
+            kernel = line[len(before[line.startswith(before[1])]) :].partition("@")[0]
+            if kernel in kernels:
+                try:
+                    rows.append(Row.parse(line, columns_of(header)))
+                except ValueError as error:
+                    raise _damaged(path, number, str(error)) from None
+    return header, rows
+
+
+def _lines(path: Path, content: bytes) -> tuple[dict[str, Any], int, list[str]]:
+    """Header, number of the first line of a row, and the lines of the rows."""
     try:
-        text = content[:end].decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise _damaged(path, number, "not UTF-8 text") from None
@@ -154,16 +182,9 @@ def scan_table(
             why=f"no {missing[0]!r}" if missing else "no line of column names",
             fix="remove the file and measure again with `factory profile`",
         )
-    columns = columns_of(header)
-    if lines[first_row] != ",".join(columns):
+    if lines[first_row] != ",".join(columns_of(header)):
         raise _damaged(path, first_row + 1, "the column names differ")
-    found: list[tuple[int, Row | str]] = []
-    for number, line in enumerate(lines[first_row + 1 :], start=first_row + 2):
-        try:
-            found.append((number, Row.parse(line, columns)))
-        except ValueError as error:
-            found.append((number, str(error)))
-    return header, found, end
+    return header, first_row + 2, lines[first_row + 1 :]
 
 
 def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from factory.latency.gaussian import GaussianProcess, fit_gaussian, rounded
+from factory.latency.gaussian import GaussianProcess, fit_gaussian
 
 
 def data(n=120):
@@ -45,9 +45,3 @@ def test_heavy_rows_are_followed_and_kept(monkeypatch):
     kept = fit_gaussian(z, y, seed=0, weights=np.where(heavy, 1e6, 1e-6)).points[:, 0]
     assert len(kept) == 20
     assert (kept % 2 == 0).all()
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -123456.789, 1.23456789e-12])
-def test_rounded_keeps_six_digits(value):
-    assert rounded(np.array([[value]])) == pytest.approx(np.array([[value]]), rel=5e-6)
-    assert rounded(rounded(np.array([value])))[0] == rounded(np.array([value]))[0]

@@ -36,8 +36,7 @@ def profiled(tmp_path, drift):
 def test_a_slow_drift_by_a_fifth_is_said_although_no_block_is_repeated(tmp_path, size):
     summary, lines = profiled(tmp_path, lambda timed: 1 + size * min(max(timed - 14, 0) / 60, 1))
     assert summary.repeated_blocks == 0
-    (line,) = lines
-    assert "the clock drifted: the reference model took" in line
+    assert sum("the clock drifted: the reference model took" in line for line in lines) == 1
     assert f"{round(100 * size):+d} %" in summary.drift
 
 

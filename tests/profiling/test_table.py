@@ -96,6 +96,26 @@ def test_the_newest_row_of_a_key_counts_and_references_all_stay(path):
         assert not table.has("reference")
 
 
+def test_an_outline_has_the_header_and_the_kernels_asked_for(path):
+    plain, quoted = "Relu(x=1)", KEY
+    with opened(path) as table:
+        table.append(row(0))
+        for number, kernel in enumerate((plain, quoted, "Relu(x=2)")):
+            for network in ("net:a", "net:b"):
+                table.append(row(number, kind="in_place", key=f"{kernel}@{network}"))
+        table.append(row(9, kind="in_place", key=f"{quoted}@net:a"))  # the newest counts
+    whole = LatencyTable.read(path)
+    assert LatencyTable.outline(path).header == whole.header
+    assert LatencyTable.outline(path).rows() == []
+    found = LatencyTable.outline(path, {plain, quoted})
+    wanted = [one for one in whole.rows("in_place") if not one.key.startswith("Relu(x=2)")]
+    assert found.rows() == wanted
+    assert len(wanted) == 4
+    path.write_text(path.read_text().replace("kernel,", "kernel,,", 1))  # not one of these rows
+    assert LatencyTable.outline(path, {plain, quoted}).rows() == wanted
+    assert "is damaged" in fault(LatencyTable.read, path)
+
+
 def test_the_frame_has_no_numbers_for_failures(path):
     with opened(path) as table:
         table.append(row(0))

@@ -116,6 +116,8 @@ def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:
         "failed": sum(row.status != "ok" for row in rows),
         "marked_blocks": measured.kernels.marked_blocks + measured.networks.marked_blocks,
         "repeated_blocks": measured.kernels.repeated_blocks + measured.networks.repeated_blocks,
+        "remeasured_blocks": measured.kernels.remeasured_blocks
+        + measured.networks.remeasured_blocks,
         "seconds": round(seconds, 1),
         "describe": describe,
     }

@@ -13,6 +13,7 @@ from factory.latency.baselines import predict_baselines
 from factory.latency.explanation import explain, rates_of, worth_measuring
 from factory.latency.start_up import predict_start_up
 from factory.pipeline.tables import predictor_and_table
+from factory.profiling.table import LatencyTable
 
 if TYPE_CHECKING:
     from factory.devices.profile import DeviceProfile
@@ -82,7 +83,8 @@ def _predict_on(
         )
     prediction = predictor.predict(counts)
     answer = prediction.to_dict()
-    explained = explain(prediction, predictor, table)
+    seen = LatencyTable.outline(table.path, {str(kernel) for kernel in counts})
+    explained = explain(prediction, predictor, seen)
     for part, why in zip(answer["kernels"], explained, strict=True):
         part["ms"] = part["predicted_ms"]
         part.update(why)

@@ -253,6 +253,7 @@ def _any_network(
         "failed": summary.failed,
         "reasons": summary.reasons,
         "repeated_blocks": summary.repeated_blocks,
+        "remeasured_blocks": summary.remeasured_blocks,
         "marked_blocks": summary.marked_blocks,
         "drift": summary.drift,
         "rounds": done.rounds,
