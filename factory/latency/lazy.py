@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 from factory.latency.regressors import KindRegressor
 
@@ -31,8 +32,8 @@ class SavedTimes(Mapping[Kernel, float]):
 class SavedRegressors(Mapping[str, KindRegressor]):
     """Family -> regressor, made from its saved form when first used."""
 
-    def __init__(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
-        self._saved = dict(saved)
+    def __init__(self, saved: Mapping[str, Mapping[str, Any]], where: str) -> None:
+        self._saved, self._where = dict(saved), where
         self._made: dict[str, KindRegressor] = {}
         wanted = set(KindRegressor.__dataclass_fields__)
         for name, value in self._saved.items():
@@ -41,7 +42,14 @@ class SavedRegressors(Mapping[str, KindRegressor]):
 
     def __getitem__(self, name: str) -> KindRegressor:
         if name not in self._made:
-            self._made[name] = KindRegressor.from_dict(dict(self._saved[name]))
+            try:
+                self._made[name] = KindRegressor.from_dict(dict(self._saved[name]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"latency predictor {self._where} is damaged",
+                    why=f"regressor {name!r}: {type(error).__name__}: {error}",
+                    fix="fit it again from its latency table with `factory fit`",
+                ) from None
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:

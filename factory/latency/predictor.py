@@ -316,7 +316,7 @@ class LatencyPredictor:
                 measured_ms=SavedTimes(value["kernel_ms"]),
                 failed=dict(value["failed"]),
                 roofline=Roofline(**value["roofline"]),
-                regressors=SavedRegressors(value["regressors"]),
+                regressors=SavedRegressors(value["regressors"], str(path)),
                 correction=Correction.from_dict(value["correction"]),
                 half_width=float(value["half_width"]),
                 network_range_ms=None if bounds is None else (bounds[0], bounds[1]),

@@ -331,3 +331,14 @@ def test_bad_input(tmp_path, predictor):
         path.write_text(json.dumps({**predictor.to_dict(), **change}))
         with pytest.raises(InputError, match=message):
             LatencyPredictor.load(path)
+
+
+def test_a_damaged_array_is_told_when_its_family_is_asked_for(tmp_path, predictor):
+    value = predictor.to_dict()
+    name = next(n for n, r in predictor.regressors.items() if r.trees is not None)
+    value["regressors"][name]["trees"]["value"]["base64"] = "AAAA*"
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(value))
+    loaded = LatencyPredictor.load(path)
+    with pytest.raises(InputError, match=f"p.json is damaged.*{name}.*factory fit"):
+        loaded.regressors[name]
