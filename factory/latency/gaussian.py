@@ -3,8 +3,8 @@
 Rasmussen and Williams 2006, algorithm 2.1, with one squared-exponential kernel over standardised
 features; length scale and noise are chosen by marginal likelihood on a small grid, the variance in
 closed form. Rows may count differently: the noise variance of a row is divided by the root of its
-weight, and where there are too many rows, the heavy ones are the likelier to be kept. Saved as JSON and evaluated
-with numpy alone. O(n^3) to fit, O(n) a prediction.
+weight, and where there are too many rows, the heavy ones are the likelier to be kept. Saved as JSON
+and evaluated with numpy alone. O(n^3) to fit, O(n) a prediction.
 """
 
 from __future__ import annotations
