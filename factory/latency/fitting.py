@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
 from factory.latency import evaluation
 from factory.latency.chip_facts import chip_facts
 from factory.latency.correction import (
-    Correction,
     NetworkData,
     Selection,
     group_of,
@@ -29,12 +27,11 @@ from factory.latency.facts import Facts, read_facts
 from factory.latency.features import family
 from factory.latency.intervals import half_width, relative_doubt, usual_doubt
 from factory.latency.predictor import LatencyPredictor
-from factory.latency.regressors import KindRegressor, fit_kind
-from factory.latency.roofline import Roofline
+from factory.latency.regressors import KindRegressor
 from factory.latency.sources import Source, sources
+from factory.latency.uncorrected import fit_uncorrected, fit_without
 
 NETWORK_FOLDS = 5
-ROWS_FOR_ONE_CORE = 3000  # kernels in place up to which a fit takes seconds
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def quick_predictor(
 ) -> LatencyPredictor:
     """Regressors of the best available source alone: no correction, interval or report."""
     source = sources(facts)[-1]
-    return _uncorrected(source, facts, name, seed, (), evaluate=False, trees=trees)
+    return fit_uncorrected(source, facts, name, seed, (), evaluate=False, trees=trees)
 
 
 def held_out_error(facts: Facts, *, seed: int = 0) -> float:
@@ -119,92 +116,9 @@ def held_out_error(facts: Facts, *, seed: int = 0) -> float:
     return float(np.mean(np.abs(predicted / data.measured_ms - 1.0)))
 
 
-def _uncorrected(
-    source: Source,
-    facts: Facts,
-    name: str,
-    seed: int,
-    left_out: Any,
-    *,
-    evaluate: bool,
-    trees: bool = True,
-) -> LatencyPredictor:
-    times = source.times(left_out)
-    kernels, ms = list(times), np.array(list(times.values()))
-    timed = ms > 0
-    if not timed.any():
-        raise InputError(
-            "no kernel has a time", where=f"latency table {name}", fix="run `factory profile`"
-        )
-    roofline = Roofline.fit([k for k, some in zip(kernels, timed, strict=True) if some], ms[timed])
-    regressors = _fit_regressors(kernels, ms, roofline, seed, evaluate=evaluate, trees=trees)
-    return LatencyPredictor(
-        device_id=facts.device_id,
-        dtype=facts.dtype,
-        table=name,
-        seed=seed,
-        measured_ms=_shrunk(times, source.sightings(left_out), regressors, roofline),
-        failed=facts.failed,
-        roofline=roofline,
-        regressors=regressors,
-        correction=Correction(),
-        half_width=half_width(np.empty(0)),
-        network_range_ms=None,
-        report={},
-    )
-
-
-def _shrunk(
-    times: Mapping[Kernel, float],
-    sightings: Mapping[Kernel, int],
-    regressors: Mapping[str, KindRegressor],
-    roofline: Roofline,
-) -> dict[Kernel, float]:
-    """Times in place, drawn to what all kernels of the family say: (n ms + regressor) / (n + 1).
-
-    A kernel that one network showed was timed once, in one surrounding. (Measured on 155 networks
-    that no fit had seen: 85.8 % within 5 %, 83.9 % with the mean of the sightings alone, 85.8 %
-    with the regressors alone; within 10 % 99.4, 99.4 and 98.7 %.)
-    """
-    by_family: dict[str, list[Kernel]] = {}
-    for kernel in times:
-        if sightings.get(kernel, 0):
-            by_family.setdefault(family(kernel), []).append(kernel)
-    result = dict(times)
-    for name, members in by_family.items():
-        guesses = regressors[name].predict_ms(members, roofline).tolist()
-        for kernel, guess_ms in zip(members, guesses, strict=True):
-            n = sightings[kernel]
-            result[kernel] = (n * times[kernel] + guess_ms) / (n + 1)
-    return result
-
-
-def _fit_regressors(
-    kernels: list[Kernel],
-    ms: np.ndarray,
-    roofline: Roofline,
-    seed: int,
-    *,
-    evaluate: bool,
-    trees: bool,
-) -> dict[str, KindRegressor]:
-    families = np.array([family(k) for k in kernels])
-    return {
-        str(name): fit_kind(
-            [k for k, member in zip(kernels, families == name, strict=True) if member],
-            ms[families == name],
-            roofline,
-            seed=seed,
-            evaluate=evaluate,
-            trees=trees,
-        )
-        for name in sorted(set(families.tolist()))
-    }
-
-
 def _fit_source(source: Source, facts: Facts, name: str, seed: int) -> _Fit:
     judged = source.changes and len(facts.networks) >= evaluation.MIN_NETWORKS_TO_EVALUATE
-    predictor = _uncorrected(source, facts, name, seed, (), evaluate=not judged)
+    predictor = fit_uncorrected(source, facts, name, seed, (), evaluate=not judged)
     errors: dict[str, np.ndarray] = {}
     doubts = np.empty(0)
     if judged:
@@ -274,7 +188,7 @@ def _out_of_fold(
     blocks, times, groups, folds = [], [], [], []
     errors: dict[str, list[float]] = {}
     parts = np.array_split(order, min(NETWORK_FOLDS, number))
-    unseen = _without(
+    unseen = fit_without(
         source, facts, name, seed, [{facts.networks[i].key for i in p} for p in parts], trees
     )
     for fold, predictor in zip(parts, unseen, strict=True):
@@ -300,20 +214,6 @@ def _out_of_fold(
         np.array([network.median_ms for network in facts.networks]),
     )
     return data, {key: np.asarray(values) for key, values in errors.items()}, folds
-
-
-def _without(
-    source: Source, facts: Facts, name: str, seed: int, left_out: list[set[str]], trees: bool
-) -> list[LatencyPredictor]:
-    """A predictor without the networks of each fold; large tables on several cores."""
-    from joblib import Parallel, cpu_count, delayed
-
-    few = len(facts.in_place) <= ROWS_FOR_ONE_CORE
-    fit = delayed(_uncorrected)
-    found: list[LatencyPredictor] = Parallel(n_jobs=1 if few else min(len(left_out), cpu_count()))(
-        fit(source, facts, name, seed, keys, evaluate=False, trees=trees) for keys in left_out
-    )
-    return found
 
 
 def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:

@@ -148,6 +148,6 @@ def test_folds_on_several_cores_say_the_same(tmp_path, monkeypatch):
     profiled(tmp_path / "t.csv", TINY)
     facts = read_facts(LatencyTable.read(tmp_path / "t.csv"))
     alone = held_out_error(facts)
-    monkeypatch.setattr("factory.latency.fitting.ROWS_FOR_ONE_CORE", 0)
+    monkeypatch.setattr("factory.latency.uncorrected.ROWS_FOR_ONE_CORE", 0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     assert held_out_error(facts) == pytest.approx(alone, rel=1e-9)
