@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import statistics
@@ -36,7 +37,12 @@ from factory.core.progress import SILENT
 from factory.core.provenance import provenance
 from factory.data.config import DataConfig
 from factory.data.datasets import load_data
+from factory.devices.base import open_device
+from factory.devices.profile import DeviceProfile, load_profile
+from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.lock import locked
+from factory.pipeline.profiling_plan import network_bytes
+from factory.pipeline.tables import predictor_for
 from factory.search.architectures import TierBudget, search_architectures
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm, macs_term
@@ -48,6 +54,7 @@ from factory.spaces.genotype import Genotype
 from factory.spaces.network_spec import NetworkSpec
 from factory.training.config import TrainConfig
 from factory.training.loop import train_network
+from factory.verification.verify import verify_model
 
 DIFFERENTIABLE = (
     "darts", "p-darts", "pc-darts", "stabilized-darts", "la-darts", "scalable-darts",
@@ -113,6 +120,12 @@ class Setting:
         limit = low + args.latency_share * (largest_cost(self.latency) - low)
         self.limited = self.latency.with_limit(limit)
 
+    def predicted_ms(self, genotype: Genotype) -> float:
+        """Latency of the derived network, its own activations included; without a chip M MACs."""
+        if not self.args.device:
+            return float(self.latency.value(self.space.one_hot(genotype)))
+        return predicted_ms(self.space, genotype, self.args.device)
+
 
 def latency_term(space: CellSpace, device: str) -> CostTerm:
     """Latency by the predictor of the chip's table; without a chip MACs, in millions."""
@@ -120,14 +133,23 @@ def latency_term(space: CellSpace, device: str) -> CostTerm:
         return dataclasses.replace(
             macs_term(space.presence()), name="latency_ms", weights=_millions(space), unit="ms"
         )
-    from factory.devices.profile import load_profile
-    from factory.pipeline.tables import predictor_for
-
-    profile = load_profile(device)
-    predictor, _ = predictor_for(profile, None)
+    predictor, profile = predictor_of(device)
     presence = space.presence(profile.dtype)
     weights_ms, constant_ms = predictor.linear_ms(presence.kernels)
     return CostTerm("latency_ms", presence, weights_ms, constant_ms, None, "ms", profile.id)
+
+
+@functools.cache
+def predictor_of(device: str) -> tuple[LatencyPredictor, DeviceProfile]:
+    """The predictor of a chip's table, fitted once."""
+    profile = load_profile(device)
+    return predictor_for(profile, None)[0], profile
+
+
+def predicted_ms(space: CellSpace, genotype: Genotype, device: str) -> float:
+    """What the chip's predictor says of the kernels of one derived network."""
+    predictor, profile = predictor_of(device)
+    return float(predictor.predict(space.kernels(genotype, profile.dtype)).latency_ms)
 
 
 def _millions(space: CellSpace) -> np.ndarray:
@@ -209,7 +231,7 @@ def one(setting: Setting, method: str, seed: int, folder: Path) -> dict[str, Any
         "accuracy": accuracy,
         "macs": counts.macs,
         "params": counts.params,
-        "predicted_ms": setting.latency.value(setting.space.one_hot(genotype)),
+        "predicted_ms": setting.predicted_ms(genotype),
         "skip_share": skip_share_by_cell(genotype),
         **found,
     }
@@ -318,11 +340,6 @@ def train(
 
 def measure(args: argparse.Namespace, spec: NetworkSpec, rows: list[dict[str, Any]]) -> None:
     """Latency of every network on the chip, in turn, the median of all rounds."""
-    from factory.devices.base import open_device
-    from factory.devices.profile import load_profile
-    from factory.pipeline.profiling_plan import network_bytes
-    from factory.verification.verify import verify_model
-
     profile = load_profile(args.device)
     times: list[list[float]] = [[] for _ in rows]
     with open_device(profile) as device:

@@ -43,9 +43,9 @@ FIXED_SECONDS, TIMES_AS_LONG = 0.8, 2.2  # what a network took on a core: so muc
 KERNELS_A_NETWORK = 50  # new ones: 57 of each of the first 20 networks, 47 of 240
 GROWTH = 0.5  # of what was measured before, in the next round
 SURE = 0.01
-ADDED = (  # counts of a summary
+ADDED = (  # counts and seconds of a summary
     "measured", "skipped", "failed", "in_place",
-    "repeated_blocks", "remeasured_blocks", "marked_blocks",
+    "repeated_blocks", "remeasured_blocks", "marked_blocks", "waited_s",
 )  # fmt: skip
 
 
@@ -68,7 +68,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(150, 150, 3.0, 40, ProfileSettings(rounds=4, network_time_ms=240.0)),
+    "quick": Effort(
+        150, 150, 3.0, 40, ProfileSettings(rounds=4, network_time_ms=240.0, longest_wait_s=5.0)
+    ),
     "full": Effort(1100, 1000, 1.5, 60, ProfileSettings(rounds=5, network_time_ms=240.0)),
 }
 

@@ -25,6 +25,7 @@ from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
 from factory.devices.base import Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
+from factory.profiling.attempts import Attempt, wait_for_speed
 from factory.profiling.drift import NOTICED, clock_drift
 from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.kernel_model import kernel_model
@@ -111,59 +112,6 @@ def _network_job(counts: Mapping[Kernel, int], model: bytes) -> _Job:
     return _Job("network", network_key(model), counts_text(counts), lambda: model)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A block that was measured, and what the reference model took in it."""
-
-    jobs: Sequence[_Job]
-    reference_ms: float
-
-    def off(self, usual_ms: float) -> float:
-        """By how much the chip's speed differed from the usual one; infinite where unknown."""
-        return abs(self.reference_ms / usual_ms - 1.0) if self.reference_ms > 0 else math.inf
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """One measurement of a block.
-
-    Attributes:
-        slower: the reference's time over its running median, minus 1.
-        uneven: median over p10 of the block's models, over what it usually is, minus 1.
-        number: how many measurements the block took.
-        mark: the reason that its rows are marked with, if the machine was slow throughout.
-    """
-
-    timings: Sequence[Timing]
-    reference: Timing
-    slower: float
-    uneven: float
-    number: int = 1
-    mark: str = ""
-
-    @property
-    def disturbed(self) -> float:
-        """How far it is from a quiet measurement, by whichever sign says more."""
-        return max(self.slower, self.uneven)
-
-    def sentence(self) -> str:
-        """What was seen while this was measured."""
-        if self.slower >= self.uneven:
-            return f"the reference model took {self.slower:+.0%}"
-        return f"the medians lay {self.uneven:+.0%} farther above the p10 than usual"
-
-    @property
-    def reference_ms(self) -> float:
-        """What the reference model took; 0 where it failed."""
-        return self.reference.median_ms if self.reference.ok else 0.0
-
-
-def _spread(timings: Sequence[Timing]) -> float:
-    """Median over p10, the median of the models that were timed; 1 without any."""
-    ratios = [timing.median_ms / timing.p10_ms for timing in timings if timing.p10_ms > 0]
-    return statistics.median(ratios) if ratios else 1.0
-
-
 class _Run:
     """One call of the profiler."""
 
@@ -195,7 +143,7 @@ class _Run:
             check_fingerprint(self.table, self.device.describe())
             with progress.task(label, total=len(jobs), done=self.summary.skipped) as task:
                 self._first_references()
-                measured: list[_Measured] = []
+                measured: list[tuple[list[_Job], Attempt]] = []
                 for start in range(0, len(todo), self.block_size):
                     block = todo[start : start + self.block_size]
                     measured.append(self._block(block, progress))
@@ -221,33 +169,35 @@ class _Run:
                 )
         self.next_block += 1
 
-    def _once_more(self, measured: Sequence[_Measured], progress: Progress) -> None:
+    def _once_more(
+        self, measured: Sequence[tuple[list[_Job], Attempt]], progress: Progress
+    ) -> None:
         """Measure the blocks again that ran at another speed than most of this call's.
 
         Only while the machine runs at the usual speed now; new rows take the place of the old ones
         where the reference model came nearer to what it usually takes.
         """
-        speeds_ms = [block.reference_ms for block in measured if block.reference_ms > 0]
+        speeds_ms = [was.reference_ms for _, was in measured if was.reference_ms > 0]
         if len(speeds_ms) < FIRST_REFERENCES:
             return
         usual_ms = statistics.median_low(speeds_ms)
-        others = [block for block in measured if block.off(usual_ms) > NOTICED]
-        if not others or measured[-1].off(usual_ms) > NOTICED:
+        others = [block for block in measured if block[1].off(usual_ms) > NOTICED]
+        if not others or measured[-1][1].off(usual_ms) > NOTICED:
             return
         progress.message(
             f"{self.device.profile.id}: {len(others)} of {len(measured)} blocks were measured "
             "while the machine had another speed than most of the time; they are measured once more"
         )
-        for block in others:
-            again = self._attempted([job.build() for job in block.jobs], progress)
-            if _Measured(block.jobs, again.reference_ms).off(usual_ms) < block.off(usual_ms):
-                timed = [pair for pair in zip(block.jobs, again.timings, strict=True) if pair[1].ok]
+        for jobs, was in others:
+            again = self._attempted([job.build() for job in jobs], progress)
+            if again.off(usual_ms) < was.off(usual_ms):
+                timed = [pair for pair in zip(jobs, again.timings, strict=True) if pair[1].ok]
                 self._write(timed, again)
                 self.summary.remeasured_blocks += 1
             self._reference_row(again.reference, self.next_block)
             self.next_block += 1
 
-    def _block(self, jobs: Sequence[_Job], progress: Progress) -> _Measured:
+    def _block(self, jobs: Sequence[_Job], progress: Progress) -> tuple[list[_Job], Attempt]:
         """Measure a block, again while the machine is slower than before, and write its rows."""
         models: dict[_Job, bytes] = {}
         unbuilt: dict[_Job, Timing] = {}
@@ -270,26 +220,37 @@ class _Run:
         self.summary.reference_ms.append(best.reference_ms)
         self._watch_clock(progress)
         self.next_block += 1
-        return _Measured(list(models), best.reference_ms)
+        return list(models), replace(best, timings=())  # they hold whole graphs
 
-    def _attempted(self, models: Sequence[bytes], progress: Progress) -> _Attempt:
+    def _attempted(self, models: Sequence[bytes], progress: Progress) -> Attempt:
         """The steadiest measurement of a block; its ``number`` tells how many were made."""
         attempts = [self._time(models)]
         while self._is_disturbed(attempts[-1]) and len(attempts) <= self.settings.max_repeats:
-            self._remember(attempts[-1].reference)
             progress.message(
                 f"{self.device.profile.id}: {attempts[-1].sentence()}, "
                 f"block {self.next_block} is measured again"
             )
+            slow = attempts[-1].slower > self.settings.drift_limit
+            if not (slow and self._wait()):
+                self._remember(attempts[-1].reference)
             attempts.append(self._time(models))
         best = min(attempts, key=lambda attempt: attempt.disturbed)
         mark = ""
         if self._is_disturbed(best):
             mark = f"drift: {best.sentence()} while this was measured"
-        self.spreads.append(_spread(best.timings))
+        self.spreads.append(best.spread)
         return replace(best, number=len(attempts), mark=mark)
 
-    def _write(self, timed: Sequence[tuple[_Job, Timing]], measured: _Attempt) -> int:
+    def _wait(self) -> bool:
+        """Until the chip is as fast as it was; whether it is."""
+        started = time.monotonic()
+        highest_ms = (1.0 + self.settings.drift_limit) * self._usual_ms()
+        longest_s = self.settings.longest_wait_s
+        fast = wait_for_speed(self.device, self.reference, self.plan, highest_ms, longest_s)
+        self.summary.waited_s += time.monotonic() - started
+        return fast
+
+    def _write(self, timed: Sequence[tuple[_Job, Timing]], measured: Attempt) -> int:
         """The rows of a block; how many of them are of kernels in place."""
         in_place = 0
         for job, timing in timed:
@@ -308,20 +269,22 @@ class _Run:
             progress.message(f"{self.device.profile.id}: {drift.sentence()}")
         self.summary.drift = drift.sentence()
 
-    def _time(self, models: Sequence[bytes]) -> _Attempt:
+    def _time(self, models: Sequence[bytes]) -> Attempt:
         """Time a block together with the reference model."""
         *timings, reference = self.device.time_many(
             [*models, self.reference], self.plan, rounds=self.settings.rounds
         )
-        slower = 0.0
-        if reference.ok:
-            usual_ms = statistics.median(self.references_ms[-REFERENCES_REMEMBERED:])
-            slower = reference.median_ms / usual_ms - 1.0
+        attempt = Attempt(timings, reference, 0.0, 0.0)
+        slower = reference.median_ms / self._usual_ms() - 1.0 if reference.ok else 0.0
         known = self.spreads[-REFERENCES_REMEMBERED:]
         usual = statistics.median(known) if len(known) >= FIRST_REFERENCES else math.inf
-        return _Attempt(timings, reference, slower, _spread(timings) / usual - 1.0)
+        return replace(attempt, slower=slower, uneven=attempt.spread / usual - 1.0)
 
-    def _is_disturbed(self, attempt: _Attempt) -> bool:
+    def _usual_ms(self) -> float:
+        """What the reference model took of late."""
+        return statistics.median(self.references_ms[-REFERENCES_REMEMBERED:])
+
+    def _is_disturbed(self, attempt: Attempt) -> bool:
         return attempt.disturbed > self.settings.drift_limit
 
     def _remember(self, reference: Timing) -> None:

@@ -52,6 +52,11 @@ class ProfileSettings(pydantic.BaseModel):
     max_repeats: int = pydantic.Field(
         default=2, ge=0, le=20, description="Repeats of a block before its rows are marked."
     )
+    longest_wait_s: float = pydantic.Field(
+        default=15.0,
+        ge=0,
+        description="Longest wait, before a repeat, until the chip is as fast as it was; 0: none.",
+    )
     retry_failed: bool = pydantic.Field(
         default=False, description="Measure again what failed in an earlier run."
     )
@@ -105,6 +110,7 @@ class ProfileSummary:
         remeasured_blocks: blocks measured once more at the end, since they had run at another speed
             than most, whose new rows took the place of the old ones.
         marked_blocks: blocks kept although it stayed slow; their rows say so.
+        waited_s: of the ``seconds``, those spent waiting until the chip was as fast as before.
         reference_ms: median of the reference model in each kept block.
         drift: how the clock moved while the table was measured; empty when it did not.
     """
@@ -117,6 +123,7 @@ class ProfileSummary:
     remeasured_blocks: int = 0
     marked_blocks: int = 0
     seconds: float = 0.0
+    waited_s: float = 0.0
     drift: str = ""
     reasons: dict[str, str] = field(default_factory=dict)
     reference_ms: list[float] = field(default_factory=list)

@@ -18,7 +18,7 @@ from factory.pipeline.network_samples import sample_network
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
-TINY = Effort(100, 12, 0.01, 6, ProfileSettings())
+TINY = Effort(100, 12, 0.01, 6, ProfileSettings(longest_wait_s=0.0))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from factory.devices.simulated import SimulatedDevice
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
+from factory.profiling import attempts
 from factory.profiling.profiler import (
     counts_text,
     network_key,
@@ -30,7 +31,8 @@ from factory.profiling.reference import reference_graph, reference_model
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
-SMALL = ProfileSettings(block_size=4, rounds=2)
+PATIENT = ProfileSettings(block_size=4, rounds=2)
+SMALL = PATIENT.model_copy(update={"longest_wait_s": 0.0})
 
 
 def conv(channels: int, dtype: str = "f32") -> Kernel:
@@ -117,6 +119,42 @@ def test_a_burst_of_load_repeats_the_block(tmp_path):
             truth = device.roofline.kernel_ms(Kernel.parse(row.key))
             assert row.median_ms == pytest.approx(truth, rel=1e-6)
             assert row.reason == ""
+
+
+def test_a_slow_spell_is_waited_for_before_the_block_is_measured_again(tmp_path, monkeypatch):
+    # slow from the second block's first model on, until the reference was looked at seven times
+    monkeypatch.setattr(attempts, "PAUSE_S", 0.0)
+    device = SimulatedDevice(drift=lambda timed: 1.3 if 8 <= timed < 20 else 1.0)
+    said = Said()
+    with table_of(device, tmp_path) as table:
+        summary = profile_kernels(device, KERNELS, table, PATIENT, said)
+        assert (summary.repeated_blocks, summary.marked_blocks) == (1, 0)
+        assert len(said.lines) == 1
+        # 3 references; blocks of 4, 4 twice and 2 models, each with the reference; 7 + 3 looks
+        assert device.timed == 3 + 5 + 2 * 5 + 3 + 10
+        assert 0 < summary.waited_s <= summary.seconds
+        for row in table.rows("kernel"):
+            truth = device.roofline.kernel_ms(Kernel.parse(row.key))
+            assert row.median_ms == pytest.approx(truth, rel=1e-6)
+
+
+def test_waiting_ends_and_the_chip_that_stays_slow_is_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempts, "PAUSE_S", 0.01)
+    kernels = [conv(8 * number) for number in range(1, 41)]  # ten blocks
+    device = SimulatedDevice(drift=lambda timed: 1.3 if timed >= 8 else 1.0)
+    with table_of(device, tmp_path) as table:
+        brief = PATIENT.model_copy(update={"longest_wait_s": 0.05})
+        summary = profile_kernels(device, kernels, table, brief)
+        assert summary.measured == 40
+        assert 1 <= summary.marked_blocks <= 3
+        assert not any(row.reason for row in table.rows("kernel")[-16:])
+
+
+def test_a_reference_that_fails_ends_the_waiting():
+    device = SimulatedDevice(fails_on=lambda kernel: "gone")
+    plan = SMALL.kernel_plan()
+    assert not attempts.wait_for_speed(device, reference_model("f32"), plan, 1e9, 60.0)
+    assert device.timed <= 1
 
 
 class SharedCore(SimulatedDevice):

@@ -255,6 +255,7 @@ def _any_network(
         "repeated_blocks": summary.repeated_blocks,
         "remeasured_blocks": summary.remeasured_blocks,
         "marked_blocks": summary.marked_blocks,
+        "waited_s": round(summary.waited_s, 1),
         "drift": summary.drift,
         "rounds": done.rounds,
         "error_percent": done.rounds[-1]["error_percent"] if done.rounds else None,
