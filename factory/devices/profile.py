@@ -22,6 +22,7 @@ from factory.devices.browser_options import RUNTIME as BROWSER_RUNTIME
 from factory.devices.browser_options import BrowserOptions
 from factory.devices.local_options import LocalOptions
 from factory.devices.ray_options import RayOptions
+from factory.devices.simulated_options import SimulatedOptions
 
 OptionValue = str | int | float | bool
 RUNTIMES = ("onnxruntime", BROWSER_RUNTIME)
@@ -83,6 +84,9 @@ class DeviceProfile(pydantic.BaseModel):
     browser: BrowserOptions | None = pydantic.Field(
         default=None, description="Options of the browser transport."
     )
+    simulated: SimulatedOptions | None = pydantic.Field(
+        default=None, description='A chip without silicon (transport "simulated").'
+    )
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> DeviceProfile:
@@ -104,12 +108,27 @@ class DeviceProfile(pydantic.BaseModel):
             raise ValueError('[browser] needs transport = "browser"')
         if self.local is not None and self.transport != "local":
             raise ValueError('[local] needs transport = "local"')
+        if self.simulated is not None:
+            if self.transport != "simulated":
+                raise ValueError('[simulated] needs transport = "simulated"')
+            if self.chip == "local":
+                raise ValueError("[simulated] needs the name of the chip")
+            if self.simulated.peak_gmacs_per_s(self.precision) is None:
+                raise ValueError(
+                    f"[simulated] needs {self.precision}_gmacs_per_s, since precision is "
+                    f'"{self.precision}"'
+                )
         if in_browser and self.execution_provider not in BROWSER_PROVIDERS:
             known = ", ".join(BROWSER_PROVIDERS)
             raise ValueError(f"in a browser execution_provider is one of {known}")
         if in_browser and self.chip == "local":
             raise ValueError('in a browser chip is "any" or what the page calls its device')
         return self
+
+    @property
+    def chip_name(self) -> str:
+        """The chip as its latency tables name it: other figures of a datasheet, another chip."""
+        return f"{self.chip} ({self.simulated})" if self.simulated else self.chip
 
     @property
     def dtype(self) -> str:

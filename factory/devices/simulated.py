@@ -1,4 +1,7 @@
-"""A device that is not there: deterministic times from a roofline, for tests of everything above.
+"""A device that is not there: deterministic times from a roofline.
+
+For tests of everything above, and for chips without silicon, whose datasheet gives the roofline
+(`[simulated]` of a device profile).
 
 Ground truth of a network = sum over its canonical kernels of
 
@@ -49,13 +52,22 @@ class Roofline:
         moved = kernel.input_bytes + kernel.weight_bytes + kernel.output_bytes
         return self.overhead_ms + max(compute_ms, moved * self.ms_per_mb / 1e6)
 
+    @classmethod
+    def of(cls, profile: DeviceProfile) -> Roofline:
+        """From the datasheet in a device profile; a made-up chip without one."""
+        sheet = profile.simulated
+        peak = sheet.peak_gmacs_per_s(profile.precision) if sheet else None
+        if sheet is None or peak is None:
+            return cls()
+        return cls(sheet.overhead_us / 1e3, 1.0 / peak, 1.0 / sheet.bandwidth_gb_per_s, 1.0)
+
 
 class SimulatedDevice(Closing):
     """A device with known ground truth.
 
     Args:
         profile: its id, precision and so on; only "simulated" makes sense as transport.
-        roofline: the truth.
+        roofline: the truth; without it the profile's datasheet, or a made-up chip.
         noise: relative spread of p10 and p90 around the median, and of the median itself;
             0 gives the truth exactly. The same model always gets the same deviation.
         drift: factor on all times as a function of the number of models timed so far.
@@ -67,7 +79,7 @@ class SimulatedDevice(Closing):
         self,
         profile: DeviceProfile | None = None,
         *,
-        roofline: Roofline = Roofline(),
+        roofline: Roofline | None = None,
         noise: float = 0.0,
         drift: Callable[[int], float] | None = None,
         fails_on: Callable[[Kernel], str | None] | None = None,
@@ -76,7 +88,8 @@ class SimulatedDevice(Closing):
         self.profile = profile or DeviceProfile(
             id="simulated", chip="simulated", transport="simulated", threads=1
         )
-        self.roofline, self.noise, self.drift = roofline, noise, drift
+        self.roofline = roofline or Roofline.of(self.profile)
+        self.noise, self.drift = noise, drift
         self.fails_on, self.hangs_on = fails_on, hangs_on
         self.timed = 0  # models timed so far
 
@@ -92,7 +105,7 @@ class SimulatedDevice(Closing):
             "transport": profile.transport,
             "simulated": True,
             "fingerprint": {
-                "chip": f"simulated {self.roofline}",
+                "chip": profile.chip_name if profile.simulated else f"simulated {self.roofline}",
                 "runtime": profile.runtime,
                 "runtime_version": "0-simulated",
                 "execution_provider": profile.execution_provider,
@@ -104,8 +117,11 @@ class SimulatedDevice(Closing):
             "cores": [],
             "load_1min": 0.0,
             "empty_run_ms": 0.0,
-            "notes": ["this device is simulated: its times are made up"],
+            "notes": [f"this device is simulated: its times are {self._source()}"],
         }
+
+    def _source(self) -> str:
+        return "its datasheet's" if self.profile.simulated else "made up"
 
     def time_many(
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1

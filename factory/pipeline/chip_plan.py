@@ -42,6 +42,8 @@ CANDIDATES = 4  # candidates a place that goes by doubt
 FIXED_SECONDS, TIMES_AS_LONG = 0.8, 2.2  # what a network took on a core: so much, and its time run
 KERNELS_A_NETWORK = 50  # new ones: 57 of each of the first 20 networks, 47 of 240
 GROWTH = 0.5  # of what was measured before, in the next round
+FEWEST = 5  # networks, however little time there is: of fewer no error can be told
+WORTH_A_FIT = 0.1  # of a round; fewer networks are not worth the choice and the fit they cost
 SURE = 0.01
 ADDED = (  # counts and seconds of a summary
     "measured", "skipped", "failed", "in_place",
@@ -173,19 +175,19 @@ def profile_chip(
         measured = len(table.rows("network"))
         round_size = max(effort.round_size, round(measured * GROWTH))
         left = min(round_size, effort.max_networks - measured)
+        per_second = result.summary.measured / result.summary.seconds if result.rounds else 1.0
+        seconds_left = effort.max_seconds - spent - (1 + GROWTH) * fit_seconds
+        affordable = int(seconds_left * per_second)
         if result.rounds and result.rounds[-1]["error_percent"] <= effort.wanted_percent:
             result.stopped = f"the wanted error of {effort.wanted_percent:g} % is reached"
-        elif spent >= effort.max_seconds:
-            result.stopped = f"the budget of {effort.max_seconds:g} s is spent"
         elif left <= 0:
             result.stopped = f"the budget of {effort.max_networks} networks is spent"
+        elif result.rounds and affordable < min(left, WORTH_A_FIT * effort.round_size):
+            result.stopped = f"the budget of {effort.max_seconds:g} s is spent"
         if result.stopped:
             break
         chosen = _next(draw, predictor, left)
-        per_second = result.summary.measured / result.summary.seconds if result.rounds else 1.0
-        seconds_left = effort.max_seconds - spent - (1 + GROWTH) * fit_seconds
-        affordable = max(1, int(seconds_left * per_second))
-        batch = [(one.counts, one.model) for one in chosen[:affordable]]
+        batch = [(one.counts, one.model) for one in chosen[: max(FEWEST, affordable)]]
         _add(result.summary, profile_networks(device, batch, table, effort.settings, progress))
         if not table.rows("in_place"):
             raise InputError(

@@ -66,7 +66,7 @@ def mismatch(table: LatencyTable, profile: DeviceProfile) -> str:
         if profile.local is None or not profile.local.interpreter:  # else: of another environment
             expected["runtime_version"] = package_version("onnxruntime")
     elif profile.chip != ANY_CHIP:
-        expected["chip"] = profile.chip
+        expected["chip"] = profile.chip_name
     if profile.threads != "all":
         expected["threads"] = profile.threads
     for key, value in expected.items():

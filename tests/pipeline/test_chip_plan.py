@@ -95,6 +95,13 @@ def test_a_drifting_clock_is_noticed_and_said(tmp_path):
     assert any(reason.startswith("drift: the reference model took +20%") for reason in reasons)
 
 
+def test_a_round_that_no_time_is_left_for_is_not_begun(tmp_path):
+    hurried = dataclasses.replace(TINY, max_seconds=0.001)
+    none_left = profiled(tmp_path / "a.csv", hurried)
+    assert none_left.stopped == "the budget of 0.001 s is spent"
+    assert [row["networks"] for row in none_left.rounds] == [5]
+
+
 def test_doubt_is_larger_for_strange_networks(tmp_path):
     profiled(tmp_path / "t.csv", TINY)
     predictor = quick_predictor(read_facts(LatencyTable.read(tmp_path / "t.csv")), trees=False)

@@ -71,7 +71,7 @@ def _predict_on(
     if imported:
         notes.append(f"the table was imported, not measured by the factory: {imported['source']}")
     if simulated:
-        notes.append("the table is of a simulated chip: its times are made up")
+        notes.append("the table is of a simulated chip: none of its times was measured")
     if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in counts):
         counts = kernel_counts(graph, "i8")
         notes.append("the file is fp32 and the device runs int8: predicted as if quantised")
