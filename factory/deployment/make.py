@@ -21,7 +21,8 @@ from factory.core.files import sha256_bytes, sha256_file, write_atomic_bytes
 from factory.core.progress import SILENT, Progress
 from factory.deployment.agreement import Agreement, compare
 from factory.deployment.camera import embed_preprocessing, resized_shape
-from factory.deployment.gate import GateConfig, GateData, GateResult, Tuner, gate_int8
+from factory.deployment.gate import Tuner, gate_int8
+from factory.deployment.gate_contract import GateConfig, GateData, GateResult
 from factory.deployment.half_repair import HalfRepair, repair_half
 from factory.deployment.manifest import describe_file
 from factory.deployment.metadata import Preprocessing

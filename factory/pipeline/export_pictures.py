@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from factory.data.image_data import ImageData
     from factory.deployment.fine_tuning import Trainable
-    from factory.deployment.gate import GateData
+    from factory.deployment.gate_contract import GateData
     from factory.deployment.metadata import Preprocessing
 
 CALIBRATION_IMAGES = 256
@@ -79,7 +79,7 @@ def trainable_on(
 
 def made_up_pictures(shape: tuple[int, int, int], seed: int) -> GateData:
     """Smooth random pictures, normalised: enough to run a model, not to judge it."""
-    from factory.deployment.gate import GateData
+    from factory.deployment.gate_contract import GateData
 
     rng = np.random.default_rng([seed, 17])
     channels, height, width = shape
@@ -106,7 +106,7 @@ def folder_pictures(
     """
     from factory.data.config import DataConfig
     from factory.data.datasets import load_data
-    from factory.deployment.gate import GateData
+    from factory.deployment.gate_contract import GateData
 
     if shape[1] != shape[2]:
         raise InputError("pictures of a folder are square", why=f"the model takes {shape}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from factory.deployment.fine_tuning import Trainable
-    from factory.deployment.gate import GateData
+    from factory.deployment.gate_contract import GateData
     from factory.deployment.metadata import Preprocessing
 
 DEFAULT_INPUT = "3x224x224"

@@ -17,7 +17,8 @@ from factory.data.loader import Batches, BatchStream
 from factory.deployment.export import build_onnx
 from factory.deployment.fine_tuning import Rounding, Trainable, fine_tune, missing, tuned_onnx
 from factory.deployment.flavours import CPU_FLAVOUR, Flavour
-from factory.deployment.gate import GateConfig, GateData, gate_int8
+from factory.deployment.gate import gate_int8
+from factory.deployment.gate_contract import GateConfig, GateData
 
 SHAPE = (3, 16, 16)
 WIDE = 80.0

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from factory.deployment.flavours import Flavour
-from factory.deployment.gate import GateConfig, GateData, gate_int8
+from factory.deployment.gate import gate_int8
+from factory.deployment.gate_contract import GateConfig, GateData
 from factory.deployment.run_here import run_model
 
 CLASSES, CHANNELS = 10, 8

@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from factory.deployment.gate import GateData
+from factory.deployment.gate_contract import GateData
 from factory.deployment.half_repair import with_followers
 from factory.deployment.make import Maker
 from factory.deployment.run_here import run_model

@@ -17,7 +17,7 @@ from factory.pipeline.stages import train
 if TYPE_CHECKING:
     from factory.data.image_data import ImageData, ImageSplit
     from factory.deployment.fine_tuning import Trainable
-    from factory.deployment.gate import GateData
+    from factory.deployment.gate_contract import GateData
     from factory.deployment.manifest import ModelManifest
     from factory.deployment.metadata import ModelMetadata, Preprocessing
 
@@ -84,7 +84,8 @@ def _gated(ctx: BuildContext, tier: TierSection, full: Path, folder: Path) -> Mo
 
     from factory.core.files import write_atomic_bytes, write_json
     from factory.deployment.chip_flags import wants_reduced_range
-    from factory.deployment.gate import GateConfig, gate_int8
+    from factory.deployment.gate import gate_int8
+    from factory.deployment.gate_contract import GateConfig
     from factory.deployment.manifest import describe_model
     from factory.deployment.quantise import QuantiseConfig, quantise_onnx
 
@@ -153,7 +154,7 @@ def gate_data(ctx: BuildContext) -> GateData:
     """Pictures for the int8 gate: to calibrate, to choose a method, and to judge."""
     import torch
 
-    from factory.deployment.gate import GateData
+    from factory.deployment.gate_contract import GateData
     from factory.pipeline.export_pictures import split_for_gate
 
     data = ctx.data

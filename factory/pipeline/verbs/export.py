@@ -12,7 +12,7 @@ from factory.core.files import write_atomic_bytes, write_json
 from factory.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from factory.deployment.gate import GateConfig
+    from factory.deployment.gate_contract import GateConfig
     from factory.deployment.targets import Target
     from factory.devices.profile import DeviceProfile
     from factory.pipeline.export_source import ExportSource
@@ -71,7 +71,7 @@ def export(
     Returns:
         ``ok`` is False when a target was refused or failed; ``targets`` tells each one.
     """
-    from factory.deployment.gate import GateConfig
+    from factory.deployment.gate_contract import GateConfig
     from factory.deployment.make import Maker, make_targets
 
     profile = _profile(model, tier, device)

@@ -8,7 +8,7 @@ import pytest
 
 from factory.core.errors import InputError
 from factory.deployment.chip_flags import wants_reduced_range
-from factory.deployment.gate import GateConfig, GateData
+from factory.deployment.gate_contract import GateConfig, GateData
 from factory.deployment.make import Maker, make_targets
 from factory.deployment.manifest import ModelManifest
 from factory.deployment.metadata import Preprocessing
