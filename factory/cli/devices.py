@@ -41,6 +41,8 @@ def devices(
     if check:
         header, keys = [*header, "reached"], [*keys, "reached"]
     good = [entry for entry in answer["devices"] if not entry.get("error")]
+    for entry in good:
+        entry["chip"] += " (SIMULATED)" if entry["transport"] == "simulated" else ""
     print_lines(table(header, [[str(entry.get(key, "")) for key in keys] for entry in good]))
     for entry in answer["devices"]:
         if entry.get("error"):

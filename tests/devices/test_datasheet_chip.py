@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
 from factory import api
+from factory.cli.app import app
 from factory.core.errors import InputError
 from factory.devices.base import TimingPlan, open_device
 from factory.devices.profile import load_profile
@@ -88,7 +90,7 @@ def test_a_prediction_from_a_datasheet_says_that_nothing_was_measured(tmp_path, 
     monkeypatch.setenv("FACTORY_HOME", str(tmp_path / "home"))
     path = written(tmp_path)
     size = {"channels": 4, "layers": 3, "input": "3x16x16"}
-    api.profile(path, networks=6, **size)
+    first = api.profile(path, networks=6, **size)
     model = tmp_path / "kernel.onnx"
     model.write_bytes(kernel_to_onnx(kernel(8, 16, "f32")).SerializeToString())
     answer = api.predict(model, [path])
@@ -96,3 +98,15 @@ def test_a_prediction_from_a_datasheet_says_that_nothing_was_measured(tmp_path, 
     written(tmp_path, FIGURES.replace("20.0", "25.0"))  # another chip: its table is another one
     with pytest.raises(InputError, match="25 GB/s"):
         api.predict(model, [path])
+    assert api.profile(path, networks=6, **size)["table"] != first["table"]
+    assert "none of its times was measured" in str(api.predict(model, [path]))
+
+
+def test_the_list_of_devices_says_simulated(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "device_profiles").mkdir(parents=True)
+    monkeypatch.setenv("FACTORY_HOME", str(home))
+    written(home / "device_profiles")
+    shown = CliRunner().invoke(app, ["devices"]).output
+    assert "NPU of next year (SIMULATED)" in shown
+    assert "local (SIMULATED)" not in shown
