@@ -3,9 +3,9 @@
 A verdict rests on several rounds spread over seconds, each in a session of its own. Every round
 times the reference model of the latency table (factory/profiling/reference.py) too: where that is
 slower than usual, the machine was busy, throttled or slow to wake its threads, and what was
-measured then says nothing about the model. Such rounds are repeated, and left out where enough
-others remain. The rule is the profiler's, so that a prediction and its verification speak of the
-same state of the chip.
+measured then says nothing about the model. Such rounds are repeated, as soon as the reference is as
+fast as usual (PATIENCE_S), and left out where enough others remain. The rule is the profiler's, so
+that a prediction and its verification speak of the same state of the chip.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.devices.base import Device, Timing, TimingPlan
+from factory.profiling.attempts import wait_for_speed
 from factory.profiling.reference import reference_model
 
 EXTRA_ROUNDS = 5
 STEADY_SPREAD = 0.08  # rounds whose medians lie further apart ask for more rounds
+PATIENCE_S = 30.0  # for a chip that is slower than usual, in all rounds together
 DISTURBED = 0.10  # slow-down of the reference model that makes a round a disturbed one
 FEWEST_KEPT = 3
 PROFILE_RUNS = 10
@@ -103,8 +105,9 @@ def measure_rounds(
     quiet = dataclasses.replace(plan, profile_runs=0)
     reference = reference_model(device.profile.dtype)
     found: list[Round] = []
+    patience_s = PATIENCE_S
     if device.profile.transport == "simulated":
-        pause_s = 0.0  # no chip that could be disturbed
+        pause_s = patience_s = 0.0  # no chip that could be disturbed
     while True:
         timing, beside = device.time_many([model, reference], quiet)
         found.append(Round(timing, beside.median_ms if beside.ok else None))
@@ -116,10 +119,21 @@ def measure_rounds(
         if len(found) >= rounds + min(EXTRA_ROUNDS, rounds):
             break
         time.sleep(pause_s)
+        if judged[-1].disturbed and usual_ms:
+            patience_s -= _waited_s(device, reference, quiet, usual_ms, patience_s)
     kept = [r for r in judged if not r.disturbed]
     if len(kept) < min(FEWEST_KEPT, rounds):
         kept = judged
     return Measured(tuple(judged), tuple(kept), _trace(model, device, plan), usual_ms)
+
+
+def _waited_s(
+    device: Device, reference: bytes, plan: TimingPlan, usual_ms: float, longest_s: float
+) -> float:
+    """Seconds that were spent waiting until the chip is as fast as usual."""
+    started = time.monotonic()
+    wait_for_speed(device, reference, plan, (1.0 + DISTURBED) * usual_ms, longest_s)
+    return time.monotonic() - started
 
 
 def spread(rounds: Sequence[Round]) -> float:

@@ -13,11 +13,19 @@ from factory.devices.base import Timing, TimingPlan, open_device
 from factory.devices.profile import DeviceProfile
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder
+from factory.profiling import attempts
+from factory.profiling.reference import reference_model
+from factory.verification import rounds as verify_rounds
 from factory.verification.model_file import read_model
 from factory.verification.parity import check_parity
 from factory.verification.verify import verify_model
 
 PLAN = TimingPlan(min_runs=5, max_runs=20, min_time_ms=5.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch):
+    monkeypatch.setattr(verify_rounds, "PATIENCE_S", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +110,40 @@ def test_rounds_on_a_disturbed_machine_are_repeated_and_left_out(model):
     assert [r["kept"] for r in result.rounds] == [False, False, True, True, True, True]
     assert result.spread_percent == 0.0
     assert not any("slower than usual" in note for note in result.notes)
+
+
+class SlowSpell(FakeDevice):
+    """As slow as it is told until it was looked at a few times."""
+
+    def __init__(self, *args, looks_ms, **more):
+        super().__init__(*args, **more)
+        self.looks_ms = list(looks_ms)
+
+    def time_many(self, models, plan, *, rounds=1):
+        if list(models) == [reference_model("f32")]:
+            ms = self.looks_ms.pop(0)
+            return [Timing("ok", "", ms, ms, ms, ms, 30)]
+        return super().time_many(models, plan, rounds=rounds)
+
+
+def test_a_slow_spell_is_waited_for(model, monkeypatch):
+    monkeypatch.setattr(verify_rounds, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(attempts, "PAUSE_S", 0.0)
+    looks_ms = [0.15, 0.1, 0.1, 0.13, 0.1, 0.1, 0.1]  # three in a row are an end
+    device = SlowSpell([3.0, 2.0], references=[0.15, 0.1], looks_ms=looks_ms)
+    result = fake(model, device, max_latency_ms=2.5, rounds=4, usual_reference_ms=0.1)
+    assert (result.verdict, result.median_ms) == ("holds", 2.0)
+    assert [r["disturbed"] for r in result.rounds] == [True, False, False, False, False]
+    assert not device.looks_ms
+
+
+def test_patience_is_for_all_rounds_together(model, monkeypatch):
+    monkeypatch.setattr(verify_rounds, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(attempts, "PAUSE_S", 0.02)
+    device = SlowSpell([3.0], references=[0.15], looks_ms=[0.15] * 1000)
+    result = fake(model, device, max_latency_ms=2.5, rounds=3, usual_reference_ms=0.1)
+    assert (result.verdict, len(result.rounds)) == ("over budget", 6)
+    assert 3 <= 1000 - len(device.looks_ms) <= 12
 
 
 def test_a_machine_that_stays_slow_is_measured_and_said(model):
