@@ -20,4 +20,5 @@ def fit(
     if json:
         print_json(answer)
         return
-    print_lines([*predictor_lines(answer["report"]), f"predictor: {answer['predictor']}"])
+    lines = predictor_lines(answer["report"], answer["simulated"])
+    print_lines([*lines, f"predictor: {answer['predictor']}"])

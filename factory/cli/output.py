@@ -25,3 +25,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in body) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in body]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def called(device: object, simulated: object) -> str:
+    """A device's id, labelled where its times are not measured."""
+    return f"{device} (SIMULATED)" if simulated else str(device)

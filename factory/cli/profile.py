@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from factory.cli import options
-from factory.cli.output import print_json, print_lines
+from factory.cli.output import called, print_json, print_lines
 from factory.cli.progress import shown_progress
 
 MOST_REASONS = 3  # why rows failed
@@ -105,7 +105,7 @@ def profile(
         return
     print_lines(
         [
-            f"{answer['kernels']} kernels and {answer['networks']} networks on {answer['device']}, "
+            f"{answer['kernels']} kernels and {answer['networks']} networks on {_device(answer)}, "
             f"{answer['failed']} failed, {answer['seconds']:.0f} s",
             *_failure_lines(answer["reasons"]),
             *_drift_lines(answer),
@@ -113,6 +113,10 @@ def profile(
             f"next: factory fit --device {answer['device']}",
         ]
     )
+
+
+def _device(answer: dict[str, Any]) -> str:
+    return called(answer["device"], (answer.get("describe") or {}).get("simulated"))
 
 
 def _one_network_lines(answer: dict[str, Any]) -> list[str]:
@@ -125,7 +129,7 @@ def _one_network_lines(answer: dict[str, Any]) -> list[str]:
     before = " (it was in the table already)" if answer["skipped"] else ""
     return [
         f"{answer['networks']} network{before}, {answer['kernels_in_place']} of its "
-        f"{answer['kernels']} kernels in place, on {answer['device']}, {answer['failed']} failed, "
+        f"{answer['kernels']} kernels in place, on {_device(answer)}, {answer['failed']} failed, "
         f"{answer['seconds']:.0f} s",
         *_failure_lines(answer["reasons"]),
         *_drift_lines(answer),
@@ -149,7 +153,7 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
         for row in answer["rounds"]
     ]
     return [
-        f"{answer['networks']} networks on {answer['device']}, {answer['failed']} failed, "
+        f"{answer['networks']} networks on {_device(answer)}, {answer['failed']} failed, "
         f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
         f"{answer['stopped']}",
         *_failure_lines(answer["reasons"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from factory.cli.output import print_lines, table
+from factory.cli.output import called, print_lines, table
 
 
 def print_build(answer: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def _tier_row(tier: Mapping[str, Any]) -> list[str]:
 
     return [
         str(tier["tier"]),
-        str(tier["device_id"] or "-"),
+        called(tier["device_id"] or "-", tier.get("simulated")),
         number("max_latency_ms", ".3f"),
         number("predicted_ms", ".3f"),
         number("median_ms", ".3f"),
@@ -53,11 +53,11 @@ def _tier_row(tier: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def predictor_lines(report: Mapping[str, Any]) -> list[str]:
+def predictor_lines(report: Mapping[str, Any], simulated: bool = False) -> list[str]:
     """A predictor's errors on networks it has not seen, beside its baselines."""
     lines = [
-        f"{report['device']}: {report['n_kernels']} kernels and {report['n_networks']} networks, "
-        f"{report['n_failed']} failed"
+        f"{called(report['device'], simulated)}: {report['n_kernels']} kernels and "
+        f"{report['n_networks']} networks, {report['n_failed']} failed"
     ]
     lines += _source_lines(report)
     held_out = report.get("held_out") or {}

@@ -30,7 +30,6 @@ from factory.devices.profile import DeviceProfile
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import Node
 
-PROVIDER = "SimulatedExecutionProvider"
 SESSION_MS, SESSION_MS_A_NODE = 0.5, 0.1  # its made-up start: of a session, and for each node
 FIRST_RUN_FACTOR = 3.0
 COPIES_IN_MEMORY = 2.0
@@ -157,6 +156,7 @@ class SimulatedDevice(Closing):
         median_ms = max(true_ms, 1e-6) * factor * (1 + self.noise * _deviation(model))
         runs = math.ceil(plan.min_time_ms / median_ms)
         traced = plan.profile_runs > 0
+        provider = self.profile.execution_provider  # the one that is simulated
         return Timing(
             status="ok",
             median_ms=median_ms,
@@ -166,13 +166,13 @@ class SimulatedDevice(Closing):
             runs=min(max(runs, plan.min_runs), plan.max_runs),
             reorder_share=context_ms / true_ms if traced and true_ms else 0.0,
             nodes=tuple(
-                {"name": n.output, "op": n.op, "provider": PROVIDER, "share": ms / true_ms}
+                {"name": n.output, "op": n.op, "provider": provider, "share": ms / true_ms}
                 for n, ms in zip(nodes, parts_ms, strict=True)
             )
             if traced
             else (),
             traced_ms=median_ms if traced else 0.0,
-            providers={PROVIDER: len(nodes)},
+            providers={provider: len(nodes)},
             optimised=_as_executed(nodes) if traced and plan.optimised_graph else "",
             session_ms=SESSION_MS + SESSION_MS_A_NODE * len(nodes),
             first_run_ms=FIRST_RUN_FACTOR * median_ms,

@@ -115,6 +115,7 @@ def _tier_summary(ctx: BuildContext, name: str, reached: tuple[str, ...]) -> dic
     entry: dict[str, Any] = {
         "tier": name,
         "device_id": ctx.device(tier).id,
+        "simulated": ctx.device(tier).transport == "simulated",
         "max_latency_ms": budget["max_latency_ms"],
         "max_macs": budget["max_macs"],
     }

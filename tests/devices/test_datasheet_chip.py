@@ -12,6 +12,7 @@ from factory.devices.base import TimingPlan, open_device
 from factory.devices.profile import load_profile
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import kernel_to_onnx
+from factory.verification.verify import verify_model
 
 PROFILE = """
 schema_version = 1
@@ -55,6 +56,8 @@ def test_times_follow_from_the_figures(tmp_path, precision, peak):
         model = kernel_to_onnx(heavy).SerializeToString()
         timing = device.time_many([model], TimingPlan())[0]
         assert timing.median_ms == pytest.approx(device.roofline.kernel_ms(heavy))
+        assert timing.providers == {"CPUExecutionProvider": 1}  # the profile's, by default
+        assert verify_model(model, device, rounds=1).verdict == "measured"
         flat = Kernel.parse(f"Relu(x=1x64x56x56,dtype={dtype})")  # no MACs: memory decides
         moved = flat.input_bytes + flat.weight_bytes + flat.output_bytes
         assert device.roofline.kernel_ms(flat) == pytest.approx(0.004 + 1e3 * moved / 20e9)
@@ -102,7 +105,7 @@ def test_a_prediction_from_a_datasheet_says_that_nothing_was_measured(tmp_path, 
     assert "none of its times was measured" in str(api.predict(model, [path]))
 
 
-def test_the_list_of_devices_says_simulated(tmp_path, monkeypatch):
+def test_what_is_printed_says_simulated(tmp_path, monkeypatch):
     home = tmp_path / "home"
     (home / "device_profiles").mkdir(parents=True)
     monkeypatch.setenv("FACTORY_HOME", str(home))
@@ -110,3 +113,8 @@ def test_the_list_of_devices_says_simulated(tmp_path, monkeypatch):
     shown = CliRunner().invoke(app, ["devices"]).output
     assert "NPU of next year (SIMULATED)" in shown
     assert "local (SIMULATED)" not in shown
+    size = ["--channels", "4", "--layers", "3", "--input", "3x16x16", "--networks", "6"]
+    for words in (["profile", "--device", "npu-next", *size], ["fit", "--device", "npu-next"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert "npu-next (SIMULATED)" in done.output

@@ -281,5 +281,6 @@ def fit(device: str | Path, *, run: str | Path | None = None, seed: int = 0) -> 
         "device": device_profile.id,
         "table": str(table.path),
         "predictor": str(path),
+        "simulated": bool((table.header.get("describe") or {}).get("simulated")),
         "report": predictor.report,
     }
