@@ -124,7 +124,8 @@ class Setting:
         """Latency of the derived network, its own activations included; without a chip M MACs."""
         if not self.args.device:
             return float(self.latency.value(self.space.one_hot(genotype)))
-        return predicted_ms(self.space, genotype, self.args.device)
+        predictor, profile = predictor_of(self.args.device)
+        return float(predictor.predict(self.space.kernels(genotype, profile.dtype)).latency_ms)
 
 
 def latency_term(space: CellSpace, device: str) -> CostTerm:
@@ -144,12 +145,6 @@ def predictor_of(device: str) -> tuple[LatencyPredictor, DeviceProfile]:
     """The predictor of a chip's table, fitted once."""
     profile = load_profile(device)
     return predictor_for(profile, None)[0], profile
-
-
-def predicted_ms(space: CellSpace, genotype: Genotype, device: str) -> float:
-    """What the chip's predictor says of the kernels of one derived network."""
-    predictor, profile = predictor_of(device)
-    return float(predictor.predict(space.kernels(genotype, profile.dtype)).latency_ms)
 
 
 def _millions(space: CellSpace) -> np.ndarray:

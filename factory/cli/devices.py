@@ -8,7 +8,7 @@ import typer
 
 from factory.cli import options
 from factory.cli.explain_lines import explained_lines
-from factory.cli.output import print_json, print_lines, table
+from factory.cli.output import called, print_json, print_lines, table
 
 devices_app = typer.Typer(
     name="devices",
@@ -42,7 +42,7 @@ def devices(
         header, keys = [*header, "reached"], [*keys, "reached"]
     good = [entry for entry in answer["devices"] if not entry.get("error")]
     for entry in good:
-        entry["chip"] += " (SIMULATED)" if entry["transport"] == "simulated" else ""
+        entry["chip"] = called(entry["chip"], entry["transport"] == "simulated")
     print_lines(table(header, [[str(entry.get(key, "")) for key in keys] for entry in good]))
     for entry in answer["devices"]:
         if entry.get("error"):

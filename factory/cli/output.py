@@ -27,6 +27,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
-def called(device: object, simulated: object) -> str:
-    """A device's id, labelled where its times are not measured."""
-    return f"{device} (SIMULATED)" if simulated else str(device)
+def called(name: object, simulated: object) -> str:
+    """The name of a device or chip, labelled where its times are not measured."""
+    return f"{name} (SIMULATED)" if simulated else str(name)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from factory.cli import options
-from factory.cli.output import print_json, print_lines, table
+from factory.cli.output import called, print_json, print_lines, table
 
 NAMED = 5
 
@@ -44,9 +44,8 @@ def _lines(answer: Mapping[str, Any], top: int) -> list[str]:
          part["kernel"], part["why"]]
         for part in answer["kernels"][:top]
     ]  # fmt: skip
-    label = " (SIMULATED)" if answer["simulated"] else ""
     return [
-        f"{answer['latency_ms']:.3f} ms on {answer['device']}{label} "
+        f"{answer['latency_ms']:.3f} ms on {called(answer['device'], answer['simulated'])} "
         f"(90 % interval {answer['low_ms']:.3f} to {answer['high_ms']:.3f} ms)",
         *_beside(answer),
         *_start_up(answer),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from factory.cli.output import table
+from factory.cli.output import called, table
 
 SHOWN = 10
 KIND_NAMES = {"in_place": "kernels in place", "kernel": "kernels alone", "network": "networks"}
@@ -15,9 +15,9 @@ def show_lines(answer: Mapping[str, Any]) -> list[str]:
     """A table's content, the most important first."""
     facts = answer["fingerprint"]
     rows = answer["rows"]
-    label = " (SIMULATED)" if answer["simulated"] else ""
     lines = [
-        f"{answer['device']}{label}: {facts.get('chip')}, {facts.get('runtime')} "
+        f"{called(answer['device'], answer['simulated'])}: {facts.get('chip')}, "
+        f"{facts.get('runtime')} "
         f"{facts.get('runtime_version')}, {facts.get('execution_provider')}, "
         f"{facts.get('threads')} thread(s), {facts.get('precision')}",
         f"table: {answer['table']} (schema version {answer['table_schema_version']})",

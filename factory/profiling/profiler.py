@@ -243,12 +243,11 @@ class _Run:
 
     def _wait(self) -> bool:
         """Until the chip is as fast as it was; whether it is."""
-        started = time.monotonic()
         highest_ms = (1.0 + self.settings.drift_limit) * self._usual_ms()
         longest_s = self.settings.longest_wait_s
-        fast = wait_for_speed(self.device, self.reference, self.plan, highest_ms, longest_s)
-        self.summary.waited_s += time.monotonic() - started
-        return fast
+        waited = wait_for_speed(self.device, self.reference, self.plan, highest_ms, longest_s)
+        self.summary.waited_s += waited.seconds
+        return waited.fast
 
     def _write(self, timed: Sequence[tuple[_Job, Timing]], measured: Attempt) -> int:
         """The rows of a block; how many of them are of kernels in place."""

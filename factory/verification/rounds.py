@@ -120,20 +120,12 @@ def measure_rounds(
             break
         time.sleep(pause_s)
         if judged[-1].disturbed and usual_ms:
-            patience_s -= _waited_s(device, reference, quiet, usual_ms, patience_s)
+            highest_ms = (1.0 + DISTURBED) * usual_ms
+            patience_s -= wait_for_speed(device, reference, quiet, highest_ms, patience_s).seconds
     kept = [r for r in judged if not r.disturbed]
     if len(kept) < min(FEWEST_KEPT, rounds):
         kept = judged
     return Measured(tuple(judged), tuple(kept), _trace(model, device, plan), usual_ms)
-
-
-def _waited_s(
-    device: Device, reference: bytes, plan: TimingPlan, usual_ms: float, longest_s: float
-) -> float:
-    """Seconds that were spent waiting until the chip is as fast as usual."""
-    started = time.monotonic()
-    wait_for_speed(device, reference, plan, (1.0 + DISTURBED) * usual_ms, longest_s)
-    return time.monotonic() - started
 
 
 def spread(rounds: Sequence[Round]) -> float:
