@@ -22,6 +22,7 @@ says so. The benchmark's networks have seeds of their own: no profile ever draws
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ from factory.core.provenance import provenance
 from factory.devices.base import open_device
 from factory.devices.profile import load_profile
 from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.fusion import NO_RULES, FusionRules, rule_texts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.onnx_import import from_onnx, load_onnx
@@ -67,19 +69,22 @@ def network_names(args: argparse.Namespace) -> list[str]:
     return names + ([] if args.no_torchvision else [f"torchvision-{name}" for name in TORCHVISION])
 
 
-def network_model(name: str, dtype: str, work: Path) -> tuple[dict[Kernel, float], bytes]:
-    """Kernel counts and ONNX file of a network of the benchmark."""
+def network_model(
+    name: str, dtype: str, work: Path, fusion: FusionRules = NO_RULES
+) -> tuple[dict[Kernel, float], bytes]:
+    """Kernel counts by a chip's fusion rules, and ONNX file, of a network of the benchmark."""
     space, _, rest = name.partition("-")
     if space != "torchvision":
         graph = sample_network(space, SEED, int(rest))
-        return dict(kernel_counts(graph, dtype)), to_onnx(graph, dtype).SerializeToString()
+        model = to_onnx(graph, dtype).SerializeToString()
+        return dict(kernel_counts(graph, dtype, fusion)), model
     path = work / "torchvision" / f"{rest}.onnx"
     if not path.exists():
         _export(rest, path)
     graph = canonicalise(from_onnx(load_onnx(path)))
     if dtype == "f32":
-        return dict(kernel_counts(graph)), path.read_bytes()
-    return dict(kernel_counts(graph, dtype)), to_onnx(graph, dtype).SerializeToString()
+        return dict(kernel_counts(graph, fusion=fusion)), path.read_bytes()
+    return dict(kernel_counts(graph, dtype, fusion)), to_onnx(graph, dtype).SerializeToString()
 
 
 def _export(name: str, path: Path) -> None:
@@ -208,13 +213,16 @@ def score(args: argparse.Namespace) -> None:
     fit_s = time.monotonic() - started
     blind = predictor.without_lookup()
     measured = collect(args, table.device_id, usual_reference_ms(table) or 0.0)
-    cache_path = args.work / f"counts-{table.dtype}.json"
+    rules = "+".join(rule_texts(predictor.fusion))
+    digest = f"-{hashlib.sha256(rules.encode()).hexdigest()[:8]}" if rules else ""
+    cache_path = args.work / f"counts-{table.dtype}{digest}.json"
     cache: dict[str, str] = read_json(cache_path) if cache_path.exists() else {}
     rows: dict[str, dict[str, Any]] = {}
     all_counts = []
     for name, facts in measured.items():
         if name not in cache:
-            cache[name] = counts_text(network_model(name, table.dtype, args.work)[0])
+            counted, _ = network_model(name, table.dtype, args.work, predictor.fusion)
+            cache[name] = counts_text(counted)
         counts = parse_counts(cache[name])
         all_counts.append(counts)
         prediction = predictor.predict(counts)

@@ -125,7 +125,11 @@ class Setting:
         if not self.args.device:
             return float(self.latency.value(self.space.one_hot(genotype)))
         predictor, profile = predictor_of(self.args.device)
-        return float(predictor.predict(self.space.kernels(genotype, profile.dtype)).latency_ms)
+        return float(
+            predictor.predict(
+                self.space.kernels(genotype, profile.dtype, predictor.fusion)
+            ).latency_ms
+        )
 
 
 def latency_term(space: CellSpace, device: str) -> CostTerm:
@@ -135,7 +139,7 @@ def latency_term(space: CellSpace, device: str) -> CostTerm:
             macs_term(space.presence()), name="latency_ms", weights=_millions(space), unit="ms"
         )
     predictor, profile = predictor_of(device)
-    presence = space.presence(profile.dtype)
+    presence = space.presence(profile.dtype, fusion=predictor.fusion)
     weights_ms, constant_ms = predictor.linear_ms(presence.kernels)
     return CostTerm("latency_ms", presence, weights_ms, constant_ms, None, "ms", profile.id)
 

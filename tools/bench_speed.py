@@ -37,7 +37,7 @@ def population(predictor: LatencyPredictor, count: int, repeats: int) -> dict[st
     """Architectures a second of each repeat; a CPU second is one of this process on any core."""
     space = CellSpace(SPEC)
     started = time.perf_counter()
-    presence = space.presence(predictor.dtype)
+    presence = space.presence(predictor.dtype, fusion=predictor.fusion)
     weights, constant = predictor.linear_ms(presence.kernels)
     prepared_s = time.perf_counter() - started
     rng = np.random.default_rng(0)

@@ -38,6 +38,7 @@ from factory.pipeline.profiling_plan import (
     random_networks,
 )
 from factory.pipeline.shapes import network_spec
+from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.profiler import network_key, profile_networks
 from factory.profiling.reference import usual_reference_ms
 from factory.profiling.rows import Row
@@ -145,9 +146,10 @@ def main() -> int:
             over.set()
         if arguments.reloads:
             thread.join()
-        samples = random_networks([spec], dtype, arguments.networks, POOL, 0)
+        fusion = fusion_rules(table)
+        samples = random_networks([spec], dtype, arguments.networks, POOL, 0, fusion)
         chosen = {network_key(model) for _, model in samples}
-        others = random_networks([spec], dtype, arguments.unseen, POOL, UNSEEN_SEED)
+        others = random_networks([spec], dtype, arguments.unseen, POOL, UNSEEN_SEED, fusion)
         others = [sample for sample in others if network_key(sample[1]) not in chosen]
         both = [*samples, *others]
         random.Random(0).shuffle(both)

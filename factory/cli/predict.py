@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -49,11 +50,23 @@ def _lines(answer: Mapping[str, Any], top: int) -> list[str]:
         f"(90 % interval {answer['low_ms']:.3f} to {answer['high_ms']:.3f} ms)",
         *_beside(answer),
         *_start_up(answer),
+        *_folded(answer),
         *[f"note: {text.partition('; measure:')[0]}" for text in answer["warnings"]],
         *_to_measure(answer),
         "",
         *table(["share", "ms", "count", "source", "kernel", "why"], rows),
     ]
+
+
+def _folded(answer: Mapping[str, Any]) -> list[str]:
+    """Operators that cost nothing of their own."""
+    numbers: Counter[str] = Counter()
+    for part in answer["folded"]:
+        numbers[part["kernel"].partition("(")[0]] += part["count"]
+    if not numbers:
+        return []
+    told = ", ".join(f"{number} x {name}" for name, number in numbers.items())
+    return [f"folded into the operator before, by this device's fusion tests: {told}"]
 
 
 def _source(part: Mapping[str, Any]) -> str:

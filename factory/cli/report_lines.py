@@ -7,6 +7,8 @@ from typing import Any
 
 from factory.cli.output import called, print_lines, table
 
+SOURCES = {"in_place": "in place", "isolated": "alone", "inferred": "inferred from networks"}
+
 
 def print_build(answer: Mapping[str, Any]) -> None:
     """The tiers as a table, then what to look at; the report's path is the last line."""
@@ -83,7 +85,7 @@ def _source_lines(report: Mapping[str, Any]) -> list[str]:
             continue
         mark = "taken" if name == report["source"] else "not taken"
         lines.append(
-            f"kernels {'in place' if name == 'in_place' else 'alone'} ({mark}): mean error "
+            f"kernels {SOURCES.get(name, name)} ({mark}): mean error "
             f"{held_out['mean_percent']:.1f} %, their sum {ratio['low']:.2f}-{ratio['high']:.2f} "
             "of a network"
         )

@@ -34,6 +34,12 @@ def show_lines(answer: Mapping[str, Any]) -> list[str]:
     ]
     if answer["cut_tail"]:
         lines.append("the last line is cut: that row is measured again by the next profile")
+    if tested := answer["fusion"]:
+        folded = [test["pair"] for test in tested if test["folded"]]
+        lines.append(
+            f"folded into the operator before ({len(folded)} of {len(tested)} pairs): "
+            + (", ".join(folded) or "nothing")
+        )
     lines += [*_clock_lines(answer), *_network_lines(answer["networks"]), *_origin_lines(answer)]
     if answer["families"]:
         lines += ["", *_family_lines(answer["families"])]

@@ -8,7 +8,8 @@ Ground truth of a network = sum over its canonical kernels of
     overhead_ms + max(MACs * ms_per_mmac / 1e6, bytes * ms_per_mb / 1e6)
 
 (Williams, Waterman, Patterson 2009), MACs being `int8_speedup` times as fast in i8. It drifts,
-fails or hangs on demand, and calls itself simulated wherever it is described.
+fails, hangs, folds operators into others or compiles a model into one node on demand, and calls
+itself simulated wherever it is described.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from factory.core.errors import InputError
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.context import CONTEXT
 from factory.devices.profile import DeviceProfile
+from factory.graph.fusion import NO_RULES, FusionRules, folded
 from factory.graph.kernel import Kernel
-from factory.graph.opgraph import Node
+from factory.graph.opgraph import Node, OpGraph
 
 SESSION_MS, SESSION_MS_A_NODE = 0.5, 0.1  # its made-up start: of a session, and for each node
 FIRST_RUN_FACTOR = 3.0
@@ -72,6 +74,8 @@ class SimulatedDevice(Closing):
         drift: factor on all times as a function of the number of models timed so far.
         fails_on: reason for a kernel that this device cannot run, None for all others.
         hangs_on: whether the device hangs on this kernel (answered at once as a timeout).
+        fuses: operators that cost nothing where they follow others.
+        compiles: whether a model is one node, as where a provider compiles it: it shows no graph.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class SimulatedDevice(Closing):
         drift: Callable[[int], float] | None = None,
         fails_on: Callable[[Kernel], str | None] | None = None,
         hangs_on: Callable[[Kernel], bool] | None = None,
+        fuses: FusionRules = NO_RULES,
+        compiles: bool = False,
     ) -> None:
         self.profile = profile or DeviceProfile(
             id="simulated", chip="simulated", transport="simulated", threads=1
@@ -90,6 +96,7 @@ class SimulatedDevice(Closing):
         self.roofline = roofline or Roofline.of(self.profile)
         self.noise, self.drift = noise, drift
         self.fails_on, self.hangs_on = fails_on, hangs_on
+        self.fuses, self.compiles = fuses, compiles
         self.timed = 0  # models timed so far
 
     def truth_ms(self, counts: Mapping[Kernel, int | float]) -> float:
@@ -138,9 +145,11 @@ class SimulatedDevice(Closing):
         factor = self.drift(self.timed) if self.drift else 1.0
         self.timed += 1
         try:
-            nodes = _nodes(model)
+            graph = _graph(model)
         except InputError as error:
             return Timing.failed(str(error))
+        gone = folded(graph, self.fuses)
+        nodes = [node for node in graph.nodes if node.output not in gone]
         kernels = [node.kernel() for node in nodes]
         for kernel in kernels:
             if self.hangs_on and self.hangs_on(kernel):
@@ -165,18 +174,27 @@ class SimulatedDevice(Closing):
             min_ms=median_ms * (1 - self.noise),
             runs=min(max(runs, plan.min_runs), plan.max_runs),
             reorder_share=context_ms / true_ms if traced and true_ms else 0.0,
-            nodes=tuple(
-                {"name": n.output, "op": n.op, "provider": provider, "share": ms / true_ms}
-                for n, ms in zip(nodes, parts_ms, strict=True)
-            )
-            if traced
-            else (),
+            nodes=self._traced(nodes, parts_ms) if traced else (),
             traced_ms=median_ms if traced else 0.0,
-            providers={provider: len(nodes)},
-            optimised=_as_executed(nodes) if traced and plan.optimised_graph else "",
+            providers={provider: 1 if self.compiles else len(nodes)},
+            optimised=_as_executed(nodes)
+            if traced and plan.optimised_graph and not self.compiles
+            else "",
             session_ms=SESSION_MS + SESSION_MS_A_NODE * len(nodes),
             first_run_ms=FIRST_RUN_FACTOR * median_ms,
             peak_memory_mb=COPIES_IN_MEMORY * len(model) / 1e6,
+        )
+
+    def _traced(
+        self, nodes: Sequence[Node], parts_ms: Sequence[float]
+    ) -> tuple[dict[str, Any], ...]:
+        """What a trace shows of each operator, or of the one node that a model is compiled into."""
+        provider, total = self.profile.execution_provider, sum(parts_ms)
+        if self.compiles:
+            return ({"name": "compiled", "op": "Compiled", "provider": provider, "share": 1.0},)
+        return tuple(
+            {"name": n.output, "op": n.op, "provider": provider, "share": ms / total}
+            for n, ms in zip(nodes, parts_ms, strict=True)
         )
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -239,7 +257,7 @@ def _load(model: bytes) -> Any:
     return proto
 
 
-def _nodes(model: bytes) -> list[Node]:
+def _graph(model: bytes) -> OpGraph:
     """Canonical operators of a model in order of execution."""
     from factory.graph.canonical import canonicalise
     from factory.graph.onnx_import import from_onnx
@@ -247,7 +265,7 @@ def _nodes(model: bytes) -> list[Node]:
 
     proto = _load(model)
     check_model(proto)
-    return canonicalise(from_onnx(proto)).nodes
+    return canonicalise(from_onnx(proto))
 
 
 def _as_executed(nodes: Sequence[Node]) -> str:

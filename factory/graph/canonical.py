@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from factory.graph.fusion import NO_RULES, FusionRules, folded
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import Node, OpGraph
 
@@ -34,10 +35,18 @@ def canonicalise(graph: OpGraph) -> OpGraph:
     return _fold_activations(merged)
 
 
-def kernel_counts(graph: OpGraph, dtype: str | None = None) -> Counter[Kernel]:
-    """How often each kernel occurs in a canonical graph, all of them in ``dtype`` if given."""
+def kernel_counts(
+    graph: OpGraph, dtype: str | None = None, fusion: FusionRules = NO_RULES
+) -> Counter[Kernel]:
+    """How often each kernel occurs in a canonical graph, all of them in ``dtype`` if given.
+
+    What the rules of a device fold into the operator before it is no kernel.
+    """
     counts: Counter[Kernel] = Counter()
+    gone = folded(graph, fusion)
     for node in graph.nodes:
+        if node.output in gone:
+            continue
         kernel = node.kernel()
         counts[kernel if dtype is None else kernel.with_dtype(dtype)] += 1
     return counts

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
+from factory.graph.fusion import NO_RULES
 from factory.graph.kernel import Kernel
 from factory.latency.correction import GROUPS, group_of
 from factory.latency.design import choose
@@ -151,6 +152,7 @@ def transfer(
         half_width=half_width(left_out),
         network_range_ms=(float(measured_ms.min()), float(measured_ms.max())),
         report=report,
+        fusion=NO_RULES,  # the measured networks and the candidates are counted by none
         _cache={},
     )
     factors = {name: float(f) for name, f in zip(GROUPS, factors_G, strict=True)}
@@ -260,6 +262,8 @@ def _report(
         "n_kernels": 0,
         "n_networks": len(percent),
         "n_failed": 0,
+        "source": predictor.report.get("source"),
+        "rates": predictor.report.get("rates"),
         "adapted": {
             "from": predictor.device_id,
             "tried": [basis.predictor.device_id for basis in known],

@@ -52,12 +52,16 @@ def explain(
     return [_explained(part, predictor, rates, seen) for part in prediction.parts]
 
 
-def worth_measuring(kernels: list[dict[str, Any]]) -> list[str]:
-    """The kernels whose measurement would help: those outside first, then by their share."""
+def worth_measuring(kernels: list[dict[str, Any]], inferred: bool = False) -> list[str]:
+    """The kernels whose measurement would help: those outside first, then by their share.
+
+    ``inferred``: none was measured by itself, so only those outside.
+    """
     found = [
         entry
         for entry in kernels
-        if entry["source"] != "measured" and (entry["share"] >= WORTH_MEASURING or entry["outside"])
+        if entry["source"] != "measured"
+        and (entry["outside"] or (entry["share"] >= WORTH_MEASURING and not inferred))
     ]
     found.sort(key=lambda entry: (not entry["outside"], -entry["share"], entry["kernel"]))
     return [entry["kernel"] for entry in found]

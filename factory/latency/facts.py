@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
+from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
+from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.reference import usual_reference_ms
 
 MAX_REORDER_SHARE = 0.9
@@ -18,6 +20,7 @@ ORDINARY_SCATTER = 0.05
 REFERENCE_SHARE = 0.5  # of the reference's deviation that is taken off at least: it scatters itself
 FEWEST_REFERENCES = 8  # to tell a chip that changed its speed from scatter
 SUM_TOLERANCE = 0.05  # of a network's rows in place against the network
+MIN_NETWORKS_TO_INFER = 20  # for times of kernels from networks alone
 UNIT_FACTOR = 30.0  # sums of kernels alone were .4 to 2 of their network; units lie 1000 apart
 
 
@@ -50,6 +53,7 @@ class Facts:
         failed: kernel text -> why the device could not run it.
         in_place: times of kernels within the traces of whole networks.
         noise: repeat noise in percent, from the reference model and from p10-p90.
+        fusion: the rules that the kernels of the networks were counted by.
     """
 
     device_id: str
@@ -59,6 +63,7 @@ class Facts:
     networks: list[NetworkFact]
     noise: dict[str, float] = field(default_factory=dict)
     in_place: list[InPlaceFact] = field(default_factory=list)
+    fusion: FusionRules = NO_RULES
 
 
 def parse_counts(text: str) -> dict[Kernel, float]:
@@ -188,21 +193,6 @@ def read_facts(table: Any) -> Facts:
         str(row.key): whole_ms[str(row.key)] / float(row.median_ms) for row in rows if _usable(row)
     }
     in_place = _in_place(table, shares)
-    if not times and not in_place:
-        raise InputError(
-            "no measured kernel",
-            where=where,
-            why=f"{len(failed)} rows, all failed" if failed else "the table is empty",
-            fix="measure some with `factory profile`",
-        )
-    dtypes = sorted({kernel.dtype for kernel in [*times, *(fact.kernel for fact in in_place)]})
-    if len(dtypes) > 1:
-        raise InputError(
-            f"kernels of several precisions ({', '.join(dtypes)})",
-            where=where,
-            why="a table belongs to one (device, runtime, execution provider, precision)",
-            fix="profile each precision into a table of its own",
-        )
     merged: dict[str, tuple[Any, list[float]]] = {}
     for row in rows:
         if _usable(row) and row.kernels:
@@ -211,6 +201,23 @@ def read_facts(table: Any) -> Facts:
         NetworkFact(key, parse_counts(row.kernels), float(np.median(medians)))
         for key, (row, medians) in sorted(merged.items())
     ]
+    if not times and not in_place and len(networks) < MIN_NETWORKS_TO_INFER:
+        raise InputError(
+            "no measured kernel",
+            where=where,
+            why=_why_nothing(failed, len(networks)),
+            fix="measure some with `factory profile`",
+        )
+    named = [*times, *(fact.kernel for fact in in_place)]
+    named += [kernel for network in networks for kernel in network.counts]
+    dtypes = sorted({kernel.dtype for kernel in named})
+    if len(dtypes) > 1:
+        raise InputError(
+            f"kernels of several precisions ({', '.join(dtypes)})",
+            where=where,
+            why="a table belongs to one (device, runtime, execution provider, precision)",
+            fix="profile each precision into a table of its own",
+        )
     kernel_ms = {kernel: float(np.median(values)) for kernel, values in sorted(times.items())}
     for kernel in kernel_ms:
         failed.pop(str(kernel), None)
@@ -225,7 +232,14 @@ def read_facts(table: Any) -> Facts:
         networks=networks,
         noise=_noise(table.rows("reference"), rows, quiet),
         in_place=in_place,
+        fusion=fusion_rules(table),
     )
+
+
+def _why_nothing(failed: Mapping[str, str], networks: int) -> str:
+    if networks:
+        return f"{networks} networks without a trace; it takes {MIN_NETWORKS_TO_INFER} to infer any"
+    return f"{len(failed)} rows, all failed" if failed else "the table is empty"
 
 
 def _check_units(

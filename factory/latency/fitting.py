@@ -76,7 +76,7 @@ def fit_predictor(table: Any, *, seed: int = 0) -> LatencyPredictor:
 
 
 def _chosen(fits: list[_Fit]) -> _Fit:
-    """The most faithful source (the last), unless another is clearly better on unseen networks.
+    """The source to be preferred (the last), unless another is clearly better on unseen networks.
 
     Clearly: by more than one standard error of the mean difference over the networks. A handful of
     random networks cannot tell sources apart that err alike on them, and a search ends in a network
@@ -185,7 +185,12 @@ def _out_of_fold(
     truth: dict[str, dict[Kernel, float]] = {}
     for fact in facts.in_place:
         truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
-    blocks, times, groups, folds = [], [], [], []
+    if not source.measures:  # what all networks together say
+        times = source.times()
+        truth = {
+            one.key: {kernel: times[kernel] for kernel in one.counts} for one in facts.networks
+        }
+    blocks, columns_ms, groups, folds = [], [], [], []
     errors: dict[str, list[float]] = {}
     parts = np.array_split(order, min(NETWORK_FOLDS, number))
     unseen = fit_without(
@@ -199,7 +204,7 @@ def _out_of_fold(
         block = np.zeros((number, len(columns)))
         block[fold] = _counts(replace(facts, networks=networks), columns)
         blocks.append(block)
-        times.append(ms)
+        columns_ms.append(ms)
         groups += [group_of(k) for k in columns]
         predicted = dict(zip(columns, ms.tolist(), strict=True))
         for network in networks:
@@ -209,7 +214,7 @@ def _out_of_fold(
                     errors.setdefault(family(kernel), []).append(error)
     data = NetworkData(
         np.hstack(blocks),
-        np.concatenate(times),
+        np.concatenate(columns_ms),
         np.array(groups, dtype=int),
         np.array([network.median_ms for network in facts.networks]),
     )

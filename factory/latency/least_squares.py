@@ -1,7 +1,8 @@
 """Least squares with non-negative unknowns, in numpy alone.
 
 Lawson and Hanson, "Solving Least Squares Problems" (1974), chapter 23, on the normal equations:
-minimise x'Gx - 2h'x over x >= 0 for a positive definite G. O(p^4) at worst; p stays below 12 here.
+minimise x'Gx - 2h'x over x >= 0 for a positive definite G. O(p^4) at worst; p is about ten here,
+100 at most.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.files import read_json, write_atomic_text
+from factory.graph.fusion import NO_RULES, FusionRules, parse_rules, rule_texts
 from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
 from factory.latency.features import family, relatives
@@ -37,6 +38,8 @@ SCHEMA_VERSION = 5
 FORMAT = "factory-latency-predictor"
 MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005
+INFERRED = "inferred"  # name of the source without a time of any kernel
+FROM_REGRESSOR = "come from a regressor"
 
 
 @dataclass
@@ -52,6 +55,8 @@ class LatencyPredictor:
         network_range_ms: fastest and slowest network the correction was fitted on.
         interval_has_regressors: whether half_width was found on networks whose kernels came from
             the regressors; if not, those kernels widen it.
+        fusion: what the device folds into the operator before; whoever counts the kernels of a
+            network for this predictor counts them by these rules.
         report: errors on unseen networks beside baselines, and what was fitted.
     """
 
@@ -69,6 +74,7 @@ class LatencyPredictor:
     report: dict[str, Any]
     interval_has_regressors: bool = False
     usual_doubt: float = 0.0
+    fusion: FusionRules = NO_RULES
     lookup: bool = True  # False: measured kernels too come from the regressors, to judge these
     _cache: dict[Kernel, float] = field(default_factory=dict, repr=False, compare=False)
 
@@ -91,6 +97,11 @@ class LatencyPredictor:
                     why="a predictor belongs to one (device, runtime, provider, precision)",
                     fix="use the predictor of the other precision or Kernel.with_dtype",
                 )
+
+    @property
+    def infers(self) -> bool:
+        """Whether no kernel was timed: what is known of them comes from whole networks."""
+        return bool(self.report.get("source") == INFERRED)
 
     def source(self, kernel: Kernel) -> str:
         """Where a kernel's time comes from: "measured", "regressor" or "roofline"."""
@@ -202,7 +213,7 @@ class LatencyPredictor:
             errors[index] = ROOFLINE_ERROR
             regressor = self.regressor(family(kernel))
             if regressor is not None:
-                errors[index], labels[index] = regressor.error, "come from a regressor"
+                errors[index], labels[index] = regressor.error, FROM_REGRESSOR
                 if not regressor.in_range([kernel])[0]:
                     errors[index] *= OUT_OF_RANGE_FACTOR
                     labels[index] = "lie outside the measured range of their regressor"
@@ -235,6 +246,8 @@ class LatencyPredictor:
             total = sum(share for share, _ in members)
             if total < NEGLIGIBLE_SHARE and "failed" not in label:
                 continue
+            if self.infers and label == FROM_REGRESSOR:  # all do, and none can be measured
+                continue
             named = [text for _, text in sorted(members, key=lambda m: (-m[0], m[1]))]
             more = len(named) - MAX_NAMED_KERNELS
             warnings.append(
@@ -246,7 +259,7 @@ class LatencyPredictor:
             one = doubt(shares, errors, [family(kernel) for kernel in kernels])
             return self.half_width * relative_doubt(one, self.usual_doubt), warnings
         if self.interval_has_regressors:
-            usual = [label == "come from a regressor" for label in labels]
+            usual = [label == FROM_REGRESSOR for label in labels]
             errors = np.where(usual, 0.0, errors)
         return widened(self.half_width, shares, errors), warnings
 
@@ -281,6 +294,7 @@ class LatencyPredictor:
             "network_range_ms": self.network_range_ms and list(self.network_range_ms),
             "interval_has_regressors": self.interval_has_regressors,
             "usual_doubt": self.usual_doubt,
+            "fusion": rule_texts(self.fusion),
             "kernel_ms": {str(k): ms for k, ms in self.measured_ms.items()},
             "failed": self.failed,
             "roofline": self.roofline.to_dict(),
@@ -323,6 +337,7 @@ class LatencyPredictor:
                 report=value["report"],
                 interval_has_regressors=bool(value["interval_has_regressors"]),
                 usual_doubt=float(value["usual_doubt"]),
+                fusion=parse_rules(value.get("fusion", ())),  # files of before have none
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(

@@ -1,8 +1,9 @@
-"""Where a kernel's time comes from: measured alone, or in place within traced networks.
+"""Where a kernel's time comes from: measured alone, in place in traced networks, or inferred.
 
 A fit takes the source that predicts networks it has not seen better; which one that is depends on
 the execution provider. Times in place carry no bias of warm caches; where a provider shows no
-trace there are none, and kernels alone with a correction have to do.
+trace there are none. There, kernels alone with a correction serve networks of one size and kind,
+and times that are inferred from whole networks serve any.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.graph.kernel import Kernel
-from factory.latency.facts import Facts
+from factory.latency.facts import MIN_NETWORKS_TO_INFER, Facts
 from factory.latency.features import family
+from factory.latency.inferred import infer_times
+from factory.latency.predictor import INFERRED
 
 ISOLATED, IN_PLACE = "isolated", "in_place"
 MIN_TRACED_NETWORKS = 3
+ENOUGH_TIMED = 0.5  # of the networks' kernels, for times of kernels alone to say something
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Source:
     """One way to read kernel times from facts.
 
     Attributes:
-        name: "isolated" or "in_place".
+        name: "isolated", "inferred" or "in_place".
         facts: the facts of the table.
         changes: whether the times depend on which networks are left out.
     """
@@ -35,10 +39,19 @@ class Source:
     facts: Facts
     changes: bool
 
+    @property
+    def measures(self) -> bool:
+        """Whether its times were measured, so that they may be looked up."""
+        return self.name != INFERRED
+
     def times(self, left_out: Collection[str] = ()) -> dict[Kernel, float]:
         """Time of each measured kernel in ms, without what the networks ``left_out`` told."""
         if self.name == ISOLATED:
             return dict(self.facts.kernel_ms)
+        if self.name == INFERRED:
+            known = [network for network in self.facts.networks if network.key not in left_out]
+            measured_ms = np.array([network.median_ms for network in known])
+            return infer_times([network.counts for network in known], measured_ms)
         total: dict[Kernel, float] = defaultdict(float)
         count: dict[Kernel, float] = defaultdict(float)
         hidden = set(left_out)
@@ -55,20 +68,34 @@ class Source:
 
     def sightings(self, left_out: Collection[str] = ()) -> Counter[Kernel]:
         """In how many networks each kernel was timed in place; none for kernels timed alone."""
-        if self.name == ISOLATED:
+        if self.name != IN_PLACE:
             return Counter()
         hidden = set(left_out)
         return Counter(fact.kernel for fact in self.facts.in_place if fact.network not in hidden)
 
 
 def sources(facts: Facts) -> list[Source]:
-    """The sources that these facts allow, at least one."""
+    """The sources that these facts allow, at least one; the one to be preferred last.
+
+    Where nothing is traced that is kernels alone, if those of the networks were timed at all: a
+    profile of one size times them, a profile for any network does not.
+    """
     found = []
-    if facts.kernel_ms:
+    traced = {fact.network for fact in facts.in_place}
+    infers = not traced and len(facts.networks) >= MIN_NETWORKS_TO_INFER
+    if infers:
+        found.append(Source(INFERRED, facts, True))
+    if facts.kernel_ms and not (infers and _timed_share(facts) < ENOUGH_TIMED):
         found.append(Source(ISOLATED, facts, False))
-    if len({fact.network for fact in facts.in_place}) >= MIN_TRACED_NETWORKS or not found:
+    if len(traced) >= MIN_TRACED_NETWORKS or not found:
         found.append(Source(IN_PLACE, facts, True))
     return found
+
+
+def _timed_share(facts: Facts) -> float:
+    """Share of the networks' kernels that were timed alone."""
+    kernels = {kernel for network in facts.networks for kernel in network.counts}
+    return sum(kernel in facts.kernel_ms for kernel in kernels) / max(len(kernels), 1)
 
 
 def _ratios(in_place: dict[Kernel, float], alone: dict[Kernel, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 from factory.graph.kernel import Kernel
 from factory.latency.features import family
 from factory.profiling.drift import clock_drift
+from factory.profiling.fusion_rules import fusion_tests
 from factory.profiling.rows import KINDS, STARTED, Row
 from factory.profiling.table import LatencyTable
 
@@ -47,6 +48,16 @@ def summarise_table(table: LatencyTable) -> dict[str, Any]:
         "reference": _reference(table),
         "blocks": blocks(rows),
         "networks": _networks(table.rows("network")),
+        "fusion": [
+            {
+                "pair": str(test.rule),
+                "saved_ms": test.saved_ms,
+                "cost_ms": test.cost_ms,
+                "share": test.share,
+                "folded": test.folded,
+            }
+            for test in fusion_tests(table)
+        ],
     }
 
 

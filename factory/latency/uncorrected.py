@@ -52,7 +52,9 @@ def fit_uncorrected(
         dtype=facts.dtype,
         table=name,
         seed=seed,
-        measured_ms=_shrunk(times, source.sightings(left_out), regressors, roofline),
+        measured_ms=_shrunk(times, source.sightings(left_out), regressors, roofline)
+        if source.measures
+        else {},
         failed=facts.failed,
         roofline=roofline,
         regressors=regressors,
@@ -60,6 +62,7 @@ def fit_uncorrected(
         half_width=half_width(np.empty(0)),
         network_range_ms=None,
         report={},
+        fusion=facts.fusion,
     )
 
 
@@ -117,7 +120,8 @@ def fit_without(
     """A predictor without the networks of each fold; large tables on several cores."""
     from joblib import Parallel, cpu_count, delayed
 
-    few = len(facts.in_place) <= ROWS_FOR_ONE_CORE
+    rows = len(facts.in_place) or sum(len(network.counts) for network in facts.networks)
+    few = rows <= ROWS_FOR_ONE_CORE
     fit = delayed(fit_uncorrected)
     found: list[LatencyPredictor] = Parallel(n_jobs=1 if few else min(len(left_out), cpu_count()))(
         fit(source, facts, name, seed, keys, evaluate=False, trees=trees) for keys in left_out

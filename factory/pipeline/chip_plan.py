@@ -1,11 +1,13 @@
 """Profile a chip once, for any network: random networks of every space, traced where they run.
 
-A traced network gives the times of all its kernels in place, so there are no single kernels to
+A traced network gives the times of all its kernels in place, and of enough networks without a trace
+they are inferred (a provider that compiles a network shows none), so there are no single kernels to
 plan: the planner chooses networks. It starts with random ones; after each round it fits, says how
 wrong it is on networks it has not seen, and takes the next ones half at random and half where the
-predictor is least sure, until the wanted error or the budget of time or networks is reached. Each
-round is half as long again as all before it, so that the fits between them take a small part of the
-time.
+predictor is least sure, until the wanted error or the budget of time or networks is reached.
+Without traces all are random. Each round is half as long again as all before it, so that the fits
+between them take a small part of the time. A device that does not show the graph it runs is tested
+for what it folds before its first network.
 Networks are named by numbers, so that a killed profile goes on where it was.
 """
 
@@ -25,15 +27,19 @@ from factory.core.errors import InputError, unknown_name
 from factory.core.progress import SILENT, Progress
 from factory.devices.base import Device
 from factory.graph.canonical import kernel_counts
+from factory.graph.fusion import FusionRules
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import OpGraph
-from factory.latency.facts import read_facts
+from factory.latency.facts import MIN_NETWORKS_TO_INFER, read_facts
 from factory.latency.features import family
 from factory.latency.fitting import held_out_error, quick_predictor
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.network_samples import SAMPLERS, sample_network
+from factory.profiling.fusion_rules import KIND
+from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import network_key, profile_networks
+from factory.profiling.rows import RULES
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
 
@@ -124,8 +130,8 @@ class _Candidate:
 class _Draw:
     """Networks of all spaces in turn, by number."""
 
-    def __init__(self, table: LatencyTable, dtype: str, seed: int) -> None:
-        self._table, self._dtype, self._seed = table, dtype, seed
+    def __init__(self, table: LatencyTable, dtype: str, seed: int, fusion: FusionRules) -> None:
+        self._table, self._dtype, self._seed, self._fusion = table, dtype, seed, fusion
         self._numbers = self._all()
 
     def _all(self) -> Iterator[tuple[str, int]]:
@@ -140,7 +146,8 @@ class _Draw:
         found = []
         for space, number in itertools.islice(self._numbers, wanted):
             graph = sample_network(space, PLAN_SEED, self._seed, number)
-            found.append(_Candidate(kernel_counts(graph, self._dtype), graph, self._dtype))
+            counts = kernel_counts(graph, self._dtype, self._fusion)
+            found.append(_Candidate(counts, graph, self._dtype))
         return found
 
     def new(self, wanted: int) -> list[_Candidate]:
@@ -167,7 +174,9 @@ def profile_chip(
     """Measure until the effort's error or one of its budgets is reached."""
     started = time.monotonic()
     result = ChipProfile(ProfileSummary())
-    draw = _Draw(table, device.profile.dtype, seed)
+    settings = effort.settings
+    fusion = measure_fusion(device, table, progress)
+    draw = _Draw(table, device.profile.dtype, seed, fusion)
     predictor: LatencyPredictor | None = None
     fit_seconds = 0.0
     while True:
@@ -187,18 +196,17 @@ def profile_chip(
         if result.stopped:
             break
         chosen = _next(draw, predictor, left)
-        batch = [(one.counts, one.model) for one in chosen[: max(FEWEST, affordable)]]
-        _add(result.summary, profile_networks(device, batch, table, effort.settings, progress))
-        if not table.rows("in_place"):
-            raise InputError(
-                f"device {device.profile.id!r} shows no trace of its kernels",
-                why="a profile for any network needs times in place",
-                fix="profile one size of networks: `factory profile --channels C --layers L`",
-            )
+        fewest = MIN_NETWORKS_TO_INFER if table.has(RULES, kind=KIND) else FEWEST
+        batch = [(one.counts, one.model) for one in chosen[: max(fewest, affordable)]]
+        _add(result.summary, profile_networks(device, batch, table, settings, progress))
         fit_started = time.monotonic()
+        _check_enough(device, table)
         facts = read_facts(table)
-        predictor = quick_predictor(facts, trees=False)
         error = held_out_error(facts)
+        if facts.in_place:
+            predictor = quick_predictor(facts, trees=False)
+        else:
+            settings = settings.model_copy(update={"network_trace_runs": 0})
         fit_seconds = time.monotonic() - fit_started
         result.rounds.append(
             {
@@ -213,6 +221,23 @@ def profile_chip(
             f"{100 * error:.1f} %"
         )
     return result
+
+
+def _check_enough(device: Device, table: LatencyTable) -> None:
+    """Refuse to go on where neither traces nor enough networks tell anything about kernels."""
+    rows = table.rows("network")
+    good = sum(row.ok for row in rows)
+    if table.rows("in_place") or good >= MIN_NETWORKS_TO_INFER:
+        return
+    reasons = Counter(row.reason for row in rows if not row.ok).most_common(1)
+    raise InputError(
+        f"device {device.profile.id!r} shows no trace of its kernels and only {good} networks were "
+        f"measured",
+        why=reasons[0][0]
+        if 2 * good < len(rows)
+        else f"it takes {MIN_NETWORKS_TO_INFER} to infer kernels",
+        fix="run the same command again, it goes on; `factory devices explain` says what it takes",
+    )
 
 
 def _next(draw: _Draw, predictor: LatencyPredictor | None, wanted: int) -> list[_Candidate]:

@@ -22,11 +22,15 @@ from factory.core.errors import FactoryError, InputError
 from factory.core.progress import SILENT, Progress
 from factory.devices.base import Device, open_device
 from factory.devices.profile import DeviceProfile
+from factory.graph.fusion import FusionRules
 from factory.graph.kernel import Kernel
 from factory.pipeline.farm_merge import merge
 from factory.pipeline.farm_turns import Turns
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, random_networks
+from factory.profiling.fusion_rules import KIND, fusion_rules
+from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import ORDER_SEED, network_key, profile_kernels, profile_networks
+from factory.profiling.rows import RULES
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable, table_name
 from factory.spaces.network_spec import NetworkSpec
@@ -123,7 +127,8 @@ def run_farm(
         for group in groups:
             dtype = group.lead.device.profile.dtype
             kernels = kernels_of(specs, dtype)
-            samples = random_networks(specs, dtype, networks, pool, seed)
+            fusion = _fusion(group, folder, progress)
+            samples = random_networks(specs, dtype, networks, pool, seed, fusion)
             _fill(group, kernels, samples, settings, folder)
         _drive(groups, settings, progress)
         answers = [_result(group, folder) for group in groups]
@@ -164,6 +169,31 @@ def _reach(
     if not groups:
         raise InputError("no device of the farm can be reached", why=" ".join(trouble))
     return list(groups.values())
+
+
+def _fusion(group: Group, folder: Path, progress: Progress) -> FusionRules:
+    """The rules by which a group's networks are counted, settled in each of its tables.
+
+    Found before, or else on the first device that finishes the tests; a group that has networks
+    already keeps what they were counted by.
+    """
+    merged = folder / table_name(group.lead.describe)
+    tables = [member.table for member in group.members]
+    known = [*tables, LatencyTable.read(merged)] if merged.exists() else tables
+    settled = next((row for table in known if (row := table.get(KIND, RULES))), None)
+    if settled is None and not any(table.rows("network") for table in known):
+        for member in group.members:
+            try:
+                measure_fusion(member.device, member.table, progress)
+            except Exception as error:  # it is told lost when its first block fails
+                progress.message(f"{member.device.profile.id} was not tested for fusion: {error}")
+                continue
+            settled = member.table.get(KIND, RULES)
+            break
+    for table in tables:
+        if settled is not None and not table.has(RULES, kind=KIND):
+            table.append(settled)
+    return fusion_rules(tables[0])
 
 
 def _fill(

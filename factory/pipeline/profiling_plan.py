@@ -13,9 +13,11 @@ from factory.core.errors import unknown_name
 from factory.core.progress import SILENT, Progress
 from factory.devices.base import Device, mirrored
 from factory.graph.canonical import canonicalise
+from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.latency.design import d_optimal
+from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import profile_kernels, profile_networks
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
@@ -84,7 +86,12 @@ def _assumed_us(kernel: Kernel) -> float:
 
 
 def random_networks(
-    specs: Sequence[Spec], dtype: str, count: int, pool: int, seed: int
+    specs: Sequence[Spec],
+    dtype: str,
+    count: int,
+    pool: int,
+    seed: int,
+    fusion: FusionRules = NO_RULES,
 ) -> list[tuple[Counter[Kernel], bytes]]:
     """Random networks of each size, ``count`` in all, as kernel counts and ONNX bytes."""
     networks = []
@@ -94,17 +101,21 @@ def random_networks(
             continue
         space = space_of(spec)
         for index, genotype in enumerate(planned_genotypes(space, share, pool, seed + number)):
-            networks.append(network_bytes(space, genotype, dtype, seed + index))
+            networks.append(network_bytes(space, genotype, dtype, seed + index, fusion))
     return networks
 
 
 def network_bytes(
-    space: SearchSpace[A], genotype: A, dtype: str, seed: int = 0
+    space: SearchSpace[A],
+    genotype: A,
+    dtype: str,
+    seed: int = 0,
+    fusion: FusionRules = NO_RULES,
 ) -> tuple[Counter[Kernel], bytes]:
-    """Kernel counts of a network and its ONNX file with random weights."""
+    """Kernel counts of a network by a device's rules, and its ONNX file with random weights."""
     model = to_onnx(canonicalise(space.lower(genotype)), dtype, seed)
     content: bytes = model.SerializeToString(deterministic=True)
-    return space.kernels(genotype, dtype), content
+    return space.kernels(genotype, dtype, fusion), content
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,8 @@ def measure_chip(
     settings = effort_settings(effort)
     progress = mirrored(device, progress)
     dtype = device.profile.dtype
+    fusion = measure_fusion(device, table, progress)
     wanted = kernels_of(specs, dtype, activations)
     kernels = profile_kernels(device, wanted, table, settings, progress)
-    samples = random_networks(specs, dtype, networks, pool, seed)
+    samples = random_networks(specs, dtype, networks, pool, seed, fusion)
     return Measured(kernels, profile_networks(device, samples, table, settings, progress))

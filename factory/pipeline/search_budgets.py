@@ -17,7 +17,6 @@ from factory.pipeline.search_files import targets
 from factory.pipeline.stages import fit
 
 if TYPE_CHECKING:
-    from factory.latency.presence import PresenceMatrix
     from factory.search.architectures import TierBudget
     from factory.search.costs import CostTerm
 
@@ -29,18 +28,25 @@ def tier_costs(
 
     ``activations`` are the candidates of factorised edges; without them all are ReLUs.
     """
-    from factory.search.costs import macs_term, parameters_term
+    from factory.search.costs import CostTerm, macs_term, parameters_term
     from factory.search.form import form_of
 
     budget = fit.load_budgets(ctx)[tier.name]
     space = ctx.space(tier)
     share = target_ms / float(budget["max_latency_ms"])
     presence = space.presence(ctx.device(tier).dtype, activations)
-    latency = _latency(ctx, presence, ctx.device(tier).id, "latency_ms", target_ms)
+
+    def latency_term(device_id: str, name: str, limit_ms: float) -> CostTerm:
+        predictor = fit.load_predictor(ctx, device_id)
+        counted = space.presence(predictor.dtype, activations, predictor.fusion)
+        weights_ms, constant_ms = predictor.linear_ms(counted.kernels)
+        return CostTerm(name, counted, weights_ms, constant_ms, limit_ms, "ms", device_id)
+
+    latency = latency_term(ctx.device(tier).id, "latency_ms", target_ms)
     terms = [latency.with_limit(target_ms, ctx.recipe.budget.least_used * target_ms or None)]
     for other in budget["also"]:
         name, limit_ms = other["device_id"], share * float(other["max_latency_ms"])
-        terms.append(_latency(ctx, presence, name, f"latency_ms@{name}", limit_ms))
+        terms.append(latency_term(name, f"latency_ms@{name}", limit_ms))
     if budget["max_macs"] is not None:
         terms.append(macs_term(presence, float(budget["max_macs"])))
     if budget.get("max_params") is not None:
@@ -49,15 +55,6 @@ def tier_costs(
         limit_mb = float(budget["max_peak_memory_mb"])
         terms.append(form_of(space.KIND).peak_memory_term(space, limit_mb, ctx.seed))
     return terms
-
-
-def _latency(
-    ctx: BuildContext, presence: PresenceMatrix, device_id: str, name: str, limit_ms: float
-) -> CostTerm:
-    from factory.search.costs import CostTerm
-
-    weights_ms, constant_ms = fit.load_predictor(ctx, device_id).linear_ms(presence.kernels)
-    return CostTerm(name, presence, weights_ms, constant_ms, limit_ms, "ms", device_id)
 
 
 def tier_budgets(ctx: BuildContext) -> list[TierBudget]:

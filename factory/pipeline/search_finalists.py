@@ -6,7 +6,6 @@ kept in each tier's checks.json, so that an interrupted stage measures nothing t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from factory.core.errors import BudgetError
 from factory.core.files import read_json, write_json
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile
-from factory.graph.kernel import Kernel
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.context import BuildContext
 from factory.pipeline.profiling_plan import network_bytes
@@ -56,7 +54,9 @@ def finish_tier(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
         found = _derive(ctx, tier, folder)
         checked = check_on_chips(ctx, tier, found.genotype, checks)
     predictor = fit.load_predictor(ctx, ctx.device(tier).id)
-    prediction = predictor.predict(ctx.space(tier).kernels(found.genotype, predictor.dtype))
+    prediction = predictor.predict(
+        ctx.space(tier).kernels(found.genotype, predictor.dtype, predictor.fusion)
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         "tier": tier.name,
@@ -113,7 +113,7 @@ def check_on_chips(
         key = fingerprint(architecture.to_dict())
         key = key if profile is own else f"{key}@{profile.id}"
         if key not in checks:
-            _, checks[key] = _measured(ctx, ctx.space(tier), architecture, profile)
+            checks[key] = _measured(ctx, ctx.space(tier), architecture, profile)
             write_json(path, checks)
         found[profile.id] = checks[key]
     return found
@@ -121,14 +121,14 @@ def check_on_chips(
 
 def _measured(
     ctx: BuildContext, space: SearchSpace[Any], architecture: Any, profile: DeviceProfile
-) -> tuple[Mapping[Kernel, int], float | None]:
-    """Kernel counts of an architecture, and its median latency with random weights in ms."""
+) -> float | None:
+    """Median latency of an architecture with random weights in ms."""
     from factory.verification.verify import verify_model
 
-    counts, content = network_bytes(space, architecture, profile.dtype, ctx.seed)
+    _, content = network_bytes(space, architecture, profile.dtype, ctx.seed)
     usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
     with open_device(profile) as device:
-        return counts, verify_model(content, device, usual_reference_ms=usual_ms).median_ms
+        return verify_model(content, device, usual_reference_ms=usual_ms).median_ms
 
 
 def over_budget(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
@@ -149,7 +149,8 @@ def finish_baseline(ctx: BuildContext) -> dict[str, Any]:
     measured_ms: dict[str, float | None] = {}
     for device_id, profile in ctx.devices.items():
         predictor: LatencyPredictor = fit.load_predictor(ctx, device_id)
-        counts, measured_ms[device_id] = _measured(ctx, space, found.genotype, profile)
+        measured_ms[device_id] = _measured(ctx, space, found.genotype, profile)
+        counts = space.kernels(found.genotype, predictor.dtype, predictor.fusion)
         predicted_ms[device_id] = predictor.predict(counts).latency_ms
     return {
         "schema_version": SCHEMA_VERSION,

@@ -18,6 +18,8 @@ from typing import Any
 from factory.core.errors import InputError
 from factory.core.files import sha256_file, write_atomic_text
 from factory.core.provenance import provenance
+from factory.graph.fusion import rule_texts
+from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.quarantine import Entry, load_quarantine, row_id
 from factory.profiling.rows import COLUMNS, Row
 from factory.profiling.table import LatencyTable
@@ -115,6 +117,8 @@ def _check_same(first: LatencyTable, other: LatencyTable) -> None:
     here, there = first.fingerprint, other.fingerprint
     facts = [(key, here.get(key), there.get(key)) for key in sorted({*here, *there})]
     facts += [("dtype", first.dtype, other.dtype)]
+    one, two = (rule_texts(fusion_rules(table)) for table in (first, other))
+    facts += [("fusion rules", one, two)]
     facts += [("imported", bool(first.header.get("imported")), bool(other.header.get("imported")))]
     differing = [f"{key.replace('_', ' ')} {a!r} and {b!r}" for key, a, b in facts if a != b]
     if differing:

@@ -94,6 +94,22 @@ def profile_networks(
     return run.measure(list(jobs.values()), progress, f"networks on {device.profile.id}")
 
 
+def measure_models(
+    device: Device,
+    kind: str,
+    models: Mapping[str, Build],
+    table: LatencyTable,
+    settings: ProfileSettings | None = None,
+    progress: Progress = SILENT,
+    label: str = "",
+) -> ProfileSummary:
+    """Measure any models, by the key of their rows, as single kernels are; in the order given."""
+    settings = settings or ProfileSettings()
+    jobs = [_Job(kind, key, "", build) for key, build in models.items()]
+    run = _Run(device, table, settings, settings.kernel_plan(), settings.block_size)
+    return run.measure(jobs, progress, label or f"{kind} on {device.profile.id}")
+
+
 def network_key(model: bytes) -> str:
     """Key of a network's row."""
     return "net:" + hashlib.sha256(model).hexdigest()[:12]

@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-KINDS = ("kernel", "network", "reference", "in_place")
+KINDS = ("kernel", "network", "reference", "in_place", "fusion")
 STATUSES = ("ok", "failed")
+RULES = "rules"  # key of the fusion row that says what the tests came to
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,11 @@ class Row:
     """One measurement, also a failed one (its numbers are 0 then and its cells are empty).
 
     Attributes:
-        kind: "kernel", "network" or "reference" (the model re-timed with every block).
-        key: the kernel's text, "net:<sha12>" or "reference".
-        kernels: what a network is made of, "2*Conv(..);1*Add(..)"; else "".
+        kind: "kernel", "network", "reference" (the model re-timed with every block), "in_place" (a
+            kernel within a network) or "fusion" (a model of a fusion test).
+        key: the kernel's text, "net:<sha12>", "reference", "<kernel>@<network>", "<pair>:<model>",
+            or "rules" of the fusion row that says what the tests came to.
+        kernels: what a network is made of, "2*Conv(..);1*Add(..)"; the pairs of "rules"; else "".
         median_ms: with p10, p90 and min, over ``runs`` runs.
         reorder_share: share of the time in layout reorders that a graph of one kernel adds.
         status: "ok" or "failed".
@@ -74,7 +77,8 @@ class Row:
                 return f"{name} is {value}"
             if value < 0:
                 return f"{name} is negative ({value:g})"
-        timed = self.median_ms > 0 or self.kind == "in_place"  # 0: folded into a neighbour
+        # 0: folded into a neighbour; the row of a table's fusion rules has no time
+        timed = self.median_ms > 0 or self.kind == "in_place" or self.key == RULES
         if self.ok and not (timed and self.runs > 0):
             return "the row says ok but has no time"
         return ""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from factory.graph.counts import Counts
+from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import OpGraph
 from factory.latency.presence import PresenceMatrix
@@ -46,8 +47,13 @@ class SearchSpace(Protocol[A]):
         """The raw operator graph of the network in inference mode."""
         ...
 
-    def kernels(self, architecture: A, dtype: str | None = None) -> Counter[Kernel]:
-        """Canonical kernels of the network and how often each runs."""
+    def kernels(
+        self, architecture: A, dtype: str | None = None, fusion: FusionRules = NO_RULES
+    ) -> Counter[Kernel]:
+        """Canonical kernels of the network and how often each runs.
+
+        ``fusion`` are the rules of the device that is to run it: what they fold is no kernel.
+        """
         ...
 
     def counts(self, architecture: A) -> Counts:
@@ -55,11 +61,15 @@ class SearchSpace(Protocol[A]):
         ...
 
     def presence(
-        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+        self,
+        dtype: str | None = None,
+        activations: tuple[str, ...] = (),
+        fusion: FusionRules = NO_RULES,
     ) -> PresenceMatrix:
         """Expected count of every canonical kernel as a polynomial in a soft choice.
 
-        ``activations`` are the candidates of factorised edges, where the space has them.
+        ``activations`` are the candidates of factorised edges, where the space has them; ``fusion``
+        as in :meth:`kernels`, of which this is the expectation.
         """
         ...
 

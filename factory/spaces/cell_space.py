@@ -17,6 +17,7 @@ import numpy as np
 
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import Counts, count
+from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import OpGraph
 from factory.latency.presence import PresenceMatrix
@@ -56,23 +57,28 @@ class CellSpace:
         """The raw operator graph of the derived network in inference mode."""
         return lowering.lower(self.spec, genotype)
 
-    def kernels(self, genotype: Genotype, dtype: str | None = None) -> Counter[Kernel]:
+    def kernels(
+        self, genotype: Genotype, dtype: str | None = None, fusion: FusionRules = NO_RULES
+    ) -> Counter[Kernel]:
         """Canonical kernels of the derived network and how often each runs."""
-        return kernel_counts(canonicalise(self.lower(genotype)), dtype)
+        return kernel_counts(canonicalise(self.lower(genotype)), dtype, fusion)
 
     def counts(self, genotype: Genotype) -> Counts:
         """Parameters, MACs and peak memory of the derived network."""
         return count(self.lower(genotype))
 
     def presence(
-        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+        self,
+        dtype: str | None = None,
+        activations: tuple[str, ...] = (),
+        fusion: FusionRules = NO_RULES,
     ) -> PresenceMatrix:
         """Expected count of every canonical kernel as a polynomial in q.
 
         With ``activations``, the candidates of factorised edges, q has a column for every pair of
         operator and activation.
         """
-        return cell_presence(self.spec, dtype, activations)
+        return cell_presence(self.spec, dtype, activations, fusion)
 
     def all_kernels(
         self, dtype: str | None = None, activations: tuple[str, ...] = ()

@@ -26,6 +26,9 @@ _DEPTHWISE: dict[str, tuple[int, int]] = {  # operator -> kernel size, dilation
 }
 
 
+CONVOLUTIONS = tuple(_DEPTHWISE)  # operators that end in a pointwise convolution
+
+
 def leads_with_relu(op: str, stride: int) -> bool:
     """Whether the operator starts with a ReLU (or another activation) of its source."""
     return op in _DEPTHWISE or (op == "skip_connect" and stride == 2)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.latency.presence import PresenceMatrix
 from factory.spaces.nas_bench_201 import Cell201, all_cells, one_hot
@@ -29,18 +30,19 @@ _DEEP = 3  # cells per stage above which counts are extrapolated
 
 
 @lru_cache(maxsize=8)
-def presence(spec: Spec201, dtype: str | None) -> PresenceMatrix:
+def presence(spec: Spec201, dtype: str | None, fusion: FusionRules = NO_RULES) -> PresenceMatrix:
     """The exact polynomial of ``spec``; takes a few seconds the first time."""
     if dtype is not None:
-        plain = presence(spec, None)
+        plain = presence(spec, None, fusion)
         kernels = tuple(kernel.with_dtype(dtype) for kernel in plain.kernels)
         return dataclasses.replace(plain, kernels=kernels)
     cells = [cell for cell in all_cells() if cell.connected]
-    forms = [cell.canonical() for cell in cells]
+    # The order of a node's additions, which isomorphic cells do not share, decides what is folded.
+    forms = [cell.live() if fusion else cell.canonical() for cell in cells]
     place = {form: i for i, form in enumerate(dict.fromkeys(forms))}
     rows: dict[Kernel, np.ndarray] = {}
     for form, i in place.items():
-        for kernel, number in _counts(spec, form).items():
+        for kernel, number in _counts(spec, form, fusion).items():
             rows.setdefault(kernel, np.zeros(len(place)))[i] = number
     kernels = tuple(sorted(rows, key=str))
     of_form = np.stack([rows[kernel] for kernel in kernels])
@@ -49,12 +51,12 @@ def presence(spec: Spec201, dtype: str | None) -> PresenceMatrix:
     return PresenceMatrix(kernels, np.zeros(len(kernels)), monomials, coefficients_KM)
 
 
-def _counts(spec: Spec201, cell: Cell201) -> Counter[Kernel]:
+def _counts(spec: Spec201, cell: Cell201, fusion: FusionRules) -> Counter[Kernel]:
     from factory.spaces.nas_bench_201_space import NasBench201Space
 
     def at(cells_per_stage: int) -> Counter[Kernel]:
         sized = dataclasses.replace(spec, cells_per_stage=cells_per_stage)
-        return NasBench201Space(sized).kernels(cell)
+        return NasBench201Space(sized).kernels(cell, fusion=fusion)
 
     if spec.cells_per_stage <= _DEEP:
         return at(spec.cells_per_stage)

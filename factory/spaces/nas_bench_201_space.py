@@ -21,6 +21,7 @@ from factory.core.errors import InputError
 from factory.core.files import read_json
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import Counts, count
+from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import GraphBuilder, OpGraph
 from factory.latency.presence import PresenceMatrix
@@ -132,16 +133,21 @@ class NasBench201Space:
         x = b.relu(b.batch_norm(x))
         return b.finish([b.linear(b.global_avg_pool(x), spec.num_classes)])
 
-    def kernels(self, architecture: Cell201, dtype: str | None = None) -> Counter[Kernel]:
+    def kernels(
+        self, architecture: Cell201, dtype: str | None = None, fusion: FusionRules = NO_RULES
+    ) -> Counter[Kernel]:
         """Canonical kernels of the network and how often each runs."""
-        return kernel_counts(canonicalise(self.lower(architecture)), dtype)
+        return kernel_counts(canonicalise(self.lower(architecture)), dtype, fusion)
 
     def counts(self, architecture: Cell201) -> Counts:
         """Parameters, MACs and peak memory of the network."""
         return count(self.lower(architecture))
 
     def presence(
-        self, dtype: str | None = None, activations: tuple[str, ...] = ()
+        self,
+        dtype: str | None = None,
+        activations: tuple[str, ...] = (),
+        fusion: FusionRules = NO_RULES,
     ) -> PresenceMatrix:
         """Expected count of every canonical kernel as a polynomial in q["cell"] [6, 5].
 
@@ -149,7 +155,7 @@ class NasBench201Space:
         """
         from factory.spaces.nas_bench_201_presence import presence
 
-        return presence(self.spec, dtype)
+        return presence(self.spec, dtype, fusion)
 
     def all_kernels(
         self, dtype: str | None = None, activations: tuple[str, ...] = ()

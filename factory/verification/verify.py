@@ -142,7 +142,7 @@ def _with_prediction(
     if predictor is None or model.proto is None:
         return result
     try:
-        counts = kernel_counts(canonicalise(from_onnx(model.proto)))
+        counts = kernel_counts(canonicalise(from_onnx(model.proto)), fusion=predictor.fusion)
         prediction = predictor.predict(counts)
     except InputError as error:
         return dataclasses.replace(result, notes=(f"no prediction: {error}",))

@@ -8,6 +8,8 @@ from tiny_recipe import DEVICE, RECIPE
 
 from factory.core.errors import BudgetError, InputError
 from factory.core.files import read_json
+from factory.devices.simulated import SimulatedDevice
+from factory.graph.fusion import NO_RULES, parse_rules
 from factory.pipeline.build import run_build, summary
 from factory.pipeline.context import BuildContext
 from factory.pipeline.discrete_search import search_tiers, tier_problem
@@ -15,6 +17,7 @@ from factory.pipeline.recipe import Recipe
 from factory.pipeline.recipe_loading import load_recipe, recipe_from_text
 from factory.pipeline.run_folder import RunFolder
 from factory.pipeline.search_budgets import tier_costs
+from factory.pipeline.stages import fit, profile
 from factory.pipeline.stages.fit import load_predictor
 from factory.search.strategies.problem import admissible
 from factory.spaces.nas_bench_201 import Cell201
@@ -122,6 +125,38 @@ def discrete_search_keeps_them_too(context, tier, names):
         assert (admissible(problem, space.choices(architecture))[1] > 0) == bool(over)
         broken |= over
     assert {"latency_ms", "params"} <= broken
+
+
+def test_budgets_count_by_the_fusion_rules_of_each_chip(tmp_path, monkeypatch):
+    """A chip that folds additions and one that does not: each cost is that of its own network."""
+    rules = parse_rules(["conv_pointwise+Add"])
+
+    class Folds(SimulatedDevice):
+        def __init__(self, profile) -> None:
+            folds = profile.id == "simulated-a"
+            super().__init__(profile, fuses=rules if folds else NO_RULES, compiles=folds)
+
+    monkeypatch.setattr("factory.devices.simulated.SimulatedDevice", Folds)
+    recipe, _ = load_recipe(recipe_of(tmp_path, also(tmp_path)))
+    context = BuildContext(recipe, RunFolder(tmp_path / "out"))
+    profile.run(context)
+    fit.run(context)
+    predictors = {name: load_predictor(context, name) for name in ("simulated-a", "simulated-b")}
+    assert predictors["simulated-a"].fusion == rules
+    assert predictors["simulated-b"].fusion == NO_RULES
+    tier = recipe.tiers[0]
+    first, other, macs = tier_costs(context, tier, 1.0)
+    space, rng = context.space(tier), np.random.default_rng(0)
+    differ = 0
+    for architecture in (space.random(rng) for _ in range(20)):
+        q = {name: many[0] for name, many in space.one_hot_many([architecture]).items()}
+        for term, name in ((first, "simulated-a"), (other, "simulated-b")):
+            predictor = predictors[name]
+            kernels = space.kernels(architecture, predictor.dtype, predictor.fusion)
+            assert term.value(q) == pytest.approx(predictor.predict(kernels).latency_ms)
+        differ += space.kernels(architecture) != space.kernels(architecture, fusion=rules)
+        assert macs.value(q) == space.counts(architecture).macs
+    assert differ > 10
 
 
 @pytest.mark.heavy

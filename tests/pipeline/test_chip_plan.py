@@ -9,12 +9,15 @@ from factory.core.errors import InputError
 from factory.core.progress import SILENT
 from factory.devices.simulated import SimulatedDevice
 from factory.graph.canonical import kernel_counts
+from factory.graph.fusion import parse_rules
 from factory.latency.facts import read_facts
 from factory.latency.fitting import held_out_error, quick_predictor
+from factory.latency.predictor import LatencyPredictor
 from factory.latency.sources import sources
 from factory.pipeline import chip_plan
 from factory.pipeline.chip_plan import EFFORTS, Effort, effort_of, forecast, profile_chip
 from factory.pipeline.network_samples import sample_network
+from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
@@ -113,14 +116,55 @@ def test_doubt_is_larger_for_strange_networks(tmp_path):
     assert doubts[1:] == pytest.approx(alone)
 
 
-def test_a_device_without_a_trace_is_refused(tmp_path):
-    class Mute(SimulatedDevice):
-        def time_many(self, models, plan, *, rounds=1):
-            plan = dataclasses.replace(plan, optimised_graph=False)
-            return super().time_many(models, plan, rounds=rounds)
+RULES = parse_rules(["conv_pointwise+Add", "conv_dense+Add", "Add+Relu", "Add+Clip"])
 
-    with pytest.raises(InputError, match="shows no trace of its kernels"):
-        profiled(tmp_path / "t.csv", TINY, Mute())
+
+def test_of_a_device_that_compiles_networks_the_kernels_are_inferred(tmp_path):
+    """No trace, no kernel alone: the truth is additive and is found from the networks' times."""
+    device = SimulatedDevice(fuses=RULES, compiles=True)
+    effort = dataclasses.replace(TINY, max_networks=60, round_size=40)
+    result = profiled(tmp_path / "t.csv", effort, device)
+    assert [row["networks"] for row in result.rounds] == [40, 60]
+    assert result.rounds[-1]["error_percent"] < 10
+    table = LatencyTable.read(tmp_path / "t.csv")
+    assert fusion_rules(table) == RULES
+    assert not table.rows("in_place")
+    assert not table.rows("kernel")
+    measured = {row.key: row.median_ms for row in table.rows("network")}
+    for network in read_facts(table).networks:  # folded operators are not among the kernels
+        truth_ms = device.truth_ms(network.counts)
+        assert truth_ms == pytest.approx(measured[network.key], rel=1e-6)
+    predictor = LatencyPredictor.fit(table)
+    assert predictor.infers
+    assert predictor.fusion == RULES
+    assert not predictor.measured_ms
+    errors = []
+    for number in range(200, 212):
+        unseen = kernel_counts(small("mobile", number), fusion=predictor.fusion)
+        prediction = predictor.predict(unseen)
+        assert {part.source for part in prediction.parts} == {"regressor"}
+        errors.append(abs(prediction.latency_ms / device.truth_ms(unseen) - 1))
+    assert np.mean(errors) < 0.1
+
+
+def test_too_few_networks_of_a_device_that_compiles_are_told(tmp_path):
+    with pytest.raises(InputError, match="no trace of its kernels and only 6 networks"):
+        profiled(tmp_path / "t.csv", TINY, SimulatedDevice(compiles=True))
+    more = dataclasses.replace(TINY, max_networks=24, round_size=18)
+    goes_on = profiled(tmp_path / "t.csv", more, SimulatedDevice(compiles=True))
+    assert goes_on.summary.measured == 18
+
+
+def _refused(kernel):
+    image = kernel.inputs[0][1] == 3 and kernel.inputs[0][2] != 32  # the reference's is 32x32
+    return "out of memory" if image else None
+
+
+def test_why_most_networks_failed_is_told(tmp_path):
+    device = SimulatedDevice(compiles=True, fails_on=_refused)
+    with pytest.raises(InputError, match=r"only \d+ networks") as told:
+        profiled(tmp_path / "t.csv", dataclasses.replace(TINY, max_networks=24), device)
+    assert "out of memory" in str(told.value)
 
 
 def test_forecasts_and_names():

@@ -17,8 +17,10 @@ from factory.core.errors import InputError
 from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import Roofline, SimulatedDevice
 from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.fusion import parse_rules
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder
+from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import profile_networks
 from factory.profiling.table import LatencyTable, table_name
 
@@ -249,3 +251,55 @@ def test_a_table_of_another_chip_is_refused(at_home, tmp_path, monkeypatch, caps
     assert said.out == ""
     assert "no latency table fits device 'fast'" in said.err
     assert "measured with chip" in said.err
+
+
+def residual(channels, size, depth):
+    builder = GraphBuilder()
+    x = builder.conv(builder.input("image", (1, 16, size, size)), channels, 1)
+    for _ in range(depth):
+        y = builder.relu(builder.conv(x, channels, 3, padding=1))
+        x = builder.add(builder.conv(y, channels, 3, padding=1), x)
+    return builder.finish([builder.linear(builder.global_avg_pool(x), 10)])
+
+
+def test_a_chip_that_compiles_and_folds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTORY_HOME", str(tmp_path))
+    (tmp_path / "device_profiles").mkdir()
+    chip = f"simulated {Roofline()}"
+    profile = DeviceProfile(id="npu", chip=chip, transport="simulated", threads=1)
+    (tmp_path / "device_profiles/npu.toml").write_text(
+        f'id = "npu"\nchip = "{chip}"\ntransport = "simulated"\nthreads = 1\n'
+    )
+    rules = parse_rules(["conv_dense+Add"])
+    device = SimulatedDevice(profile, fuses=rules, compiles=True)
+    path = tmp_path / "latency_tables" / table_name(device.describe())
+    with LatencyTable.open(path, profile, device.describe()) as table:
+        assert measure_fusion(device, table) == rules
+        graphs = [residual(c, s, d) for c in (16, 24, 32, 48) for s in (8, 14, 20) for d in (2, 4)]
+        models = [
+            (kernel_counts(canonicalise(g), fusion=rules), to_onnx(g).SerializeToString())
+            for g in graphs
+        ]
+        profile_networks(device, models, table)
+    api.fit("npu")
+    unseen = residual(40, 12, 3)
+    (tmp_path / "m.onnx").write_bytes(to_onnx(unseen).SerializeToString())
+    answer = api.predict("m.onnx", "npu")
+    truth = device.truth_ms(kernel_counts(canonicalise(unseen), fusion=rules))
+    assert answer["latency_ms"] == pytest.approx(truth, rel=0.1)
+    assert answer["folded"] == [{"kernel": "Add(x=1x40x12x12+1x40x12x12,dtype=f32)", "count": 3}]
+    assert not any(part["kernel"].startswith("Add") for part in answer["kernels"])
+    assert {part["source"] for part in answer["kernels"]} == {"regressor"}
+    assert any("inferred from 24 whole networks" in text for text in answer["warnings"])
+    assert not any("come from a regressor" in text for text in answer["warnings"])
+    assert set(answer["measure"]) == {k["kernel"] for k in answer["kernels"] if k["outside"]}
+    assert answer["rates"]["macs_per_ms"] > 0
+    assert run(["predict", "m.onnx", "--device", "npu"]) == 0
+    assert "folded into the operator before, by this device's fusion tests: 3 x Add" in (
+        capsys.readouterr().out
+    )
+    assert run(["table", "show", "npu"]) == 0
+    assert "folded into the operator before (1 of 30 pairs): conv_dense+Add" in (
+        capsys.readouterr().out
+    )

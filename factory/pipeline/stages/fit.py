@@ -144,7 +144,7 @@ def random_latencies_ms(
     """Predicted latency of random networks of the space."""
     rng = np.random.default_rng([seed, 11])
     q = space.one_hot_many([space.random(rng) for _ in range(count)])
-    presence = space.presence(predictor.dtype)
+    presence = space.presence(predictor.dtype, fusion=predictor.fusion)
     return predictor.predict_many(presence.counts(q), presence.kernels)
 
 

@@ -85,7 +85,7 @@ def adapt(
         describe = opened.describe()
         path = folder / table_name(describe)
         with LatencyTable.open(path, profile, describe) as table:
-            if table.rows("kernel") or table.rows("in_place"):
+            if any(table.rows(kind) for kind in ("kernel", "in_place", "fusion")):
                 raise InputError(
                     f"device {profile.id!r} has been profiled: {path} holds its kernels",
                     why="a predictor of its own table is better than one of other chips",

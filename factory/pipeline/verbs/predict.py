@@ -64,7 +64,7 @@ def _predict_on(
     profile: DeviceProfile, graph: OpGraph, model: Path, run: str | Path | None
 ) -> dict[str, Any]:
     predictor, source, table = predictor_and_table(profile, run)
-    counts = kernel_counts(graph)
+    everything = kernel_counts(graph)
     notes = []
     imported = table.header.get("imported")
     simulated = bool((table.header.get("describe") or {}).get("simulated"))
@@ -72,15 +72,22 @@ def _predict_on(
         notes.append(f"the table was imported, not measured by the factory: {imported['source']}")
     if simulated:
         notes.append("the table is of a simulated chip: none of its times was measured")
-    if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in counts):
-        counts = kernel_counts(graph, "i8")
+    if predictor.infers:
+        notes.append(
+            f"no kernel was timed on this device: the kernels' times are inferred from "
+            f"{predictor.report['n_networks']} whole networks"
+        )
+    dtype = None
+    if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in everything):
+        dtype, everything = "i8", kernel_counts(graph, "i8")
         notes.append("the file is fp32 and the device runs int8: predicted as if quantised")
-    if predictor.dtype == "f32" and any(kernel.dtype == "i8" for kernel in counts):
+    if predictor.dtype == "f32" and any(kernel.dtype == "i8" for kernel in everything):
         raise InputError(
             f"{model} is an int8 model and device {profile.id!r} is profiled for fp32",
             why="a table belongs to one precision",
             fix="name a device whose precision is int8 (`factory devices` lists them)",
         )
+    counts = kernel_counts(graph, dtype, predictor.fusion)
     prediction = predictor.predict(counts)
     answer = prediction.to_dict()
     seen = LatencyTable.outline(table.path, {str(kernel) for kernel in counts})
@@ -101,10 +108,14 @@ def _predict_on(
         "macs": int(sum(kernel.macs * number for kernel, number in counts.items())),
         "model_bytes": model.stat().st_size,
         "start_up": predict_start_up(report.get("start_up", {}), counts, prediction.latency_ms),
+        "folded": [
+            {"kernel": str(kernel), "count": number}
+            for kernel, number in sorted((everything - counts).items())
+        ],
         "held_out": report.get("held_out"),
         "baselines": predict_baselines(report.get("baseline_models", {}), counts),
         "noise": report.get("noise", {}),
         "rates": rates_of(predictor).to_dict(),
-        "measure": worth_measuring(explained),
+        "measure": worth_measuring(explained, predictor.infers),
         "warnings": [*notes, *answer["warnings"]],
     }

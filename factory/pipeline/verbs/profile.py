@@ -18,6 +18,7 @@ from factory.pipeline.profiling_plan import EFFORTS as SIZE_EFFORTS
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.tables import mismatch, own_tables, predictor_path, run_table, table_for
+from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import profile_networks
 from factory.profiling.table import LatencyTable, table_name
 
@@ -176,7 +177,8 @@ def _one_network(
     from factory.graph.onnx_import import from_onnx, load_onnx
 
     graph = canonicalise(from_onnx(load_onnx(model)))
-    counts = kernel_counts(graph, device_profile.dtype)
+    dtype, settings = device_profile.dtype, effort_settings(effort)
+    counts = kernel_counts(graph, dtype)
     folder = Path(out) if out is not None else own_tables()
     answer: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -188,14 +190,13 @@ def _one_network(
         seconds = _forecast_seconds(effort, 0, 1)
         return {**answer, "dry_run": True, "kernels": len(counts), "networks": 1,
                 "seconds": seconds}  # fmt: skip
-    content = to_onnx(graph, device_profile.dtype).SerializeToString(deterministic=True)
+    content = to_onnx(graph, dtype).SerializeToString(deterministic=True)
     with _opened(device_profile, browser) as opened:
         describe = opened.describe()
         path = folder / table_name(describe)
         with LatencyTable.open(path, opened.profile, describe) as table:
-            done = profile_networks(
-                opened, [(counts, content)], table, effort_settings(effort), progress
-            )
+            counts = kernel_counts(graph, dtype, measure_fusion(opened, table, progress))
+            done = profile_networks(opened, [(counts, content)], table, settings, progress)
     return {
         **answer,
         "device": opened.profile.id,
