@@ -148,14 +148,17 @@ def _any_network_lines(answer: dict[str, Any]) -> list[str]:
             for name, plan in answer["efforts"].items()
         ] + [f"into {answer['folder']}"]
     rounds = [
-        f"  {row['networks']:.0f} networks, {row['kernels']:.0f} kernels, {row['seconds']:.0f} s: "
-        f"mean error on unseen networks {row['error_percent']:.1f} %"
+        f"  {row['networks']:.0f} networks, "
+        + (f"{row['kernels']:.0f} kernels, " if row["kernels"] else "")
+        + f"{row['seconds']:.0f} s: mean error on unseen networks {row['error_percent']:.1f} %"
         for row in answer["rounds"]
     ]
+    in_place = answer["kernels_in_place"]
+    traced = any(row["kernels"] for row in answer["rounds"])
     return [
         f"{answer['networks']} networks on {_device(answer)}, {answer['failed']} failed, "
-        f"{answer['kernels_in_place']} kernels in place, {answer['seconds']:.0f} s; "
-        f"{answer['stopped']}",
+        + (f"{in_place} kernels in place" if traced else "no traces: kernels are inferred")
+        + f", {answer['seconds']:.0f} s; {answer['stopped']}",
         *_failure_lines(answer["reasons"]),
         *rounds,
         *_drift_lines(answer),

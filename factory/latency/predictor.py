@@ -237,6 +237,11 @@ class LatencyPredictor:
                 "no whole network was measured on this device: the prediction is an uncorrected "
                 "sum of kernels and its interval is assumed, not measured"
             )
+        if self.infers and not self.report.get("adapted"):
+            warnings.append(
+                f"no kernel was timed on this device: the kernels' times are inferred from "
+                f"{self.report['n_networks']} whole networks"
+            )
         if adapted := self.report.get("adapted"):
             warnings.append(
                 f"adapted from {adapted['from']} with {self.report['n_networks']} networks "

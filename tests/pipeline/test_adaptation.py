@@ -1,7 +1,9 @@
 """`factory adapt` on simulated chips: a new one known from others and a few measured networks."""
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ from factory.cli.app import app
 from factory.core.errors import InputError
 from factory.devices.profile import load_profile
 from factory.devices.simulated import Roofline, SimulatedDevice
+from factory.graph.fusion import NO_RULES, PAIRS
 from factory.latency.predictor import LatencyPredictor
+from factory.pipeline.adaptation import adapt_table, candidates_of_sizes
 from factory.pipeline.build import run_build
 from factory.pipeline.recipe_loading import load_recipe
 from factory.pipeline.shapes import network_spec
 from factory.pipeline.tables import predictor_for
+from factory.profiling.rows import RULES, Row
 from factory.profiling.table import LatencyTable
 from factory.spaces.config import space_of
 
@@ -119,6 +124,25 @@ def test_an_interrupted_adaptation_goes_on(home):
     api.adapt("new", ["slow-memory"], measurements=6, **SIZE)
     again = api.adapt("new", ["slow-memory"], measurements=6, **SIZE)
     assert (again["networks"], again["skipped"]) == (0, 6)
+
+
+def test_the_rules_of_a_known_chip_are_not_the_new_one_s(home):
+    """Measured networks and candidates of the new chip are counted without rules."""
+    answer = api.adapt("new", ["slow-memory"], measurements=6, **SIZE)
+    known, _ = predictor_for(load_profile("slow-memory"), None)
+    folding = dataclasses.replace(known, fusion=frozenset(PAIRS))
+    spec = network_spec(4, 3, "3x16x16", "cifar", 10)
+    table = LatencyTable.read(answer["table"])
+    found = adapt_table(table, [folding], candidates_of_sizes([spec], "f32", 0))
+    assert found.predictor.fusion == NO_RULES
+
+
+def test_a_chip_that_was_profiled_without_traces_is_not_adapted(home):
+    path = Path(api.adapt("new", ["slow-memory"], measurements=6, **SIZE)["table"])
+    row = Row("fusion", RULES, "conv_dense+Add", runs=30)
+    path.write_text(path.read_text() + row.text())
+    with pytest.raises(InputError, match="has been profiled"):
+        api.adapt("new", ["slow-memory"], measurements=6, **SIZE)
 
 
 def test_the_verb_prints_its_error_and_predict_uses_it(home, tmp_path):

@@ -17,11 +17,15 @@ from factory.core.files import read_json, sha256_file
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import Roofline, SimulatedDevice
+from factory.graph.fusion import parse_rules
+from factory.latency.facts import parse_counts
 from factory.pipeline.farm import run_farm
 from factory.pipeline.farm_merge import sources_path
 from factory.pipeline.farm_turns import Turns
 from factory.pipeline.profiling_plan import kernels_of
 from factory.pipeline.shapes import network_spec
+from factory.profiling.fusion_rules import fusion_rules
+from factory.profiling.fusion_tests import fusion_models
 from factory.profiling.table import LatencyTable
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
@@ -36,7 +40,8 @@ TOTAL = KERNELS + NETWORKS
 class Rack:
     """Opens simulated devices that remember what they measured and can be lost."""
 
-    def __init__(self, lost_after=None, rooflines=None, away=(), at_once=1) -> None:
+    def __init__(self, lost_after=None, rooflines=None, away=(), at_once=1, fuses=None) -> None:
+        self.fuses = fuses  # not None: the devices compile networks and fold by these rules
         self.lost_after, self.rooflines, self.away = lost_after or {}, rooflines or {}, away
         self.all_at_work = threading.Barrier(at_once)  # nobody measures before all of them can
         self.lost, self.all_lost = set(), threading.Event()
@@ -66,7 +71,10 @@ class Rack:
                 rack.models += [(profile.id, model) for model in models[:-1]]
                 return super().time_many(models, plan, rounds=rounds)
 
-        return Member(profile, roofline=self.rooflines.get(profile.id, Roofline()))
+        roofline = self.rooflines.get(profile.id, Roofline())
+        if self.fuses is None:
+            return Member(profile, roofline=roofline)
+        return Member(profile, roofline=roofline, fuses=self.fuses, compiles=True)
 
 
 def profiles(*ids):
@@ -125,6 +133,38 @@ def test_the_work_of_a_lost_device_is_taken_over_and_nothing_is_measured_twice(t
     assert group["rows"] == TOTAL
     assert max(Counter(m for _, m in rack.models).values()) == 1
     assert all(row.ok for row in LatencyTable.read(Path(group["table"])).rows())
+
+
+def test_devices_that_fold_are_tested_once_and_all_networks_counted_by_it(tmp_path):
+    """Also when the device that was tested is lost, and another one goes on without it."""
+    rules = parse_rules(["conv_pointwise+Add", "conv_depthwise+Add"])
+    blocks = -(-len(fusion_models("f32")) // 8)
+    first = Rack(lost_after={"a": blocks + 2, "b": 1}, fuses=rules)
+    with pytest.raises(InputError, match="rows are not measured"):
+        run(tmp_path, first, "a", "b")
+    second = Rack(fuses=rules)
+    [group] = run(tmp_path, second, "b", "c")
+    assert group["rows"] == TOTAL
+    tests = {build() for build in fusion_models("f32").values()}
+    assert tests - {model for _, model in first.models} == set()
+    assert tests & {model for _, model in second.models} == set()  # not tested again
+    device = SimulatedDevice(fuses=rules)
+    tables = [LatencyTable.read(path) for path in (tmp_path / "farm").glob("*.csv")]
+    merged = LatencyTable.read(Path(group["table"]))
+    for table in [*tables, merged]:
+        assert fusion_rules(table) == rules
+        for row in table.rows("network"):
+            truth_ms = device.truth_ms(parse_counts(row.kernels))
+            assert truth_ms == pytest.approx(row.median_ms, rel=1e-5)
+    assert len(merged.rows("network")) == NETWORKS
+
+
+def test_a_device_lost_in_its_fusion_tests_leaves_them_to_another(tmp_path):
+    rules = parse_rules(["conv_pointwise+Add"])
+    rack = Rack(lost_after={"a": 3}, fuses=rules)
+    [group] = run(tmp_path, rack, "a", "b")
+    assert group["rows"] == TOTAL
+    assert fusion_rules(LatencyTable.read(Path(group["table"]))) == rules
 
 
 def test_a_farm_that_lost_everybody_goes_on_where_it_was(tmp_path):

@@ -19,6 +19,8 @@ from factory.profiling.fusion_rules import KIND, fusion_rules, fusion_tests
 from factory.profiling.fusion_tests import fusion_models, measure_fusion
 from factory.profiling.merging import merge_rows
 from factory.profiling.profiler import profile_kernels, profile_networks
+from factory.profiling.quarantine import row_id
+from factory.profiling.rows import RULES
 from factory.profiling.table import LatencyTable
 
 TRUTHS = [
@@ -69,7 +71,7 @@ def test_a_killed_test_goes_on_with_what_is_left(tmp_path):
     with table_of(device, path) as table:
         held, before = len(table.rows(KIND)), device.timed
         assert 0 < held < len(fusion_models("f32"))
-        assert fusion_rules(table) < rules
+        assert fusion_rules(table) == NO_RULES  # not settled yet
         assert measure_fusion(device, table) == rules
         assert device.timed - before < 1.5 * (len(fusion_models("f32")) - held)
 
@@ -132,3 +134,36 @@ def test_on_the_real_runtime_the_two_orders_differ_in_nothing_but_the_fusion():
     for pair, op in (("Concat+Relu", "Relu"), ("Add+Tanh", "Tanh")):
         for order in ("chained", "apart"):
             assert op in nodes[f"{pair}:{order}"]
+
+
+def test_a_device_that_cannot_run_the_models_has_no_rules(tmp_path):
+    device = SimulatedDevice(
+        fuses=frozenset(PAIRS),
+        fails_on=lambda kernel: "no pools" if kernel.op == "AveragePool" else None,
+    )
+    with table_of(device, tmp_path / "t.csv") as table:
+        assert measure_fusion(device, table) == NO_RULES
+        before = device.timed
+        assert measure_fusion(device, table) == NO_RULES  # settled: it is not tested again
+        assert device.timed == before
+
+
+def test_the_rules_of_a_table_stay_what_its_networks_were_counted_by(tmp_path, monkeypatch):
+    """Neither another threshold nor unfinished tests change them."""
+    device = SimulatedDevice(fuses=parse_rules(TRUTHS[1]), compiles=True)
+    with table_of(device, tmp_path / "t.csv") as table:
+        rules = measure_fusion(device, table)
+    monkeypatch.setattr("factory.profiling.fusion_rules.ENOUGH", 5.0)
+    assert fusion_rules(LatencyTable.read(tmp_path / "t.csv")) == rules
+    unfinished = LatencyTable.read(tmp_path / "t.csv").without(
+        [row_id(row) for row in table.rows(KIND) if row.key == RULES]
+    )
+    assert fusion_rules(unfinished) == NO_RULES
+
+
+def test_few_networks_without_a_trace_are_told(tmp_path):
+    device = SimulatedDevice(compiles=True)
+    with table_of(device, tmp_path / "t.csv") as table:
+        profile_networks(device, [residual_network()], table)
+        with pytest.raises(InputError, match="1 networks without a trace; it takes 20 to infer"):
+            read_facts(table)

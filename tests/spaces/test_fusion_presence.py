@@ -80,8 +80,11 @@ def presence_of(space, genotype, rules):
     return space.presence(fusion=rules).counter(space.one_hot(genotype))
 
 
-def test_cells_of_nas_bench_201() -> None:
-    space, rng = NasBench201Space(Spec201(4, 1, (3, 16, 16), 5)), np.random.default_rng(0)
+@pytest.mark.heavy
+@pytest.mark.parametrize("cells_per_stage", [1, 2, 5])
+def test_cells_of_nas_bench_201(cells_per_stage) -> None:
+    spec = Spec201(4, cells_per_stage, (3, 16, 16), 5)
+    space, rng = NasBench201Space(spec), np.random.default_rng(0)
     presence = space.presence(fusion=EVERYTHING)
     changed = 0
     for _ in range(40):

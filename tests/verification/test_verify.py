@@ -11,6 +11,8 @@ from onnx import TensorProto, helper
 from factory.core.errors import InputError
 from factory.devices.base import Timing, TimingPlan, open_device
 from factory.devices.profile import DeviceProfile
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.fusion import parse_rules
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder
 from factory.profiling import attempts
@@ -265,3 +267,23 @@ def test_cold_start_and_memory_are_told_where_the_device_tells_them(model):
     assert known["session_ms"] > 0
     unknown = fake(model, FakeDevice([2.0])).to_dict()
     assert (unknown["first_run_ms"], unknown["peak_memory_mb"]) == (None, None)
+
+
+def test_the_prediction_counts_kernels_as_the_chip_folds_them():
+    """The prediction beside a measurement leaves out what the chip's fusion tests found."""
+    b = GraphBuilder("residual")
+    x = b.input("image", (1, 8, 16, 16))
+    graph = canonicalise(b.finish([b.add(b.conv(x, 8, 3, padding=1), x)]))
+    rules = parse_rules(["conv_dense+Add"])
+
+    class Predictor:
+        fusion = rules
+
+        def predict(self, counts):
+            assert counts == kernel_counts(graph, fusion=rules)
+            assert all(kernel.op != "Add" for kernel in counts)
+            raise InputError("it was asked for the kernels without the addition")
+
+    device = FakeDevice([1.0] * 9)
+    result = verify_model(to_onnx(graph).SerializeToString(), device, predictor=Predictor())
+    assert "it was asked for the kernels without the addition" in " ".join(result.notes)

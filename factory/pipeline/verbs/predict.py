@@ -72,11 +72,6 @@ def _predict_on(
         notes.append(f"the table was imported, not measured by the factory: {imported['source']}")
     if simulated:
         notes.append("the table is of a simulated chip: none of its times was measured")
-    if predictor.infers:
-        notes.append(
-            f"no kernel was timed on this device: the kernels' times are inferred from "
-            f"{predictor.report['n_networks']} whole networks"
-        )
     dtype = None
     if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in everything):
         dtype, everything = "i8", kernel_counts(graph, "i8")
