@@ -269,7 +269,9 @@ def test_no_orphan_is_left(tmp_path, number):
     script.write_text(
         textwrap.dedent(
             f"""
-            import sys
+            import signal, sys
+            # Programs started in the background of a script inherit an ignored interrupt.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.path.insert(0, {str(HERE)!r})
             import tiny_models
             from factory.devices.base import TimingPlan
