@@ -28,11 +28,11 @@ import onnx
 from factory.core.errors import InputError
 from factory.core.files import write_json
 from factory.core.provenance import provenance
-from factory.devices.base import Device, TimingPlan, open_device
+from factory.devices.base import Device, open_device
 from factory.devices.profile import load_profile
 from factory.graph.fusion import PAIRS
 from factory.profiling.fusion_rules import APART, CHAINED, ENOUGH, fusion_tests
-from factory.profiling.fusion_tests import fusion_models, time_pairs
+from factory.profiling.fusion_tests import LOOK, fusion_models, time_pairs
 from factory.profiling.table import LatencyTable
 
 SCHEMA_VERSION = 1
@@ -65,9 +65,8 @@ def shares(device: Device, repeats: int) -> dict[str, list[float]]:
 
 def own_graph(device: Device, models: Mapping[str, bytes]) -> dict[str, list[str]]:
     """Model -> operators that ONNX Runtime runs; empty where it does not tell."""
-    plan = TimingPlan(min_runs=1, max_runs=2, min_time_ms=0, profile_runs=1, optimised_graph=True)
     graphs = {}
-    for name, timing in zip(models, device.time_many(list(models.values()), plan), strict=True):
+    for name, timing in zip(models, device.time_many(list(models.values()), LOOK), strict=True):
         if timing.optimised:
             graph = onnx.load_from_string(base64.b64decode(timing.optimised)).graph
             graphs[name] = [node.op_type for node in graph.node]

@@ -345,7 +345,7 @@ def measure(args: argparse.Namespace, spec: NetworkSpec, rows: list[dict[str, An
         for _ in range(args.rounds):
             for row, found in zip(rows, times, strict=True):
                 genotype = Genotype.from_dict(row["genotype"])
-                _, content = network_bytes(CellSpace(spec), genotype, profile.dtype, 0)
+                content = network_bytes(CellSpace(spec), genotype, profile.dtype, 0)
                 median_ms = verify_model(content, device).median_ms
                 if median_ms is not None:
                     found.append(median_ms)

@@ -7,7 +7,7 @@ kernels come from the other networks' traces and from regressors fitted to them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from factory.latency.sources import Source, sources
 from factory.latency.uncorrected import fit_uncorrected, fit_without
 
 NETWORK_FOLDS = 5
+_Fold = tuple[np.ndarray, LatencyPredictor]  # numbers of networks, and what was fitted without them
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def quick_predictor(
 def held_out_error(facts: Facts, *, seed: int = 0) -> float:
     """Mean relative error on unseen networks, uncorrected and without trees: soon known."""
     source = sources(facts)[-1]
-    data, _, _ = _out_of_fold(source, facts, "", seed, trees=False)
+    data, _ = _out_of_fold(source, facts, "", seed, trees=False)
     predicted = data.counts @ data.kernel_ms
     return float(np.mean(np.abs(predicted / data.measured_ms - 1.0)))
 
@@ -122,7 +123,8 @@ def _fit_source(source: Source, facts: Facts, name: str, seed: int) -> _Fit:
     errors: dict[str, np.ndarray] = {}
     doubts = np.empty(0)
     if judged:
-        data, errors, folds = _out_of_fold(source, facts, name, seed)
+        data, folds = _out_of_fold(source, facts, name, seed)
+        errors = _kernel_errors(source, facts, folds)
         predictor.regressors = _with_errors(predictor.regressors, errors)
         doubts = np.empty(len(data))
         for fold, unseen in folds:
@@ -175,23 +177,14 @@ def _counts(facts: Facts, columns: list[Kernel]) -> np.ndarray:
 
 def _out_of_fold(
     source: Source, facts: Facts, name: str, seed: int, *, trees: bool = True
-) -> tuple[NetworkData, dict[str, np.ndarray], list[tuple[np.ndarray, LatencyPredictor]]]:
+) -> tuple[NetworkData, list[_Fold]]:
     """Networks whose kernels are timed without them: each fold has columns of its own.
 
-    Beside them the relative errors by family, and each fold with the predictor that is new to it.
+    Beside them each fold with the predictor that is new to it.
     """
     number = len(facts.networks)
     order = np.random.default_rng(seed).permutation(number)
-    truth: dict[str, dict[Kernel, float]] = {}
-    for fact in facts.in_place:
-        truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
-    if not source.measures:  # what all networks together say
-        times = source.times()
-        truth = {
-            one.key: {kernel: times[kernel] for kernel in one.counts} for one in facts.networks
-        }
-    blocks, columns_ms, groups, folds = [], [], [], []
-    errors: dict[str, list[float]] = {}
+    blocks, times, groups, folds = [], [], [], []
     parts = np.array_split(order, min(NETWORK_FOLDS, number))
     unseen = fit_without(
         source, facts, name, seed, [{facts.networks[i].key for i in p} for p in parts], trees
@@ -204,21 +197,37 @@ def _out_of_fold(
         block = np.zeros((number, len(columns)))
         block[fold] = _counts(replace(facts, networks=networks), columns)
         blocks.append(block)
-        columns_ms.append(ms)
+        times.append(ms)
         groups += [group_of(k) for k in columns]
-        predicted = dict(zip(columns, ms.tolist(), strict=True))
-        for network in networks:
-            for kernel, true_ms in truth.get(network.key, {}).items():
-                if kernel not in predictor.measured_ms and true_ms > 0:
-                    error = abs(predicted[kernel] / true_ms - 1.0)
-                    errors.setdefault(family(kernel), []).append(error)
     data = NetworkData(
         np.hstack(blocks),
-        np.concatenate(columns_ms),
+        np.concatenate(times),
         np.array(groups, dtype=int),
         np.array([network.median_ms for network in facts.networks]),
     )
-    return data, {key: np.asarray(values) for key, values in errors.items()}, folds
+    return data, folds
+
+
+def _kernel_errors(source: Source, facts: Facts, folds: Sequence[_Fold]) -> dict[str, np.ndarray]:
+    """Family -> relative errors of kernels in networks that the fold's predictor has not seen."""
+    truth: dict[str, dict[Kernel, float]] = {}
+    for fact in facts.in_place:
+        truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
+    if not source.measures:  # what all networks together say
+        times = source.times()
+        truth = {net.key: {k: times[k] for k in net.counts} for net in facts.networks}
+    errors: dict[str, list[float]] = {}
+    for fold, predictor in folds:
+        for network in (facts.networks[i] for i in fold):
+            told = {
+                kernel: true_ms
+                for kernel, true_ms in truth.get(network.key, {}).items()
+                if kernel not in predictor.measured_ms and true_ms > 0
+            }
+            predicted_ms = predictor.kernel_ms(list(told)).tolist()
+            for (kernel, true_ms), ms in zip(told.items(), predicted_ms, strict=True):
+                errors.setdefault(family(kernel), []).append(abs(ms / true_ms - 1.0))
+    return {key: np.asarray(values) for key, values in errors.items()}
 
 
 def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:

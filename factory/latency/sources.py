@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,9 +50,7 @@ class Source:
         if self.name == ISOLATED:
             return dict(self.facts.kernel_ms)
         if self.name == INFERRED:
-            known = [network for network in self.facts.networks if network.key not in left_out]
-            measured_ms = np.array([network.median_ms for network in known])
-            return infer_times([network.counts for network in known], measured_ms)
+            return dict(self._inferred) if not left_out else _infer(self.facts, left_out)
         total: dict[Kernel, float] = defaultdict(float)
         count: dict[Kernel, float] = defaultdict(float)
         hidden = set(left_out)
@@ -66,12 +65,23 @@ class Source:
             found[kernel] = alone[kernel] * ratios.get(family(kernel), ratios[""])
         return dict(sorted(found.items()))
 
+    @cached_property
+    def _inferred(self) -> dict[Kernel, float]:
+        """From all networks: a fit asks for it twice, for itself and to judge its folds by."""
+        return _infer(self.facts, ())
+
     def sightings(self, left_out: Collection[str] = ()) -> Counter[Kernel]:
         """In how many networks each kernel was timed in place; none for kernels timed alone."""
         if self.name != IN_PLACE:
             return Counter()
         hidden = set(left_out)
         return Counter(fact.kernel for fact in self.facts.in_place if fact.network not in hidden)
+
+
+def _infer(facts: Facts, left_out: Collection[str]) -> dict[Kernel, float]:
+    known = [network for network in facts.networks if network.key not in left_out]
+    measured_ms = np.array([network.median_ms for network in known])
+    return infer_times([network.counts for network in known], measured_ms)
 
 
 def sources(facts: Facts) -> list[Source]:

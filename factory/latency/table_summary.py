@@ -10,7 +10,7 @@ from typing import Any
 from factory.graph.kernel import Kernel
 from factory.latency.features import family
 from factory.profiling.drift import clock_drift
-from factory.profiling.fusion_rules import fusion_tests
+from factory.profiling.fusion_rules import fusion_rules, fusion_tests
 from factory.profiling.rows import KINDS, STARTED, Row
 from factory.profiling.table import LatencyTable
 
@@ -20,7 +20,7 @@ EXAMPLES = 3
 def summarise_table(table: LatencyTable) -> dict[str, Any]:
     """Everything that `factory table show` tells, times in ms."""
     rows = table.rows()
-    header = table.header
+    header, settled = table.header, fusion_rules(table)
     describe = dict(header.get("describe") or {})
     return {
         "device": table.device_id,
@@ -54,7 +54,7 @@ def summarise_table(table: LatencyTable) -> dict[str, Any]:
                 "saved_ms": test.saved_ms,
                 "cost_ms": test.cost_ms,
                 "share": test.share,
-                "folded": test.folded,
+                "folded": test.rule in settled,
             }
             for test in fusion_tests(table)
         ],

@@ -109,7 +109,7 @@ def candidates_of_sizes(
             def build(
                 space: object = space, genotype: object = genotype, index: int = index
             ) -> bytes:
-                return network_bytes(space, genotype, dtype, seed + index)[1]  # type: ignore[arg-type]
+                return network_bytes(space, genotype, dtype, seed + index)  # type: ignore[arg-type]
 
             found.append(Candidate(space.kernels(genotype, dtype), build))
     return found

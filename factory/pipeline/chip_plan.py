@@ -36,10 +36,9 @@ from factory.latency.features import family
 from factory.latency.fitting import held_out_error, quick_predictor
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.network_samples import SAMPLERS, sample_network
-from factory.profiling.fusion_rules import KIND
+from factory.profiling.fusion_rules import settled_row
 from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import network_key, profile_networks
-from factory.profiling.rows import RULES
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
 
@@ -196,7 +195,7 @@ def profile_chip(
         if result.stopped:
             break
         chosen = _next(draw, predictor, left)
-        fewest = MIN_NETWORKS_TO_INFER if table.has(RULES, kind=KIND) else FEWEST
+        fewest = FEWEST if settled_row(table) is None else MIN_NETWORKS_TO_INFER
         batch = [(one.counts, one.model) for one in chosen[: max(fewest, affordable)]]
         _add(result.summary, profile_networks(device, batch, table, settings, progress))
         fit_started = time.monotonic()

@@ -27,10 +27,9 @@ from factory.graph.kernel import Kernel
 from factory.pipeline.farm_merge import merge
 from factory.pipeline.farm_turns import Turns
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, random_networks
-from factory.profiling.fusion_rules import KIND, fusion_rules
+from factory.profiling.fusion_rules import fusion_rules, settled_row
 from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import ORDER_SEED, network_key, profile_kernels, profile_networks
-from factory.profiling.rows import RULES
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable, table_name
 from factory.spaces.network_spec import NetworkSpec
@@ -127,9 +126,10 @@ def run_farm(
         for group in groups:
             dtype = group.lead.device.profile.dtype
             kernels = kernels_of(specs, dtype)
-            fusion = _fusion(group, folder, progress)
+            known = _known_tables(group, folder)
+            fusion = _fusion(group, known, progress)
             samples = random_networks(specs, dtype, networks, pool, seed, fusion)
-            _fill(group, kernels, samples, settings, folder)
+            _fill(group, kernels, samples, settings, known)
         _drive(groups, settings, progress)
         answers = [_result(group, folder) for group in groups]
     for group in groups:
@@ -171,16 +171,20 @@ def _reach(
     return list(groups.values())
 
 
-def _fusion(group: Group, folder: Path, progress: Progress) -> FusionRules:
+def _known_tables(group: Group, folder: Path) -> list[LatencyTable]:
+    """What the group's devices measured, and what was merged before."""
+    merged = folder / table_name(group.lead.describe)
+    tables = [member.table for member in group.members]
+    return [*tables, LatencyTable.read(merged)] if merged.exists() else tables
+
+
+def _fusion(group: Group, known: Sequence[LatencyTable], progress: Progress) -> FusionRules:
     """The rules by which a group's networks are counted, settled in each of its tables.
 
     Found before, or else on the first device that finishes the tests; a group that has networks
     already keeps what they were counted by.
     """
-    merged = folder / table_name(group.lead.describe)
-    tables = [member.table for member in group.members]
-    known = [*tables, LatencyTable.read(merged)] if merged.exists() else tables
-    settled = next((row for table in known if (row := table.get(KIND, RULES))), None)
+    settled = next(filter(None, map(settled_row, known)), None)
     if settled is None and not any(table.rows("network") for table in known):
         for member in group.members:
             try:
@@ -188,12 +192,12 @@ def _fusion(group: Group, folder: Path, progress: Progress) -> FusionRules:
             except Exception as error:  # it is told lost when its first block fails
                 progress.message(f"{member.device.profile.id} was not tested for fusion: {error}")
                 continue
-            settled = member.table.get(KIND, RULES)
+            settled = settled_row(member.table)
             break
-    for table in tables:
-        if settled is not None and not table.has(RULES, kind=KIND):
-            table.append(settled)
-    return fusion_rules(tables[0])
+    for member in group.members:
+        if settled is not None and settled_row(member.table) is None:
+            member.table.append(settled)
+    return fusion_rules(group.lead.table)
 
 
 def _fill(
@@ -201,22 +205,16 @@ def _fill(
     kernels: Sequence[Kernel],
     networks: Sequence[Network],
     settings: ProfileSettings,
-    folder: Path,
+    known: Sequence[LatencyTable],
 ) -> None:
     """Put into the queue what no table of the group holds yet, in blocks, in a fixed order."""
-    tables = [member.table for member in group.members]
-    merged = folder / table_name(group.lead.describe)
-    if merged.exists():
-        tables.append(LatencyTable.read(merged))
     items = [Item("kernel", str(kernel), kernel=kernel) for kernel in kernels]
     random.Random(ORDER_SEED).shuffle(items)
     whole = {network_key(model): (counts, model) for counts, model in networks}
     others = [Item("network", key, network=network) for key, network in whole.items()]
     group.total = len(items) + len(others)
     for kind, size in ((items, settings.block_size), (others, settings.network_block_size)):
-        todo = [
-            item for item in kind if not any(table.get(item.kind, item.key) for table in tables)
-        ]
+        todo = [item for item in kind if not any(table.get(item.kind, item.key) for table in known)]
         group.pending += [todo[start : start + size] for start in range(0, len(todo), size)]
     group.done = group.total - sum(map(len, group.pending))
 

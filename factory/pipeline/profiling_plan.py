@@ -93,7 +93,10 @@ def random_networks(
     seed: int,
     fusion: FusionRules = NO_RULES,
 ) -> list[tuple[Counter[Kernel], bytes]]:
-    """Random networks of each size, ``count`` in all, as kernel counts and ONNX bytes."""
+    """Random networks of each size, ``count`` in all, as kernel counts and ONNX bytes.
+
+    ``fusion`` are the rules by which the device's kernels are counted.
+    """
     networks = []
     for number, spec in enumerate(specs):
         share = count // len(specs) + (number < count % len(specs))
@@ -101,21 +104,16 @@ def random_networks(
             continue
         space = space_of(spec)
         for index, genotype in enumerate(planned_genotypes(space, share, pool, seed + number)):
-            networks.append(network_bytes(space, genotype, dtype, seed + index, fusion))
+            model = network_bytes(space, genotype, dtype, seed + index)
+            networks.append((space.kernels(genotype, dtype, fusion), model))
     return networks
 
 
-def network_bytes(
-    space: SearchSpace[A],
-    genotype: A,
-    dtype: str,
-    seed: int = 0,
-    fusion: FusionRules = NO_RULES,
-) -> tuple[Counter[Kernel], bytes]:
-    """Kernel counts of a network by a device's rules, and its ONNX file with random weights."""
+def network_bytes(space: SearchSpace[A], genotype: A, dtype: str, seed: int = 0) -> bytes:
+    """A network's ONNX file with random weights."""
     model = to_onnx(canonicalise(space.lower(genotype)), dtype, seed)
     content: bytes = model.SerializeToString(deterministic=True)
-    return space.kernels(genotype, dtype, fusion), content
+    return content
 
 
 @dataclass(frozen=True)

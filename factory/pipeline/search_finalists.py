@@ -125,7 +125,7 @@ def _measured(
     """Median latency of an architecture with random weights in ms."""
     from factory.verification.verify import verify_model
 
-    _, content = network_bytes(space, architecture, profile.dtype, ctx.seed)
+    content = network_bytes(space, architecture, profile.dtype, ctx.seed)
     usual_ms = stage_profile.usual_reference_ms(ctx, profile.id)
     with open_device(profile) as device:
         return verify_model(content, device, usual_reference_ms=usual_ms).median_ms

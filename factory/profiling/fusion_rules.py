@@ -22,9 +22,8 @@ from factory.graph.fusion import (
 )
 from factory.profiling.rows import RULES, Row
 
-KIND = (
-    "fusion"  # of the tests' rows; a key is "<pair>:chained", "<pair>:apart", "<second>:alone"...
-)
+# Of the rows; keys: "<pair>:chained", "<pair>:apart", "<first>:bare", "<second>:alone", ":pixel".
+KIND = "fusion"
 CHAINED, APART, BARE, ALONE, PIXEL = "chained", "apart", "bare", "alone", "pixel"
 # Of the cost of the second operator, as nn-Meter (MobiSys 2021) has it: where just half is saved,
 # either answer is wrong by as much. With OpenVINO, whose graph can be read, a leaky ReLU or an
@@ -66,10 +65,15 @@ class FusionTest:
         return self.share >= ENOUGH
 
 
+def settled_row(table: Any) -> Row | None:
+    """The row that says by which rules a table's networks are counted; None: not tested."""
+    return next((row for row in table.rows(KIND) if row.key == RULES), None)
+
+
 def fusion_rules(table: Any) -> FusionRules:
     """The rules by which a table's networks are counted; none where its device was not tested."""
-    settled = [row for row in table.rows(KIND) if row.key == RULES]
-    return parse_rules(filter(None, settled[-1].kernels.split(";"))) if settled else NO_RULES
+    row = settled_row(table)
+    return NO_RULES if row is None else parse_rules(filter(None, row.kernels.split(";")))
 
 
 def rules_row(table: Any) -> Row:

@@ -24,7 +24,7 @@ before its first network, whose kernels are counted by these rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from factory.core.progress import SILENT, Progress
@@ -42,19 +42,18 @@ from factory.profiling.fusion_rules import (
     fusion_rules,
     fusion_tests,
     rules_row,
+    settled_row,
 )
-from factory.profiling.profiler import measure_models
-from factory.profiling.rows import RULES
+from factory.profiling.profiler import Build, measure_models
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
 CHANNELS, SIDE = 64, 56  # an element-wise operator on them takes tens of microseconds on a core
 NARROW = {"conv_dense": 8, "conv_pointwise": 16, "Concat": 32}  # so that a first costs little
 GROUPS = 16
-_PLAN = TimingPlan(min_runs=1, max_runs=2, min_time_ms=0, warmup_time_ms=0, profile_runs=1,
-                   optimised_graph=True)  # fmt: skip
+LOOK = TimingPlan(min_runs=1, max_runs=2, min_time_ms=0, warmup_time_ms=0, profile_runs=1,
+                  optimised_graph=True)  # fmt: skip
 SETTINGS = ProfileSettings(rounds=8, min_time_ms=100.0, trace_runs=0, longest_wait_s=5.0)
-Build = Callable[[], bytes]
 
 
 def measure_fusion(
@@ -66,7 +65,7 @@ def measure_fusion(
 
     A table that holds networks already keeps the rules that they were counted by.
     """
-    if table.has(RULES, kind=KIND):
+    if settled_row(table) is not None:
         return fusion_rules(table)
     if table.rows("network"):
         if not table.rows("in_place"):
@@ -163,7 +162,7 @@ def _shows_graph(device: Device, dtype: str) -> bool:
     """Whether the device tells the graph as it runs; a look that fails is taken again once."""
     model = _pair(PAIRS[0].first, "", BARE, dtype)
     for _ in range(2):
-        timing = device.time_many([model], _PLAN)[0]
+        timing = device.time_many([model], LOOK)[0]
         if timing.ok:
             return bool(timing.optimised)
     return False

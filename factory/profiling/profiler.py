@@ -73,8 +73,7 @@ def profile_kernels(
             )
     jobs = [_kernel_job(kernel) for kernel in dict.fromkeys(kernels)]
     random.Random(ORDER_SEED).shuffle(jobs)
-    run = _Run(device, table, settings, settings.kernel_plan(), settings.block_size)
-    return run.measure(jobs, progress, f"profile {device.profile.id}")
+    return _measure_single(device, jobs, table, settings, progress, f"profile {device.profile.id}")
 
 
 def profile_networks(
@@ -99,15 +98,13 @@ def measure_models(
     kind: str,
     models: Mapping[str, Build],
     table: LatencyTable,
-    settings: ProfileSettings | None = None,
-    progress: Progress = SILENT,
-    label: str = "",
+    settings: ProfileSettings,
+    progress: Progress,
+    label: str,
 ) -> ProfileSummary:
     """Measure any models, by the key of their rows, as single kernels are; in the order given."""
-    settings = settings or ProfileSettings()
     jobs = [_Job(kind, key, "", build) for key, build in models.items()]
-    run = _Run(device, table, settings, settings.kernel_plan(), settings.block_size)
-    return run.measure(jobs, progress, label or f"{kind} on {device.profile.id}")
+    return _measure_single(device, jobs, table, settings, progress, label)
 
 
 def network_key(model: bytes) -> str:
@@ -118,6 +115,18 @@ def network_key(model: bytes) -> str:
 def counts_text(counts: Mapping[Kernel, int]) -> str:
     """'2*Conv(..);1*Add(..)', kernels in order."""
     return ";".join(f"{counts[kernel]}*{kernel}" for kernel in sorted(counts))
+
+
+def _measure_single(
+    device: Device,
+    jobs: Sequence[_Job],
+    table: LatencyTable,
+    settings: ProfileSettings,
+    progress: Progress,
+    label: str,
+) -> ProfileSummary:
+    run = _Run(device, table, settings, settings.kernel_plan(), settings.block_size)
+    return run.measure(jobs, progress, label)
 
 
 def _kernel_job(kernel: Kernel) -> _Job:

@@ -1,4 +1,4 @@
-"""Random graphs of the kind that the cell space lowers to."""
+"""A graph to build in, and random graphs of the kind that the cell space lowers to."""
 
 import collections
 
@@ -49,6 +49,16 @@ def build_random_graph(seed: int, steps: int = 8) -> OpGraph:
             x = b.unary("Clip", b.conv(x, channels, 1), (("min", "0"), ("max", "6")))
         tensors.append(x)
     return b.finish([b.linear(b.global_avg_pool(tensors[-1]), 10)])
+
+
+@pytest.fixture
+def b():
+    return GraphBuilder("test")
+
+
+@pytest.fixture
+def x(b):
+    return b.input("x", (1, 8, 9, 9))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.onnx_import import from_onnx
-from factory.graph.opgraph import GraphBuilder
 
 
 def kernels(graph, dtype=None):
@@ -16,16 +15,6 @@ def kernels(graph, dtype=None):
 
 def ops(graph):
     return Counter(node.op for node in canonicalise(graph).nodes)
-
-
-@pytest.fixture
-def b():
-    return GraphBuilder("test")
-
-
-@pytest.fixture
-def x(b):
-    return b.input("x", (1, 8, 9, 9))
 
 
 def test_shared_relus_merge_and_dead_nodes_vanish(b, x):

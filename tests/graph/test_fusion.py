@@ -18,16 +18,6 @@ def gone(graph, *texts):
     return Counter(k.op for k in (kernel_counts(canonical) - left).elements())
 
 
-@pytest.fixture
-def b():
-    return GraphBuilder("test")
-
-
-@pytest.fixture
-def x(b):
-    return b.input("x", (1, 8, 9, 9))
-
-
 def test_a_residual_addition_goes_into_the_convolution_that_ends_the_block(b, x):
     graph = b.finish([b.add(b.conv(b.relu(b.conv(x, 8, 1)), 8, 3, padding=1), x)])
     assert gone(graph, "conv_dense+Add") == {"Add": 1}

@@ -15,6 +15,7 @@ from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.opgraph import GraphBuilder
 from factory.latency.facts import read_facts
+from factory.latency.table_summary import summarise_table
 from factory.profiling.fusion_rules import KIND, fusion_rules, fusion_tests
 from factory.profiling.fusion_tests import fusion_models, measure_fusion
 from factory.profiling.merging import merge_rows
@@ -154,7 +155,10 @@ def test_the_rules_of_a_table_stay_what_its_networks_were_counted_by(tmp_path, m
     with table_of(device, tmp_path / "t.csv") as table:
         rules = measure_fusion(device, table)
     monkeypatch.setattr("factory.profiling.fusion_rules.ENOUGH", 5.0)
-    assert fusion_rules(LatencyTable.read(tmp_path / "t.csv")) == rules
+    again = LatencyTable.read(tmp_path / "t.csv")
+    assert fusion_rules(again) == rules
+    told = summarise_table(again)["fusion"]  # what `factory table show` says
+    assert {test["pair"] for test in told if test["folded"]} == set(TRUTHS[1])
     unfinished = LatencyTable.read(tmp_path / "t.csv").without(
         [row_id(row) for row in table.rows(KIND) if row.key == RULES]
     )
