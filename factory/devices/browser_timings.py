@@ -23,6 +23,7 @@ NAMES = {  # the runtime's names of its providers -> those of a profile
     "WebNNExecutionProvider": "webnn",
 }
 NUMBERS = ("median_ms", "p10_ms", "p90_ms", "min_ms")
+OPTIONAL = ("session_ms", "mean_ms")
 
 
 def timing_of(
@@ -38,12 +39,11 @@ def timing_of(
     runs = raw.get("runs")
     if not all(_is_time(value) for value in values.values()) or not _is_count(runs):
         return Timing.failed("the page sent no proper times")
-    session_ms = raw.get("session_ms")
     timing: dict[str, Any] = {
         "status": "ok",
         **values,
         "runs": runs,
-        "session_ms": session_ms if _is_time(session_ms) else 0.0,
+        **{name: raw[name] for name in OPTIONAL if _is_time(raw.get(name))},
         "providers": {},
     }
     events, traced_runs = raw.get("events"), raw.get("traced_runs")
