@@ -14,6 +14,7 @@ from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.reference import reference_rows, usual_reference_ms
+from factory.profiling.rows import DISTURBED_MARKS
 
 MAX_REORDER_SHARE = 0.9
 ORDINARY_SCATTER = 0.05
@@ -242,7 +243,7 @@ def _undisturbed(rows: Iterable[Any]) -> list[Any]:
     A network that other programs interrupted in every run is slower by any factor, and its p10 too.
     """
     found = list(rows)
-    calm = [row for row in found if not row.disturbed]
+    calm = [row for row in found if not str(row.reason).startswith(DISTURBED_MARKS)]
     return calm if 2 * len(calm) >= len(found) else found
 
 

@@ -22,13 +22,13 @@ from typing import Any
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
-from factory.devices.base import Device, Timing, TimingPlan
+from factory.devices.base import DISTURBED, Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
 from factory.profiling.drift import drifts_of
 from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.kernel_model import kernel_model
 from factory.profiling.reference import GRAPHS, KEY
-from factory.profiling.rows import DISTURBED_MARK, Row
+from factory.profiling.rows import DISTURBED_MARKS, Row
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable, check_fingerprint
 from factory.profiling.trust import Attempt, Speed, SteadyTimer, recent
@@ -267,7 +267,7 @@ class _Run:
         best = self.timer.time(models, self.plan, self.settings.rounds)
         mark = ""
         if self.timer.disturbed(best):
-            mark = f"{DISTURBED_MARK}: {best.slower.sign} while this was measured"
+            mark = f"{DISTURBED_MARKS[0]}: {best.slower.sign} while this was measured"
         return _Block(jobs, models, best, mark)
 
     def _measured_again(self, attempt: Attempt) -> None:
@@ -292,8 +292,8 @@ class _Run:
         if len(speeds_ms) < FIRST_REFERENCES:
             return
         usual_ms = statistics.median_low(speeds_ms)
-        others = [b for b in blocks if b.mark or b.off(usual_ms) > self.timer.threshold]
-        if not others or blocks[-1].off(usual_ms) > self.timer.threshold:
+        others = [b for b in blocks if b.mark or b.off(usual_ms) > DISTURBED]
+        if not others or blocks[-1].off(usual_ms) > DISTURBED:
             return
         self.timer.patience_s = self.settings.longest_wait_s
         marked = any(block.mark for block in others) and self.settings.longest_wait_s > 0

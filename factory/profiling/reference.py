@@ -85,7 +85,7 @@ def title(key: str) -> str:
 
 def reference_rows(table: LatencyTable, key: str = KEY) -> list[Row]:
     """The successful rows of one reference, in the order in which they were measured."""
-    return [row for row in table.rows("reference") if row.key == key and row.ok]
+    return [row for row in table.rows("reference") if row.key == key and row.status == "ok"]
 
 
 def usual_reference_ms(table: LatencyTable) -> float | None:

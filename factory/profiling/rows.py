@@ -13,8 +13,7 @@ from dataclasses import dataclass, fields
 
 KINDS = ("kernel", "network", "reference", "in_place", "fusion")
 STATUSES = ("ok", "failed")
-DISTURBED_MARK = "disturbed"  # how the reason of a row begins that was measured meanwhile
-OLD_MARK = "drift"  # the same in tables of older versions
+DISTURBED_MARKS = ("disturbed", "drift")  # reasons of disturbed rows begin so; the older last
 RULES = "rules"  # key of the fusion row that says what the tests came to
 
 
@@ -72,7 +71,7 @@ class Row:
     @property
     def disturbed(self) -> bool:
         """Whether the machine stayed disturbed while this was measured."""
-        return self.ok and self.reason.startswith((DISTURBED_MARK, OLD_MARK))
+        return self.ok and self.reason.startswith(DISTURBED_MARKS)
 
     def fault(self) -> str:
         """What is wrong with this row; empty when nothing is."""
