@@ -35,6 +35,7 @@ from factory.profiling.trust import Attempt, Speed, SteadyTimer, recent
 
 REFERENCES_REMEMBERED = 9
 FIRST_REFERENCES = 3
+WAITS = 4  # that may be as long as they get, before a profile's waiting counts against its time
 ORDER_SEED = 0
 SPREAD = ("p10_ms", "p90_ms", "min_ms", "mean_ms")
 Build = Callable[[], bytes]
@@ -196,10 +197,11 @@ class _Run:
             stayed=self._believed,
         )
         self.progress: Progress = SILENT
+        self.started = time.monotonic()
+        self.said_of = -1  # the block that was last told of
 
     def measure(self, jobs: Sequence[_Job], progress: Progress, label: str) -> ProfileSummary:
         """Measure the jobs that the table does not hold."""
-        started = time.monotonic()
         self.progress = progress
         todo = [job for job in jobs if self._is_new(job)]
         self.summary.skipped = len(jobs) - len(todo)
@@ -213,9 +215,13 @@ class _Run:
                     blocks.append(self._block(block))
                     task.advance(len(block), note=self._note())
                 self._once_more(blocks)
+            self._say_disturbed(len(todo))
             self._say_drift()
+        return self._timed()
+
+    def _timed(self) -> ProfileSummary:
         self.summary.waited_s = self.timer.waited_s
-        self.summary.seconds = round(time.monotonic() - started, 3)
+        self.summary.seconds = round(time.monotonic() - self.started, 3)
         return self.summary
 
     def _is_new(self, job: _Job) -> bool:
@@ -263,18 +269,30 @@ class _Run:
     def _steadiest(self, jobs: Sequence[_Job], models: Sequence[bytes]) -> _Block:
         """The steadiest measurement of a block, and its mark where it is a disturbed one."""
         self.timer.usual = recent(self.speeds[-REFERENCES_REMEMBERED:])
-        self.timer.patience_s = self.settings.longest_wait_s
+        longest_s = self.settings.longest_wait_s
+        self.timer.patience_s = min(longest_s, max(0.0, self._waiting_left_s()))
+        # on a machine that is always busy neither waiting nor repeating helps
+        spent = longest_s > 0 and not self.timer.patience_s
+        self.timer.repeats = 0 if spent else self.settings.max_repeats
         best = self.timer.time(models, self.plan, self.settings.rounds)
         mark = ""
         if self.timer.disturbed(best):
             mark = f"{DISTURBED_MARKS[0]}: {best.slower.sign} while this was measured"
         return _Block(jobs, models, best, mark)
 
+    def _waiting_left_s(self) -> float:
+        """Of a profile no more than a third is spent waiting, but for some waits at its begin."""
+        spent_s = time.monotonic() - self.started
+        measuring_s = spent_s - self.timer.waited_s
+        return WAITS * self.settings.longest_wait_s + measuring_s / 2 - self.timer.waited_s
+
     def _measured_again(self, attempt: Attempt) -> None:
-        self.progress.message(
-            f"{self.device.profile.id}: {attempt.slower.sign}, "
-            f"block {self.next_block} is measured again"
-        )
+        if self.said_of != self.next_block:
+            self.said_of = self.next_block
+            self.progress.message(
+                f"{self.device.profile.id}: {attempt.slower.sign}, "
+                f"block {self.next_block} is measured again"
+            )
 
     def _believed(self, attempt: Attempt) -> None:
         """What a chip takes that stays slow becomes what is usual."""
@@ -316,7 +334,6 @@ class _Run:
 
     def again(self, jobs: Sequence[_Job], progress: Progress) -> ProfileSummary:
         """Measure one block of networks again, as rows beside the references'."""
-        started = time.monotonic()
         self.progress = progress
         self._first_references()
         block = self._steadiest(jobs, [job.build() for job in jobs])
@@ -325,9 +342,15 @@ class _Run:
                 self._row(replace(job, kind="reference", kernels=""), timing, block)
         self._reference_rows(block.measured)
         self._say_drift()
-        self.summary.waited_s = self.timer.waited_s
-        self.summary.seconds = round(time.monotonic() - started, 3)
-        return self.summary
+        return self._timed()
+
+    def _say_disturbed(self, models: int) -> None:
+        if self.summary.marked_blocks:
+            blocks = math.ceil(models / self.block_size)
+            self.progress.message(
+                f"{self.device.profile.id}: {self.summary.marked_blocks} of {blocks} blocks stayed "
+                "disturbed and are marked; measure on a quieter machine for predictions to rely on"
+            )
 
     def _say_drift(self) -> None:
         """Slow changes, which no block shows against the one before it."""
