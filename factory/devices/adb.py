@@ -191,7 +191,7 @@ class AdbDevice(Closing):
         except RunnerFailed as failed:
             if len(indices) == 1:
                 results[indices[0]] = Timing.failed(failed.reason)
-            elif failed.timed_out and failed.suspect is not None:
+            elif failed.timed_out and failed.suspect is not None and failed.suspect < len(indices):
                 culprit = indices[failed.suspect]
                 results[culprit] = Timing.failed(failed.reason)
                 rest = [index for index in indices if index != culprit]
