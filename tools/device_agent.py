@@ -2015,11 +2015,12 @@ is). Part of the device agent: standard library and numpy only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import ARRAYS, MOST_BLOBS
+from factory.devices.frames import ARRAYS, DTYPES, MOST_BLOBS
 from factory.devices.wire import (
     Form,
     Wrong,
@@ -2127,6 +2128,13 @@ def node_events(value: Any, field: str) -> list[dict[str, Any]]:
     ]
 
 
+def check_trace(events: Sequence[Mapping[str, Any]], runs: int) -> None:
+    """Raise Wrong where ``events`` name far more nodes than ``runs`` runs of them can have made."""
+    nodes = len({(event["name"], *event["args"].values()) for event in events})
+    if nodes * runs > 16 * len(events) + 1000:
+        raise Wrong(f"a trace of {runs} runs has {len(events)} events of {nodes} nodes")
+
+
 # -- a device agent ---------------------------------------------------------------------------
 
 _CORE = table({"core": whole(0, 1 << 16)}, more="keep")
@@ -2196,7 +2204,7 @@ def _plan_field(name: str, kind: Any) -> Form:
 
 def _threads(value: Any, field: str) -> int | str:
     if value == "all" or (type(value) is int and 1 <= value <= 1024):
-        return value  # type: ignore[no-any-return]
+        return value
     raise not_as(field, value, "a whole number from 1 to 1024 or 'all'")
 
 
@@ -2332,7 +2340,7 @@ _WRITTEN = table(
     {
         "name": _NAME,
         "file": _FILE,
-        "dtype": _WORD,
+        "dtype": choice(*DTYPES),
         "shape": list_of(whole(0, 2**31), most=32),
     }
 )
@@ -2360,7 +2368,7 @@ RUNNER_RAN = tagged(
 )
 PHONE_FACTS = table(
     {
-        "chip": text(400, least=1),
+        "chip": line(300),
         "cores": list_of(
             table(
                 {

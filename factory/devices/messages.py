@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import ARRAYS, MOST_BLOBS
+from factory.devices.frames import ARRAYS, DTYPES, MOST_BLOBS
 from factory.devices.wire import (
     Form,
     Wrong,
@@ -331,7 +331,7 @@ _WRITTEN = table(
     {
         "name": _NAME,
         "file": _FILE,
-        "dtype": _WORD,
+        "dtype": choice(*DTYPES),
         "shape": list_of(whole(0, 2**31), most=32),
     }
 )
@@ -359,7 +359,7 @@ RUNNER_RAN = tagged(
 )
 PHONE_FACTS = table(
     {
-        "chip": text(400, least=1),
+        "chip": line(300),
         "cores": list_of(
             table(
                 {
