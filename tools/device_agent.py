@@ -2042,7 +2042,7 @@ from factory.devices.wire import (
 )
 
 LONGEST_FACTS = 1 << 20
-LONGEST_OUTPUTS = 1 << 30
+LONGEST_OUTPUTS = 1 << 29
 MOST_MODELS = 256  # of one request
 MOST_RUNS = 1_000_000
 MOST_TRACED_RUNS = 10_000

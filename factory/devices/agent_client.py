@@ -34,7 +34,7 @@ from factory.devices.messages import (
     LONGEST_OUTPUTS,
     read,
 )
-from factory.devices.wire import LONGEST_JSON, Wrong, parse_json
+from factory.devices.wire import LONGEST_JSON, Wrong, parse_json, printable
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.1
@@ -326,4 +326,4 @@ def _tls(options: AgentOptions) -> ssl.SSLContext:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return printable(str(error), 200) or type(error).__name__
