@@ -98,9 +98,16 @@ class LocalDevice(Closing):
         if self._worker is not None and self._worker.alive:
             return self._worker
         own = own_command(self.profile)
-        worker = WorkerProcess(
-            own or self._command, copy_worker if own else None, self._longest_answer
-        )
+        try:
+            worker = WorkerProcess(
+                own or self._command, copy_worker if own else None, self._longest_answer
+            )
+        except OSError as error:
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=error.strerror or str(error),
+                fix="check interpreter in its profile, and free memory and disk",
+            ) from None
         options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,

@@ -223,6 +223,7 @@ def test_wrong_tokens_are_refused_and_the_message_tells_what_to_do(agent):
     [
         ({"body": bytes(9 << 20)}, 413, "8388608 are accepted"),
         ({"body": b"x", "length": "none"}, 411, "length"),
+        ({"body": b"x", "length": "\u00b2"}, 411, "length"),
         ({"body": b"x", "media": "text/plain"}, 415, "body must be"),
         ({"body": b"x", "path": "/etc/passwd"}, 404, "nothing at"),
         ({"body": b"nonsense that is long enough"}, 400, "damaged"),

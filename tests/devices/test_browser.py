@@ -241,8 +241,27 @@ def test_foreign_bodies_are_refused_and_the_server_lives(opened):
     assert page.ask("POST", "/api/hello", b"[1]")[0] == 400
     assert page.ask("POST", "/api/hello", b"{cut")[0] == 400
     assert page.ask("POST", "/api/hello", b"x" * (browser_server.LONGEST_JSON + 10))[0] == 413
+    assert page.ask("POST", "/api/hello", b"x", {"Content-Length": "99999999999"})[0] == 413
+    assert page.ask("POST", "/api/hello", b"[" * 50_000)[0] == 400
+    assert page.ask("POST", "/api/hello", b'{"facts": [1]}')[0] == 400
     assert page.ask("POST", "/api/job/7/result/0", ok())[0] == 404
     assert page.hello() == 200
+
+
+def test_a_wrong_result_costs_its_model_alone(opened):
+    device, page = opened()
+
+    def course():
+        job = page.work()
+        path = f"/api/job/{job['job']}"
+        assert page.ask("POST", f"{path}/reply", b"factory1")[0] == 404  # that is no run
+        assert page.tell(f"{path}/result/0", ok(runs=10**30))[0] == 200
+        page.tell(f"{path}/result/1", ok())
+
+    page.in_background(course)
+    bad, good = device.time_many([tiny_models.add()] * 2, PLAN)
+    assert bad.reason.startswith("the page sent no proper times: runs is a number too large")
+    assert good.ok
 
 
 @pytest.mark.parametrize(
