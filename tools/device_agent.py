@@ -378,6 +378,19 @@ def text(longest: int = 200, least: int = 0) -> Form:
     return form
 
 
+def word(longest: int = 200, least: int = 0) -> Form:
+    """A text that can stand in a sentence as it is: a name, a version."""
+    plain = text(longest, least)
+
+    def form(value: Any, field: str) -> str:
+        checked: str = plain(value, field)
+        if not checked.isprintable():
+            raise not_as(field, value, "a text that can be printed")
+        return checked
+
+    return form
+
+
 def line(longest: int = 400) -> Form:
     """A text that is only ever shown: whatever it holds, it becomes one line and is cut."""
 
@@ -461,7 +474,7 @@ def list_of(inner: Form, most: int, least: int = 0) -> Form:
 
 def map_of(inner: Form, most: int, longest_key: int = 200) -> Form:
     """A table of any keys, ``most`` of them."""
-    key_form = text(longest_key)
+    key_form = word(longest_key)
 
     def form(value: Any, field: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > most:
@@ -2039,6 +2052,7 @@ from factory.devices.wire import (
     text,
     unless_wrong,
     whole,
+    word,
 )
 
 LONGEST_FACTS = 1 << 20
@@ -2049,7 +2063,7 @@ MOST_TRACED_RUNS = 10_000
 LONGEST_MODEL_MS = 600_000.0
 MOST_NODES = 100_000
 
-_NAME, _WORD, _SENTENCE = text(1000), text(200), line(400)
+_NAME, _WORD, _SENTENCE = text(1000), word(), line(400)
 _SHARE = number(0.0, 1.000001)  # a sum of shares, rounded
 _CELSIUS = maybe(number(-100.0, 1000.0))
 
@@ -2140,7 +2154,7 @@ def check_trace(events: Sequence[Mapping[str, Any]], runs: int) -> None:
 _CORE = table({"core": whole(0, 1 << 16)}, more="keep")
 _PROVIDERS = list_of(_WORD, most=100)
 _MACHINE = {
-    "chip": text(200, least=1),
+    "chip": word(least=1),
     "cpu": line(200),
     "board": maybe(line(200)),
     "machine": maybe(_WORD),
@@ -2156,7 +2170,7 @@ AGENT_HELLO = table(_HELLO)
 AGENT_FACTS = table({**_HELLO, **_MACHINE}, more="keep")
 FINGERPRINT = table(
     {
-        "chip": text(200, least=1),
+        "chip": word(least=1),
         "runtime": _WORD,
         "runtime_version": _WORD,
         "execution_provider": _WORD,
@@ -2210,7 +2224,7 @@ def _threads(value: Any, field: str) -> int | str:
 
 _CONFIG = table(
     {
-        "execution_provider": text(200, least=1),
+        "execution_provider": word(least=1),
         "provider_options": _OPTIONS,
         "threads": _threads,
         "pin": flag,

@@ -270,12 +270,12 @@ class _Busy(Exception):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer in chunks, none of which has a negative length: that would mean "all there is"."""
+    """An answer in chunks of possible lengths; a negative one would mean "all there is"."""
 
     def _read_next_chunk_size(self) -> int:
         size: int = super()._read_next_chunk_size()  # type: ignore[misc]
-        if size < 0:
-            raise ValueError("a negative length")
+        if not 0 <= size < 2**62:
+            raise ValueError("an impossible length")
         return size
 
 

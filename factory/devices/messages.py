@@ -30,6 +30,7 @@ from factory.devices.wire import (
     text,
     unless_wrong,
     whole,
+    word,
 )
 
 LONGEST_FACTS = 1 << 20
@@ -40,7 +41,7 @@ MOST_TRACED_RUNS = 10_000
 LONGEST_MODEL_MS = 600_000.0
 MOST_NODES = 100_000
 
-_NAME, _WORD, _SENTENCE = text(1000), text(200), line(400)
+_NAME, _WORD, _SENTENCE = text(1000), word(), line(400)
 _SHARE = number(0.0, 1.000001)  # a sum of shares, rounded
 _CELSIUS = maybe(number(-100.0, 1000.0))
 
@@ -131,7 +132,7 @@ def check_trace(events: Sequence[Mapping[str, Any]], runs: int) -> None:
 _CORE = table({"core": whole(0, 1 << 16)}, more="keep")
 _PROVIDERS = list_of(_WORD, most=100)
 _MACHINE = {
-    "chip": text(200, least=1),
+    "chip": word(least=1),
     "cpu": line(200),
     "board": maybe(line(200)),
     "machine": maybe(_WORD),
@@ -147,7 +148,7 @@ AGENT_HELLO = table(_HELLO)
 AGENT_FACTS = table({**_HELLO, **_MACHINE}, more="keep")
 FINGERPRINT = table(
     {
-        "chip": text(200, least=1),
+        "chip": word(least=1),
         "runtime": _WORD,
         "runtime_version": _WORD,
         "execution_provider": _WORD,
@@ -201,7 +202,7 @@ def _threads(value: Any, field: str) -> int | str:
 
 _CONFIG = table(
     {
-        "execution_provider": text(200, least=1),
+        "execution_provider": word(least=1),
         "provider_options": _OPTIONS,
         "threads": _threads,
         "pin": flag,

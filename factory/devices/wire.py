@@ -79,6 +79,19 @@ def text(longest: int = 200, least: int = 0) -> Form:
     return form
 
 
+def word(longest: int = 200, least: int = 0) -> Form:
+    """A text that can stand in a sentence as it is: a name, a version."""
+    plain = text(longest, least)
+
+    def form(value: Any, field: str) -> str:
+        checked: str = plain(value, field)
+        if not checked.isprintable():
+            raise not_as(field, value, "a text that can be printed")
+        return checked
+
+    return form
+
+
 def line(longest: int = 400) -> Form:
     """A text that is only ever shown: whatever it holds, it becomes one line and is cut."""
 
@@ -162,7 +175,7 @@ def list_of(inner: Form, most: int, least: int = 0) -> Form:
 
 def map_of(inner: Form, most: int, longest_key: int = 200) -> Form:
     """A table of any keys, ``most`` of them."""
-    key_form = text(longest_key)
+    key_form = word(longest_key)
 
     def form(value: Any, field: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > most:
