@@ -22,6 +22,7 @@ from factory.devices.messages import (
     LONGEST_OUTPUTS,
     RUNNER_HEAD,
     RUNNER_TIMED,
+    TIMINGS,
     check_trace,
     node_events,
     read,
@@ -148,7 +149,7 @@ def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Tim
         "providers": providers,
         "optimised": optimised,
     }
-    return timings([told], 1)[0]
+    return timings(TIMINGS([told], "timings"), 1)[0]
 
 
 def outputs_of(result: Mapping[str, Any], folder: Path) -> dict[str, np.ndarray]:

@@ -88,14 +88,13 @@ _TIMING = tagged(
 TIMINGS = list_of(_TIMING, MOST_MODELS * 16)
 
 
-def timings(value: Any, models: int, field: str = "timings") -> list[Timing]:
-    """The timing of each of ``models`` models; Wrong where they are not that."""
-    found = TIMINGS(value, field)
-    if len(found) != models:
-        raise Wrong(f"{field} holds {len(found)} for {models} models")
+def timings(told: Sequence[Mapping[str, Any]], models: int) -> list[Timing]:
+    """The timings of ``models`` models, which TIMINGS let pass; Wrong where they are not as many."""
+    if len(told) != models:
+        raise Wrong(f"timings holds {len(told)} for {models} models")
     return [
         Timing.from_dict(one) if one["status"] == "ok" else Timing.failed(one["reason"])
-        for one in found
+        for one in told
     ]
 
 

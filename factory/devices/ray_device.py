@@ -18,7 +18,7 @@ from factory.core.errors import InputError
 from factory.devices.base import Timing, TimingPlan, answers_of
 from factory.devices.frames import DTYPES
 from factory.devices.local import LocalDevice
-from factory.devices.messages import DESCRIBE, timings
+from factory.devices.messages import DESCRIBE, TIMINGS, timings
 from factory.devices.profile import DeviceProfile
 from factory.devices.ray_options import RayOptions
 from factory.devices.wire import Wrong, printable
@@ -96,7 +96,8 @@ class RayDevice(Closing):
     ) -> list[Timing]:
         """Time several models, interleaved, over there."""
         with answers_of(self.profile.id):
-            return timings(self._call("time_many", list(models), plan, rounds), len(models))
+            told = TIMINGS(self._call("time_many", list(models), plan, rounds), "timings")
+            return timings(told, len(models))
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name."""

@@ -31,7 +31,7 @@ from factory.devices.base import Timing, TimingPlan, in_chunks
 from factory.devices.browser_timings import read_result
 from factory.devices.frames import BrokenFrame, pack_arrays, read_frame
 from factory.devices.local import LocalDevice
-from factory.devices.messages import AGENT_REQUEST, timings
+from factory.devices.messages import AGENT_REQUEST, TIMINGS, timings
 from factory.devices.process import WorkerProcess
 from factory.devices.profile import DeviceProfile
 from factory.devices.wire import Wrong
@@ -139,7 +139,8 @@ def test_a_timing_is_the_same_after_its_way_and_newer_fields_are_left_out():
         "ok", "", 2.0, 1.9, 2.2, 1.8, 20, 0.1, (peers.NODE,), 2.1, {"CPU": 1}, 3.0, "AA==", 4.0, 5.0
     )
     told = json.loads(json.dumps({**timing.to_dict(), "of_tomorrow": [1]}))
-    assert timings([told, peers.FAILED], 2) == [timing, Timing.failed("no such operator")]
+    passed = TIMINGS([told, peers.FAILED], "timings")
+    assert timings(passed, 2) == [timing, Timing.failed("no such operator")]
 
 
 def test_every_plan_of_ours_is_accepted():
