@@ -89,7 +89,7 @@ TIMINGS = list_of(_TIMING, MOST_MODELS * 16)
 
 
 def timings(told: Sequence[Mapping[str, Any]], models: int) -> list[Timing]:
-    """The timings of ``models`` models, which TIMINGS let pass; Wrong where they are not as many."""
+    """The timings of ``models`` models that TIMINGS let pass; Wrong where they are others."""
     if len(told) != models:
         raise Wrong(f"timings holds {len(told)} for {models} models")
     return [
