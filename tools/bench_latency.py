@@ -11,7 +11,7 @@ without.
     python tools/bench_latency.py measure --device local-cpu-t1-fp32 --work WORK --seconds 330
     python tools/bench_latency.py score --table TABLE.csv --work WORK --out latency.json
 
-With `--table` a block in which the profile's reference model takes over 10 % longer than it took
+With `--table` a block in which the machine is disturbed against what the profile's references took
 while the table was measured is waited for and measured again; after four attempts it does not
 count.
 
@@ -42,12 +42,11 @@ from factory.graph.onnx_import import from_onnx, load_onnx
 from factory.latency.facts import REFERENCE_SHARE, parse_counts
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.network_samples import sample_network
-from factory.profiling.attempts import wait_for_speed
-from factory.profiling.drift import NOTICED
 from factory.profiling.profiler import counts_text
-from factory.profiling.reference import reference_model, usual_reference_ms
+from factory.profiling.reference import KEY, usual_reference_ms
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
+from factory.profiling.trust import SteadyTimer, Usual
 
 SCHEMA_VERSION = 1
 SEED = 50_000  # first part of the seeds of this benchmark's networks
@@ -108,11 +107,10 @@ def measure(args: argparse.Namespace) -> None:
     names = network_names(args)
     graph = sample_network(*REFERENCE)
     reference = to_onnx(graph, profile.dtype).SerializeToString()
-    own = reference_model(profile.dtype)
-    usual_ms = usual_reference_ms(LatencyTable.read(args.table)) if args.table else None
-    highest_ms = (1.0 + NOTICED) * usual_ms if usual_ms else float("inf")
+    usual = Usual.of_table(LatencyTable.read(args.table)) if args.table else None
     with open_device(profile) as device:
         state["describe"] = device.describe()
+        timer = SteadyTimer(device, usual, repeats=ATTEMPTS - 1)
         for number in range(args.passes):
             done = state["passes"].setdefault(str(number), {})
             todo = [name for name in names if name not in done]
@@ -123,22 +121,18 @@ def measure(args: argparse.Namespace) -> None:
                     return
                 block = todo[start : start + BLOCK]
                 models = [network_model(name, profile.dtype, args.work)[1] for name in block]
-                for _ in range(ATTEMPTS):
-                    *timings, base, profile_base = device.time_many(
-                        [*models, reference, own], PLAN.network_plan(), rounds=PLAN.rounds
-                    )
-                    slow = profile_base.median_ms > highest_ms
-                    if not slow:
-                        break
-                    wait_for_speed(device, own, PLAN.network_plan(), highest_ms, WAIT_S)
+                timer.patience_s = (ATTEMPTS - 1) * WAIT_S
+                measured = timer.time([*models, reference], PLAN.network_plan(), PLAN.rounds)
+                *timings, base = measured.timings
+                mark = measured.slower.sign if timer.disturbed(measured) else ""
                 for name, timing in zip(block, timings, strict=True):
                     done[name] = {
                         "median_ms": timing.median_ms,
                         "p10_ms": timing.p10_ms,
                         "min_ms": timing.min_ms,
                         "reference_ms": base.median_ms,
-                        "profile_reference_ms": profile_base.median_ms,
-                        "reason": timing.reason or ("the chip was slow" if slow else ""),
+                        "profile_reference_ms": measured.speed.median_ms(KEY),
+                        "reason": timing.reason or mark,
                     }
                 write_json(path, state)
     print(f"done: {len(names)} networks in {args.passes} passes, {path}")

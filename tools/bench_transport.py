@@ -40,7 +40,7 @@ from factory.pipeline.profiling_plan import (
 from factory.pipeline.shapes import network_spec
 from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.profiler import network_key, profile_networks
-from factory.profiling.reference import usual_reference_ms
+from factory.profiling.reference import reference_rows, usual_reference_ms
 from factory.profiling.rows import Row
 from factory.profiling.table import LatencyTable, table_name
 
@@ -78,7 +78,7 @@ def unseen_errors(
 ) -> list[dict[str, float]]:
     """Predicted beside measured, for each network; also at the usual speed of the chip."""
     usual_ms = usual_reference_ms(table) or 0.0
-    share = reference_share([row.median_ms for row in table.rows("reference") if row.ok])
+    share = reference_share([row.median_ms for row in reference_rows(table)])
     found = []
     for row in rows:
         predicted_ms = predictor.predict(parse_counts(row.kernels)).latency_ms

@@ -106,6 +106,7 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_INPUT = 2
+EXIT_UNDECIDED = 3  # the machine was too busy to tell: the same command decides later
 EXIT_INTERRUPTED = 130
 
 
@@ -781,6 +782,8 @@ REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
+REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
+QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
 Tick = Callable[[int, str], None]
 
 
@@ -865,7 +868,7 @@ class Candidate:
             self.binding.bind_cpu_input(meta.name, array)
         for output in self.session.get_outputs():
             self.binding.bind_output(output.name)
-        self.samples_ns: list[int] = []
+        self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
         self.first_run_ms = self.run(1)[0] / 1e6
         self.peak_memory_mb = memory.peak_mb(before_kb)
@@ -898,19 +901,22 @@ class Candidate:
                 return median / 1e6
             before = median
 
-    def plan_runs(self, median_ms: float, plan: Mapping[str, Any], rounds: int) -> None:
-        """Decide how many runs each round gets."""
+    def plan_runs(
+        self, median_ms: float, plan: Mapping[str, Any], rounds: int, share: float = 1.0
+    ) -> None:
+        """Decide how many runs each round gets; ``share`` of the plan's time and runs."""
         runs = min(
             max(math.ceil(plan["min_time_ms"] / median_ms), plan["min_runs"]), plan["max_runs"]
         )
         affordable = max(int(plan["max_time_ms"] / median_ms), FEWEST_RUNS)
-        self.runs_per_round = max(1, math.ceil(min(runs, affordable) / rounds))
+        self.runs_per_round = max(1, math.ceil(share * min(runs, affordable) / rounds))
 
-    def result(self) -> dict[str, Any]:
-        """Statistics over all samples, as fields of a Timing."""
+    def result(self, rounds: Sequence[int]) -> dict[str, Any]:
+        """Statistics over the samples of these rounds, as fields of a Timing."""
+        samples_ns = [taken for number in rounds for taken in self.samples_ns[number]]
         return {
             "status": "ok",
-            **sample_statistics(self.samples_ns),
+            **sample_statistics(samples_ns),
             "session_ms": self.session_ms,
             "first_run_ms": self.first_run_ms,
             "peak_memory_mb": self.peak_memory_mb,
@@ -919,7 +925,7 @@ class Candidate:
 
 
 def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
-    """Median, tails, minimum and number of the samples, as fields of a Timing."""
+    """Median, tails, minimum, mean and number of the samples, as fields of a Timing."""
     samples_ms = np.asarray(samples_ns) / 1e6
     p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
     return {
@@ -927,8 +933,25 @@ def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
         "p10_ms": float(p10),
         "p90_ms": float(p90),
         "min_ms": float(samples_ms.min()),
+        "mean_ms": float(samples_ms.mean()),
         "runs": len(samples_ms),
     }
+
+
+def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float) -> list[int]:
+    """The rounds that count: those in which no reference took longer than in the quietest ones.
+
+    A round is disturbed where the mean of a reference's samples is larger by over ``disturbed``
+    than in the quieter rounds. (The mean, since a program that shares the core takes it away for
+    milliseconds: single runs then take several times as long, the median of a short model stays.)
+    All rounds count where fewer than half are quiet: then the quiet ones cannot be told apart.
+    """
+    quiet = np.ones(rounds, dtype=bool)
+    for one in references:
+        means = np.array([np.mean(taken) for taken in one.samples_ns])
+        quiet &= means <= (1.0 + disturbed) * np.quantile(means, QUIET_ROUNDS)
+    kept = np.flatnonzero(quiet)
+    return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
 def random_input(
@@ -1060,6 +1083,7 @@ def measure_many(
     """
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
+    references = range(len(models) - plan.get("references", 0), len(models))
 
     def attempt(index: int, work: Callable[[], None]) -> None:
         try:
@@ -1073,15 +1097,17 @@ def measure_many(
         candidate = Candidate(models[index], config)
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
-        candidate.plan_runs(median_ms, plan, rounds)
+        share = REFERENCE_TIME if index in references else 1.0
+        candidate.plan_runs(median_ms, plan, rounds, share)
         ready[index] = candidate
 
     def measure(index: int) -> None:
         candidate = ready[index]
         if len(models) > 1 and rounds > 1:
             candidate.run(1)  # the first run after another model finds cold caches
+        candidate.samples_ns.append([])
         for _ in range(candidate.runs_per_round):
-            candidate.samples_ns += candidate.run(1)
+            candidate.samples_ns[-1] += candidate.run(1)
             tick(-1, "")
 
     def trace(index: int) -> None:
@@ -1111,9 +1137,11 @@ def measure_many(
                 attempt(index, lambda index=index: measure(index))  # type: ignore[misc]
     finally:
         gc.enable()
+    beside = [ready[index] for index in references if index in ready]
+    kept = quiet_rounds(beside, rounds, plan["disturbed"]) if beside else list(range(rounds))
     for index, candidate in list(ready.items()):
-        results[index] = candidate.result()
-        if plan["profile_runs"] > 0:
+        results[index] = candidate.result(kept)
+        if plan["profile_runs"] > 0 and index not in references:
             attempt(index, lambda index=index: trace(index))  # type: ignore[misc]
     return results
 '''
@@ -1765,6 +1793,7 @@ if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
 
 CPU = "CPUExecutionProvider"
+DISTURBED = 0.10  # a machine that is slower than usual by more is disturbed: nothing rests on that
 CHUNK_BYTES = 32 << 20  # of inputs that travel to a device at once
 
 
@@ -1776,6 +1805,10 @@ class TimingPlan:
     spread evenly over the rounds; ``max_time_ms`` wins over ``min_runs`` (at least 3 runs).
     Before that it is warmed up in windows of ``warmup_runs`` until two successive window medians
     agree within ``warmup_tolerance``, or ``warmup_time_ms`` has passed.
+
+    The last ``references`` models are no candidates: they show what the machine did meanwhile. They
+    get a third of the time, are not traced, and rounds in which one of them took longer than in the
+    quieter rounds by more than ``disturbed`` count for no model, as long as half of them are left.
     """
 
     min_runs: int = 20
@@ -1787,13 +1820,15 @@ class TimingPlan:
     warmup_tolerance: float = 0.03
     profile_runs: int = 0  # most runs of a second, traced session; 0: no node shares
     optimised_graph: bool = False  # whether the traced session also tells the graph as it runs
+    references: int = 0  # the last so many models are references
+    disturbed: float = DISTURBED  # slow-down of the references that makes a round not count
 
     def __post_init__(self) -> None:
         """A plan that cannot be carried out is a programming error."""
         if not 1 <= self.min_runs <= self.max_runs or self.warmup_runs < 1:
             raise ValueError(f"impossible numbers of runs in {self}")
         times = (self.min_time_ms, self.max_time_ms, self.warmup_time_ms, self.warmup_tolerance)
-        if min(times) < 0 or self.profile_runs < 0:
+        if min(times) < 0 or min(self.profile_runs, self.references) < 0:
             raise ValueError(f"negative time or number of runs in {self}")
 
 
@@ -1803,7 +1838,8 @@ class Timing:
 
     Attributes:
         status: "ok" or "failed"; ``reason`` says why it failed, in one line.
-        median_ms: with p10, p90 and min, over ``runs`` unprofiled runs.
+        median_ms: with p10, p90, min and mean, over ``runs`` unprofiled runs; mean_ms is 0 where
+            the device does not tell.
         reorder_share: share of the traced time in nodes that graphs of one kernel add: layout
             reorders, transposes, and nodes marked as context; 0 without a trace.
         nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
@@ -1832,6 +1868,7 @@ class Timing:
     optimised: str = ""
     first_run_ms: float = 0.0
     peak_memory_mb: float = 0.0
+    mean_ms: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -2333,6 +2370,7 @@ PAGE_RESULT = tagged(
             },
             {
                 "session_ms": unless_wrong(number()),
+                "mean_ms": unless_wrong(number()),
                 "events": node_events,
                 "traced_runs": whole(1, MOST_TRACED_RUNS),
             },
@@ -2508,7 +2546,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -2714,7 +2752,9 @@ class LocalDevice(Closing):
     ) -> None:
         if not indices:
             return
-        request = {"command": "time", "plan": asdict(plan), "rounds": max(1, rounds)}
+        first = len(models) - plan.references
+        here = replace(plan, references=sum(index >= first for index in indices))
+        request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
             reply, _ = self._request(request, [models[index] for index in indices])
             try:

@@ -10,7 +10,6 @@ from factory.cli import options
 from factory.cli.output import print_json
 from factory.cli.progress import shown_progress
 from factory.cli.report_lines import print_build
-from factory.core.errors import EXIT_DOES_NOT_HOLD
 
 
 def build(
@@ -31,5 +30,5 @@ def build(
         print_json(answer)
     else:
         print_build(answer)
-    if not answer["passed"]:
-        raise typer.Exit(EXIT_DOES_NOT_HOLD)
+    if answer.get("exit_code"):
+        raise typer.Exit(answer["exit_code"])

@@ -62,7 +62,7 @@ def _clock_lines(answer: Mapping[str, Any]) -> list[str]:
             lines.append(reference["drift"])
     if marked:
         named = ", ".join(str(block["block"]) for block in marked[:SHOWN])
-        lines.append(f"measured while the chip was slow: {len(marked)} block(s): {named}")
+        lines.append(f"measured while the machine was disturbed: {len(marked)} block(s): {named}")
     return lines
 
 

@@ -9,7 +9,6 @@ import typer
 
 from factory.cli import options
 from factory.cli.output import print_json, print_lines, table
-from factory.core.errors import EXIT_DOES_NOT_HOLD
 
 
 def verify(
@@ -40,7 +39,7 @@ def verify(
     ] = True,
     json: options.Json = False,
 ) -> None:
-    """Measure a model on the chip; exit code 1 when a budget or certificate does not hold."""
+    """Measure a model on the chip; exit code 1: it does not hold, 3: undecided."""
     from factory.api import verify as verb
 
     answer = verb(
@@ -59,8 +58,8 @@ def verify(
         print_lines(_check_lines(answer))
     else:
         print_lines(_measured_lines(answer, max_latency_ms))
-    if not answer["holds"]:
-        raise typer.Exit(EXIT_DOES_NOT_HOLD)
+    if answer["exit_code"]:
+        raise typer.Exit(answer["exit_code"])
 
 
 def _measured_lines(answer: Mapping[str, Any], max_latency_ms: float | None) -> list[str]:
@@ -81,6 +80,12 @@ def _measured_lines(answer: Mapping[str, Any], max_latency_ms: float | None) -> 
     return lines
 
 
+def _checked(check: Mapping[str, Any]) -> str:
+    if check["ok"]:
+        return "holds"
+    return "not decided" if check["undecided"] else "CHANGED"
+
+
 def _start_line(answer: Mapping[str, Any]) -> str:
     """Cold start, memory and size, as far as they are known."""
     parts = [f"model size {answer['model_bytes'] / 1e6:.2f} MB"]
@@ -95,10 +100,7 @@ def _start_line(answer: Mapping[str, Any]) -> str:
 
 
 def _check_lines(answer: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [check["name"], "holds" if check["ok"] else "CHANGED", check["detail"]]
-        for check in answer["checks"]
-    ]
-    failed = sum(not check["ok"] for check in answer["checks"])
-    verdict = "as certified" if not failed else f"{failed} of {len(rows)} checks do not hold"
+    rows = [[check["name"], _checked(check), check["detail"]] for check in answer["checks"]]
+    failed = sum(not check["ok"] and not check["undecided"] for check in answer["checks"])
+    verdict = f"{failed} of {len(rows)} checks do not hold" if failed else answer["verdict"]
     return [*table(["check", "", "what"], rows), f"{answer['model']}: {verdict}"]

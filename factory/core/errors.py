@@ -12,6 +12,7 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_INPUT = 2
+EXIT_UNDECIDED = 3  # the machine was too busy to tell: the same command decides later
 EXIT_INTERRUPTED = 130
 
 

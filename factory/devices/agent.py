@@ -8,7 +8,7 @@ that is alone and loses the agent three times is given up.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,8 @@ class AgentDevice(Closing):
                     break
         if len(models) == 1:
             return [Timing.failed(reason)]
-        return [self.time_many([model], plan, rounds=rounds)[0] for model in models]
+        alone = replace(plan, references=0)
+        return [self.time_many([model], alone, rounds=rounds)[0] for model in models]
 
     def _time(self, models: Sequence[bytes], plan: TimingPlan, rounds: int) -> list[Timing]:
         header = {"plan": asdict(plan), "rounds": max(1, rounds)}
@@ -114,7 +115,8 @@ class AgentDevice(Closing):
             if len(models) == 1:
                 why = f" ({event['why']})" if event.get("why") else ""
                 return [Timing.failed(event["what"] + why)]
-            return [self._time([model], plan, rounds)[0] for model in models]
+            alone = replace(plan, references=0)
+            return [self._time([model], alone, rounds)[0] for model in models]
         with answers_of(self.profile.id):
             return timings(event["timings"], len(models))
 

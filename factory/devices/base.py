@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
 
 CPU = "CPUExecutionProvider"
+DISTURBED = 0.10  # a machine that is slower than usual by more is disturbed: nothing rests on that
 CHUNK_BYTES = 32 << 20  # of inputs that travel to a device at once
 
 
@@ -36,6 +37,10 @@ class TimingPlan:
     spread evenly over the rounds; ``max_time_ms`` wins over ``min_runs`` (at least 3 runs).
     Before that it is warmed up in windows of ``warmup_runs`` until two successive window medians
     agree within ``warmup_tolerance``, or ``warmup_time_ms`` has passed.
+
+    The last ``references`` models are no candidates: they show what the machine did meanwhile. They
+    get a third of the time, are not traced, and rounds in which one of them took longer than in the
+    quieter rounds by more than ``disturbed`` count for no model, as long as half of them are left.
     """
 
     min_runs: int = 20
@@ -47,13 +52,15 @@ class TimingPlan:
     warmup_tolerance: float = 0.03
     profile_runs: int = 0  # most runs of a second, traced session; 0: no node shares
     optimised_graph: bool = False  # whether the traced session also tells the graph as it runs
+    references: int = 0  # the last so many models are references
+    disturbed: float = DISTURBED  # slow-down of the references that makes a round not count
 
     def __post_init__(self) -> None:
         """A plan that cannot be carried out is a programming error."""
         if not 1 <= self.min_runs <= self.max_runs or self.warmup_runs < 1:
             raise ValueError(f"impossible numbers of runs in {self}")
         times = (self.min_time_ms, self.max_time_ms, self.warmup_time_ms, self.warmup_tolerance)
-        if min(times) < 0 or self.profile_runs < 0:
+        if min(times) < 0 or min(self.profile_runs, self.references) < 0:
             raise ValueError(f"negative time or number of runs in {self}")
 
 
@@ -63,7 +70,8 @@ class Timing:
 
     Attributes:
         status: "ok" or "failed"; ``reason`` says why it failed, in one line.
-        median_ms: with p10, p90 and min, over ``runs`` unprofiled runs.
+        median_ms: with p10, p90, min and mean, over ``runs`` unprofiled runs; mean_ms is 0 where
+            the device does not tell.
         reorder_share: share of the traced time in nodes that graphs of one kernel add: layout
             reorders, transposes, and nodes marked as context; 0 without a trace.
         nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
@@ -92,6 +100,7 @@ class Timing:
     optimised: str = ""
     first_run_ms: float = 0.0
     peak_memory_mb: float = 0.0
+    mean_ms: float = 0.0
 
     @property
     def ok(self) -> bool:

@@ -194,7 +194,11 @@ class BrowserDevice(Closing):
     def _timed(
         self, models: Sequence[bytes], plan: TimingPlan, rounds: int, boundary: Boundary
     ) -> list[Timing]:
-        header = {"plan": asdict(plan), "rounds": max(1, rounds)}
+        header = {
+            "plan": asdict(plan),
+            "rounds": max(1, rounds),
+            "first_reference": len(models) - plan.references,
+        }
         job = self._do("time", header, models)
         provider = self.profile.execution_provider
         return [

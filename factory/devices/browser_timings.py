@@ -23,6 +23,7 @@ NAMES = {  # the runtime's names of its providers -> those of a profile
     "WebGpuExecutionProvider": "webgpu",
     "WebNNExecutionProvider": "webnn",
 }
+OPTIONAL = ("session_ms", "mean_ms")
 
 
 def read_result(raw: Any, most_traced_runs: int) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def timing_of(
     """
     if result["status"] != "ok":
         return Timing.failed(result["reason"])
-    timing = {**result, "session_ms": result.get("session_ms") or 0.0}
+    timing = {**result, **{name: result.get(name) or 0.0 for name in OPTIONAL}}
     if "nodes" not in timing:
         timing["providers"] = {WASM: count_nodes(model)} if provider == WASM else {}
     within = 1.0 - boundary.share(model, timing["median_ms"])

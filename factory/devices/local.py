@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,7 +216,9 @@ class LocalDevice(Closing):
     ) -> None:
         if not indices:
             return
-        request = {"command": "time", "plan": asdict(plan), "rounds": max(1, rounds)}
+        first = len(models) - plan.references
+        here = replace(plan, references=sum(index >= first for index in indices))
+        request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
             reply, _ = self._request(request, [models[index] for index in indices])
             try:

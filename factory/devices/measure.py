@@ -39,6 +39,8 @@ REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
+REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
+QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
 Tick = Callable[[int, str], None]
 
 
@@ -123,7 +125,7 @@ class Candidate:
             self.binding.bind_cpu_input(meta.name, array)
         for output in self.session.get_outputs():
             self.binding.bind_output(output.name)
-        self.samples_ns: list[int] = []
+        self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
         self.first_run_ms = self.run(1)[0] / 1e6
         self.peak_memory_mb = memory.peak_mb(before_kb)
@@ -156,19 +158,22 @@ class Candidate:
                 return median / 1e6
             before = median
 
-    def plan_runs(self, median_ms: float, plan: Mapping[str, Any], rounds: int) -> None:
-        """Decide how many runs each round gets."""
+    def plan_runs(
+        self, median_ms: float, plan: Mapping[str, Any], rounds: int, share: float = 1.0
+    ) -> None:
+        """Decide how many runs each round gets; ``share`` of the plan's time and runs."""
         runs = min(
             max(math.ceil(plan["min_time_ms"] / median_ms), plan["min_runs"]), plan["max_runs"]
         )
         affordable = max(int(plan["max_time_ms"] / median_ms), FEWEST_RUNS)
-        self.runs_per_round = max(1, math.ceil(min(runs, affordable) / rounds))
+        self.runs_per_round = max(1, math.ceil(share * min(runs, affordable) / rounds))
 
-    def result(self) -> dict[str, Any]:
-        """Statistics over all samples, as fields of a Timing."""
+    def result(self, rounds: Sequence[int]) -> dict[str, Any]:
+        """Statistics over the samples of these rounds, as fields of a Timing."""
+        samples_ns = [taken for number in rounds for taken in self.samples_ns[number]]
         return {
             "status": "ok",
-            **sample_statistics(self.samples_ns),
+            **sample_statistics(samples_ns),
             "session_ms": self.session_ms,
             "first_run_ms": self.first_run_ms,
             "peak_memory_mb": self.peak_memory_mb,
@@ -177,7 +182,7 @@ class Candidate:
 
 
 def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
-    """Median, tails, minimum and number of the samples, as fields of a Timing."""
+    """Median, tails, minimum, mean and number of the samples, as fields of a Timing."""
     samples_ms = np.asarray(samples_ns) / 1e6
     p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
     return {
@@ -185,8 +190,25 @@ def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
         "p10_ms": float(p10),
         "p90_ms": float(p90),
         "min_ms": float(samples_ms.min()),
+        "mean_ms": float(samples_ms.mean()),
         "runs": len(samples_ms),
     }
+
+
+def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float) -> list[int]:
+    """The rounds that count: those in which no reference took longer than in the quietest ones.
+
+    A round is disturbed where the mean of a reference's samples is larger by over ``disturbed``
+    than in the quieter rounds. (The mean, since a program that shares the core takes it away for
+    milliseconds: single runs then take several times as long, the median of a short model stays.)
+    All rounds count where fewer than half are quiet: then the quiet ones cannot be told apart.
+    """
+    quiet = np.ones(rounds, dtype=bool)
+    for one in references:
+        means = np.array([np.mean(taken) for taken in one.samples_ns])
+        quiet &= means <= (1.0 + disturbed) * np.quantile(means, QUIET_ROUNDS)
+    kept = np.flatnonzero(quiet)
+    return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
 def random_input(
@@ -318,6 +340,7 @@ def measure_many(
     """
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
+    references = range(len(models) - plan.get("references", 0), len(models))
 
     def attempt(index: int, work: Callable[[], None]) -> None:
         try:
@@ -331,15 +354,17 @@ def measure_many(
         candidate = Candidate(models[index], config)
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
-        candidate.plan_runs(median_ms, plan, rounds)
+        share = REFERENCE_TIME if index in references else 1.0
+        candidate.plan_runs(median_ms, plan, rounds, share)
         ready[index] = candidate
 
     def measure(index: int) -> None:
         candidate = ready[index]
         if len(models) > 1 and rounds > 1:
             candidate.run(1)  # the first run after another model finds cold caches
+        candidate.samples_ns.append([])
         for _ in range(candidate.runs_per_round):
-            candidate.samples_ns += candidate.run(1)
+            candidate.samples_ns[-1] += candidate.run(1)
             tick(-1, "")
 
     def trace(index: int) -> None:
@@ -369,8 +394,10 @@ def measure_many(
                 attempt(index, lambda index=index: measure(index))  # type: ignore[misc]
     finally:
         gc.enable()
+    beside = [ready[index] for index in references if index in ready]
+    kept = quiet_rounds(beside, rounds, plan["disturbed"]) if beside else list(range(rounds))
     for index, candidate in list(ready.items()):
-        results[index] = candidate.result()
-        if plan["profile_runs"] > 0:
+        results[index] = candidate.result(kept)
+        if plan["profile_runs"] > 0 and index not in references:
             attempt(index, lambda index=index: trace(index))  # type: ignore[misc]
     return results

@@ -311,6 +311,7 @@ PAGE_RESULT = tagged(
             },
             {
                 "session_ms": unless_wrong(number()),
+                "mean_ms": unless_wrong(number()),
                 "events": node_events,
                 "traced_runs": whole(1, MOST_TRACED_RUNS),
             },

@@ -13,7 +13,8 @@ from factory.core.errors import InputError
 from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.profiling.fusion_rules import fusion_rules
-from factory.profiling.reference import usual_reference_ms
+from factory.profiling.reference import reference_rows, usual_reference_ms
+from factory.profiling.rows import DISTURBED_MARKS
 
 MAX_REORDER_SHARE = 0.9
 ORDINARY_SCATTER = 0.05
@@ -173,9 +174,9 @@ def read_facts(table: Any) -> Facts:
     failed: dict[str, str] = {}
     kernel_rows = list(table.rows("kernel"))
     usual_ms = usual_reference_ms(table) or 0.0
-    references = [r for r in table.rows("reference") if _usable(r)]
+    references = reference_rows(table)
     share = reference_share([float(r.median_ms) for r in references])
-    rows = list(table.rows("network"))
+    rows = _undisturbed(table.rows("network"))
     quiet = quiet_ratio(r for r in kernel_rows or rows if _usable(r))
     for row in kernel_rows:
         if _usable(row):
@@ -230,10 +231,20 @@ def read_facts(table: Any) -> Facts:
         kernel_ms=kernel_ms,
         failed=dict(sorted(failed.items())),
         networks=networks,
-        noise=_noise(table.rows("reference"), rows, quiet),
+        noise=_noise(references, rows, quiet),
         in_place=in_place,
         fusion=fusion_rules(table),
     )
+
+
+def _undisturbed(rows: Iterable[Any]) -> list[Any]:
+    """Without the rows that a profile marked as disturbed, where half and more are not marked.
+
+    A network that other programs interrupted in every run is slower by any factor, and its p10 too.
+    """
+    found = list(rows)
+    calm = [row for row in found if not str(row.reason).startswith(DISTURBED_MARKS)]
+    return calm if 2 * len(calm) >= len(found) else found
 
 
 def _why_nothing(failed: Mapping[str, str], networks: int) -> str:

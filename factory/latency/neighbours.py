@@ -26,7 +26,7 @@ from factory.graph.kernel import Kernel
 from factory.latency.facts import SUM_TOLERANCE, at_usual_speed, parse_counts, reference_share
 from factory.latency.features import FeatureSpace, family
 from factory.latency.gaussian import fit_gaussian
-from factory.profiling.reference import usual_reference_ms
+from factory.profiling.reference import reference_rows, usual_reference_ms
 from factory.profiling.rows import Row
 
 SIGMAS = 5.0
@@ -99,7 +99,7 @@ def judge(table: Any, believed: frozenset[str] | set[str] = frozenset()) -> Judg
     from factory.profiling.quarantine import row_id
 
     usual_ms = usual_reference_ms(table) or 0.0
-    share = reference_share([row.median_ms for row in table.rows("reference") if row.ok])
+    share = reference_share([row.median_ms for row in reference_rows(table)])
     rows = [row for row in table.all_rows() if row.ok]
     speeds = {id(row): at_usual_speed(row, usual_ms, share) for row in rows}
     points = _points(rows, speeds)

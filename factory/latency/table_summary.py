@@ -9,8 +9,9 @@ from typing import Any
 
 from factory.graph.kernel import Kernel
 from factory.latency.features import family
-from factory.profiling.drift import clock_drift
+from factory.profiling.drift import clock_drift, drifts_of
 from factory.profiling.fusion_rules import fusion_rules, fusion_tests
+from factory.profiling.reference import reference_rows, usual_references_ms
 from factory.profiling.rows import KINDS, STARTED, Row
 from factory.profiling.table import LatencyTable
 
@@ -72,7 +73,7 @@ def blocks(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "date": min(row.date for row in members),
             "rows": sum(row.kind != "reference" for row in members),
             "reference_ms": max(row.reference_ms for row in members) or None,
-            "marked": any(row.reason.startswith("drift") for row in members if row.ok),
+            "marked": any(row.disturbed for row in members),
         }
         for number, members in sorted(found.items())
     ]
@@ -127,7 +128,7 @@ def _times(rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def _reference(table: LatencyTable) -> dict[str, Any] | None:
-    times = [row.median_ms for row in table.rows("reference") if row.ok]
+    times = [row.median_ms for row in reference_rows(table)]
     if not times:
         return None
     drift = clock_drift(times)
@@ -136,8 +137,9 @@ def _reference(table: LatencyTable) -> dict[str, Any] | None:
         "usual_ms": statistics.median(times),
         "least_ms": min(times),
         "most_ms": max(times),
+        "all_usual_ms": usual_references_ms(table),
         "drift_percent": None if drift is None else drift.percent,
-        "drift": drift.sentence() if drift is not None and drift.noticed else "",
+        "drift": "; ".join(found.sentence() for found in drifts_of(table)),
     }
 
 

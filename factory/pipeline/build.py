@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK, EXIT_UNDECIDED
 from factory.core.progress import SILENT, Progress
 from factory.pipeline import search_files
 from factory.pipeline.context import BuildContext
@@ -14,6 +15,7 @@ from factory.pipeline.lock import locked
 from factory.pipeline.recipe import Recipe
 from factory.pipeline.run_folder import DONE, STAGES, RunFolder
 from factory.pipeline.stages import deploy, fit, profile, report, search, train, verify
+from factory.verification.result import UNDECIDED
 
 SCHEMA_VERSION = 1
 MODULES: dict[str, ModuleType] = {
@@ -74,9 +76,8 @@ def _run_stage(ctx: BuildContext, stage: str) -> None:
 
 
 def _search_on(ctx: BuildContext) -> None:
-    """New rounds for tiers over budget: search with a lower target, train, deploy, verify."""
-    while again := verify.tighten(ctx):
-        ctx.progress.message(f"over budget as measured, searching again: {', '.join(again)}")
+    """New rounds for tiers over budget or far below: search, train, deploy and verify again."""
+    while verify.retarget(ctx):
         for stage in ("search", "train", "deploy", "verify"):
             _run_stage(ctx, stage)
 
@@ -104,9 +105,17 @@ def summary(ctx: BuildContext, until: str = "report") -> dict[str, Any]:
         "run": str(ctx.folder.root),
         "stage": until,
         "passed": all(v == "passed" for v in verdicts) if "verify" in reached else True,
+        "exit_code": _exit_code(verdicts) if "verify" in reached else EXIT_OK,
         "tiers": tiers,
         "report": str(report.report_path(ctx)) if "report" in reached else None,
     }
+
+
+def _exit_code(verdicts: list[Any]) -> int:
+    """A failed tier counts before an undecided one."""
+    if "failed" in verdicts:
+        return EXIT_DOES_NOT_HOLD
+    return EXIT_UNDECIDED if UNDECIDED in verdicts else EXIT_OK
 
 
 def _tier_summary(ctx: BuildContext, name: str, reached: tuple[str, ...]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.network_samples import SAMPLERS, sample_network
 from factory.profiling.fusion_rules import settled_row
 from factory.profiling.fusion_tests import measure_fusion
-from factory.profiling.profiler import network_key, profile_networks
+from factory.profiling.profiler import first_networks_again, network_key, profile_networks
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
 
@@ -178,6 +178,7 @@ def profile_chip(
     draw = _Draw(table, device.profile.dtype, seed, fusion)
     predictor: LatencyPredictor | None = None
     fit_seconds = 0.0
+    first: list[tuple[Counter[Kernel], bytes]] = []
     while True:
         spent = time.monotonic() - started
         measured = len(table.rows("network"))
@@ -197,6 +198,7 @@ def profile_chip(
         chosen = _next(draw, predictor, left)
         fewest = FEWEST if settled_row(table) is None else MIN_NETWORKS_TO_INFER
         batch = [(one.counts, one.model) for one in chosen[: max(fewest, affordable)]]
+        first = first or batch[: settings.network_block_size]
         _add(result.summary, profile_networks(device, batch, table, settings, progress))
         fit_started = time.monotonic()
         _check_enough(device, table)
@@ -219,6 +221,8 @@ def profile_chip(
             f"{device.profile.id}: {len(facts.networks)} networks, mean error on unseen ones "
             f"{100 * error:.1f} %"
         )
+    if first:
+        _add(result.summary, first_networks_again(device, first, table, settings, progress))
     return result
 
 

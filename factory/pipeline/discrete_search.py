@@ -232,7 +232,7 @@ def _finish(
             }
             for other in budget["also"]
         ],
-        "within_budget": over <= 1,
+        "within_budget": over <= 1 and None not in checked.values(),
         "macs": round(score.macs),
         "params": counts.params,
         "peak_memory_mb": counts.peak_memory_mb,

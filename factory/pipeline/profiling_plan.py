@@ -18,7 +18,11 @@ from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.latency.design import d_optimal
 from factory.profiling.fusion_tests import measure_fusion
-from factory.profiling.profiler import profile_kernels, profile_networks
+from factory.profiling.profiler import (
+    first_networks_again,
+    profile_kernels,
+    profile_networks,
+)
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
 from factory.spaces.base import SearchSpace
@@ -154,4 +158,9 @@ def measure_chip(
     wanted = kernels_of(specs, dtype, activations)
     kernels = profile_kernels(device, wanted, table, settings, progress)
     samples = random_networks(specs, dtype, networks, pool, seed, fusion)
-    return Measured(kernels, profile_networks(device, samples, table, settings, progress))
+    done = profile_networks(device, samples, table, settings, progress)
+    if done.measured:
+        again = first_networks_again(device, samples, table, settings, progress)
+        done.drift = again.drift or done.drift
+        done.seconds += again.seconds
+    return Measured(kernels, done)

@@ -22,6 +22,9 @@ RESULT = "result.json"
 GENOTYPE = "genotype.json"
 HISTORY = "history.jsonl"
 SEEDS = "seeds.json"
+UNUSED = 0.20  # a tier that leaves a larger part of its budget unused is searched again, once
+AIMED_AT = 0.9  # of its target that a network has to be predicted at, for a higher one to help
+LARGEST_RAISE = 2.0
 
 
 def tier_unit(ctx: BuildContext, name: str) -> Unit:
@@ -58,12 +61,12 @@ def targets(ctx: BuildContext) -> Targets:
 
 
 def round_count(ctx: BuildContext, name: str) -> int:
-    """How often the target of a tier was lowered."""
+    """How often the target of a tier was moved."""
     return max(0, len(targets(ctx).of(name)) - 1)
 
 
 def add_target(ctx: BuildContext, name: str, *, measured_ms: float, limit_ms: float) -> bool:
-    """Lower the target of a tier whose trained file is over its budget; False: no round left."""
+    """A lower target for a tier whose trained file is over its budget; False: no round left."""
     known = targets(ctx)
     if known.count(name, "verify") >= ctx.recipe.budget.verify_rounds:
         return False
@@ -74,6 +77,22 @@ def add_target(ctx: BuildContext, name: str, *, measured_ms: float, limit_ms: fl
         limit_ms=limit_ms,
         smallest_ms=float(load_result(ctx, name)["smallest_ms"]),
     )
+
+
+def raise_target(ctx: BuildContext, name: str, *, used: float, predicted_ms: float) -> bool:
+    """Once, a higher target for a tier that uses the share ``used`` of its latency budget.
+
+    False where it would not help: the network is predicted far below its target, since other
+    budgets or the space's largest network hold it back.
+    """
+    known = targets(ctx)
+    target_ms = known.last_ms(name)
+    tried = known.count(name, "unused", since_verify=True) > 0
+    if not 0 < used < 1 - UNUSED or tried or predicted_ms < AIMED_AT * target_ms:
+        return False
+    higher = target_ms * min(LARGEST_RAISE, ctx.recipe.budget.safety / used)
+    known.add(name, "unused", higher, before_ms=target_ms, used=used)
+    return True
 
 
 def work_folder(ctx: BuildContext) -> Path:

@@ -1,7 +1,8 @@
 """The latency targets that a tier's search was given, and why: 03-search/targets.json.
 
-The first target is a share of the budget. What is measured over the budget lowers it; the file is
-written before the new search starts, so that a killed build goes on with the same target.
+The first target is a share of the budget. What is measured over the budget lowers it, what leaves
+much of the budget unused raises it, and a measurement that turns out wrong is taken back. The file
+is written before the new search starts, so that a killed build goes on with the same target.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from typing import Any
 from factory.core.files import read_json, write_json
 
 SCHEMA_VERSION = 1
-LARGEST_STEP = 0.97  # a new target is at most this share of the one before
+LARGEST_STEP = 0.97  # a lower target is at most this share of the one before
+LOWERING = ("finalist", "verify")  # kinds of measurements over the budget
 Entry = dict[str, Any]
 
 
 class Targets:
     """The targets of all tiers of one run.
+
+    Entries have a kind: "budget" (the first), "finalist" and "verify" (measured over the budget, as
+    a finalist or as the trained file), "unused" (much of the budget was left), "taken back" (the
+    measurement that lowered it was wrong) and "kept" (back to the best that was found).
 
     Args:
         path: the file.
@@ -41,7 +47,7 @@ class Targets:
         return float(self._tiers[tier][-1]["target_ms"])
 
     def count(self, tier: str, kind: str, *, since_verify: bool = False) -> int:
-        """How many targets came from "finalist" or "verify" measurements."""
+        """How many targets are of this kind, perhaps only since the last verification."""
         entries = self.of(tier)
         if since_verify:
             last = max((i for i, e in enumerate(entries) if e["kind"] == "verify"), default=-1)
@@ -51,7 +57,7 @@ class Targets:
     def start(self, tier: str, target_ms: float) -> None:
         """Set the first target, unless there is one."""
         if not self._tiers.get(tier):
-            self._add(tier, {"kind": "budget", "target_ms": target_ms})
+            self.add(tier, "budget", target_ms)
 
     def tighten(
         self, tier: str, kind: str, *, measured_ms: float, limit_ms: float, smallest_ms: float
@@ -62,19 +68,12 @@ class Targets:
         lower = max(lower, smallest_ms * 1.001)
         if lower >= before:
             return False
-        self._add(
-            tier,
-            {
-                "kind": kind,
-                "target_ms": lower,
-                "measured_ms": measured_ms,
-                "limit_ms": limit_ms,
-            },
-        )
+        self.add(tier, kind, lower, before_ms=before, measured_ms=measured_ms, limit_ms=limit_ms)
         return True
 
-    def _add(self, tier: str, entry: Entry) -> None:
-        self._tiers.setdefault(tier, []).append(entry)
+    def add(self, tier: str, kind: str, target_ms: float, **facts: Any) -> None:
+        """A new target, and what led to it."""
+        self._tiers.setdefault(tier, []).append({"kind": kind, "target_ms": target_ms, **facts})
         write_json(
             self.path,
             {"schema_version": SCHEMA_VERSION, "budgets": self.budgets, "tiers": self._tiers},

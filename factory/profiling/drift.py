@@ -1,4 +1,8 @@
-"""Whether the chip's clock moved while a table was measured, told by its reference model."""
+"""Whether the chip changed its speed slowly while a table was measured, as its rows tell it.
+
+Two things show it: the smallest reference, timed with every block, and the networks of the first
+block, which a profile measures again at its end.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +10,49 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NOTICED = 0.10  # a change of the reference model by more is said
+from factory.devices.base import DISTURBED
+from factory.profiling.reference import GRAPHS, reference_rows
+from factory.profiling.table import LatencyTable
+
 WINDOW = 5
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How the reference model's time moved.
+    """How a time moved.
 
     Attributes:
-        first_ms, last_ms: medians of the first and the last WINDOW times.
-        usual_ms: median of all.
-        low_ms, high_ms: least and greatest running median over WINDOW times.
+        what: what was timed, "the reference model".
+        percent: how much longer it took at the end than at first.
+        low_ms, high_ms: least and greatest on the way.
     """
 
-    first_ms: float
-    last_ms: float
-    usual_ms: float
+    what: str
+    percent: float
     low_ms: float
     high_ms: float
 
     @property
-    def percent(self) -> float:
-        """How much longer the reference model took at the end than at first."""
-        return 100 * (self.last_ms / self.first_ms - 1.0)
-
-    @property
     def noticed(self) -> bool:
         """Whether it moved at any time by more than it may."""
-        return self.high_ms > (1.0 + NOTICED) * self.low_ms
+        return self.high_ms > (1.0 + DISTURBED) * self.low_ms
 
     def sentence(self) -> str:
-        """'the reference model took +20 % at the end, 0.18 to 0.22 ms on the way'."""
+        """'the clock drifted: the reference model took +20 % at the end ...'."""
         return (
-            f"the clock drifted: the reference model took {self.percent:+.0f} % at the end against "
+            f"the clock drifted: {self.what} took {self.percent:+.0f} % at the end against "
             f"the start, between {self.low_ms:.3g} and {self.high_ms:.3g} ms on the way"
         )
 
 
+def drifts_of(table: LatencyTable) -> list[Drift]:
+    """Every drift that a table's rows show."""
+    clock = clock_drift([row.median_ms for row in reference_rows(table)])
+    return [d for d in (clock, network_drift(table)) if d is not None and d.noticed]
+
+
 def clock_drift(times_ms: Sequence[float]) -> Drift | None:
-    """The drift over the reference model's times in order; None for fewer than three."""
+    """Running medians of the smallest reference over WINDOW times; None for fewer than three."""
     if len(times_ms) < 3:
         return None
     window = min(WINDOW, len(times_ms))
@@ -53,4 +60,25 @@ def clock_drift(times_ms: Sequence[float]) -> Drift | None:
         statistics.median(times_ms[start : start + window])
         for start in range(len(times_ms) - window + 1)
     ]
-    return Drift(running[0], running[-1], statistics.median(times_ms), min(running), max(running))
+    percent = 100 * (running[-1] / running[0] - 1.0)
+    return Drift("the reference model", percent, min(running), max(running))
+
+
+def network_drift(table: LatencyTable) -> Drift | None:
+    """The first networks against themselves at the end; None where none was measured again.
+
+    Its times are means over these networks, in ms, each with the median of what they took.
+    """
+    again = {row.key: row for row in table.rows("reference") if row.ok and row.key not in GRAPHS}
+    pairs = [
+        (first.median_ms, last.median_ms)
+        for key, last in again.items()
+        if (first := table.get("network", key)) is not None and first.ok
+    ]
+    if not pairs:
+        return None
+    ratio = statistics.median(last / first for first, last in pairs)
+    first_ms = statistics.mean(first for first, _ in pairs)
+    ends = sorted((first_ms, ratio * first_ms))
+    what = f"{len(pairs)} of the first networks"
+    return Drift(what, 100 * (ratio - 1.0), ends[0], ends[1])

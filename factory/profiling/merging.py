@@ -21,6 +21,7 @@ from factory.core.provenance import provenance
 from factory.graph.fusion import rule_texts
 from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.quarantine import Entry, load_quarantine, row_id
+from factory.profiling.reference import usual_reference_ms
 from factory.profiling.rows import COLUMNS, Row
 from factory.profiling.table import LatencyTable
 from factory.profiling.table_file import SCHEMA_VERSION, header_text
@@ -137,11 +138,7 @@ def _check_speed(older: LatencyTable, newer: LatencyTable) -> None:
         for row in newer.rows()
         if _counts(row) and (row.kind, row.key) in before
     ]
-    usual = [
-        statistics.median(r.median_ms for r in table.rows("reference") if r.ok)
-        for table in (older, newer)
-        if any(r.ok for r in table.rows("reference"))
-    ]
+    usual = [ms for table in (older, newer) if (ms := usual_reference_ms(table)) is not None]
     what = "what both hold"
     if len(ratios) < 3:
         if len(usual) < 2:

@@ -1,12 +1,11 @@
 """The profiler: kernels and networks to rows of a latency table, in interleaved blocks.
 
-Every block carries the reference model along. A block in which it is slower than its running
-median by more than the drift limit was measured on a busy or throttled machine: it is measured
-again, and marked if that does not help. So is one in which the medians lie farther above the p10
-than usual: other load on the core takes it away for milliseconds at a time, which the short
-reference model hardly feels. At the end the blocks that were measured at another speed
-than most are measured once more: a chip that changes its speed half way leaves one half of the
-table, not two. Nothing is normalised: each row keeps its reference time.
+Every block carries the references along. A block in which they say that the machine was disturbed
+(:mod:`factory.profiling.trust`) is waited for and measured again, and marked if that does not help.
+At the end the blocks that were marked, or measured at another speed than most, are measured once
+more: a chip that changes its speed half way leaves one half of the table, not two. A whole profile
+then measures its first networks again (:func:`first_networks_again`): what no reference feels shows
+as a drift of these. Nothing is normalised: each row keeps its reference time.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from typing import Any
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
-from factory.devices.base import Device, Timing, TimingPlan
+from factory.devices.base import DISTURBED, Device, Timing, TimingPlan
 from factory.graph.kernel import Kernel
-from factory.profiling.attempts import Attempt, wait_for_speed
-from factory.profiling.drift import NOTICED, clock_drift
+from factory.profiling.drift import drifts_of
 from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.kernel_model import kernel_model
-from factory.profiling.reference import KEY, reference_model
-from factory.profiling.rows import Row
+from factory.profiling.reference import GRAPHS, KEY
+from factory.profiling.rows import DISTURBED_MARKS, Row
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable, check_fingerprint
+from factory.profiling.trust import Attempt, Speed, SteadyTimer, recent
 
 REFERENCES_REMEMBERED = 9
 FIRST_REFERENCES = 3
 ORDER_SEED = 0
-SPREAD = ("p10_ms", "p90_ms", "min_ms")
+SPREAD = ("p10_ms", "p90_ms", "min_ms", "mean_ms")
 Build = Callable[[], bytes]
 
 
@@ -93,6 +92,25 @@ def profile_networks(
     return run.measure(list(jobs.values()), progress, f"networks on {device.profile.id}")
 
 
+def first_networks_again(
+    device: Device,
+    networks: Sequence[tuple[Mapping[Kernel, int], bytes]],
+    table: LatencyTable,
+    settings: ProfileSettings,
+    progress: Progress = SILENT,
+) -> ProfileSummary:
+    """Measure the networks again that a profile began with; ``drift`` of the summary tells of it.
+
+    Not more of them than fit into a block, and none that the table has no time of. Their new times
+    are rows of kind "reference": the old ones stay what the networks took.
+    """
+    jobs = [_network_job(counts, model) for counts, model in networks]
+    known = [job for job in jobs if (row := table.get(job.kind, job.key)) is not None and row.ok]
+    plan = replace(settings.network_plan(), profile_runs=0, optimised_graph=False)
+    run = _Run(device, table, settings, plan, settings.network_block_size)
+    return run.again(known[: settings.network_block_size], progress) if known else run.summary
+
+
 def measure_models(
     device: Device,
     kind: str,
@@ -137,6 +155,21 @@ def _network_job(counts: Mapping[Kernel, int], model: bytes) -> _Job:
     return _Job("network", network_key(model), counts_text(counts), lambda: model)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """What was measured together."""
+
+    jobs: Sequence[_Job]
+    models: Sequence[bytes]
+    measured: Attempt
+    mark: str
+
+    def off(self, usual_ms: float) -> float:
+        """By how much the chip's speed differed from the usual one; infinite where unknown."""
+        small_ms = self.measured.speed.median_ms(KEY)
+        return abs(small_ms / usual_ms - 1.0) if small_ms > 0 else math.inf
+
+
 class _Run:
     """One call of the profiler."""
 
@@ -150,30 +183,38 @@ class _Run:
     ) -> None:
         self.device, self.table, self.settings = device, table, settings
         self.plan, self.block_size = plan, block_size
-        self.reference = reference_model(table.dtype)
         self.summary = ProfileSummary()
         self.overhead_ms: float | None = None  # what tracing adds to a node, when first needed
         rows = table.rows()
         self.next_block = max((row.block for row in rows), default=-1) + 1
-        self.references_ms = [row.median_ms for row in table.rows("reference") if row.ok]
-        self.spreads: list[float] = []  # of the blocks of this call
-        self.kept_ms = list(self.references_ms)  # without those of blocks measured again
+        self.speeds = _speeds_of(table)
+        self.timer = SteadyTimer(
+            device,
+            repeats=settings.max_repeats,
+            threshold=settings.drift_limit,
+            noticed=self._measured_again,
+            stayed=self._believed,
+        )
+        self.progress: Progress = SILENT
 
     def measure(self, jobs: Sequence[_Job], progress: Progress, label: str) -> ProfileSummary:
         """Measure the jobs that the table does not hold."""
         started = time.monotonic()
+        self.progress = progress
         todo = [job for job in jobs if self._is_new(job)]
         self.summary.skipped = len(jobs) - len(todo)
         if todo:
             check_fingerprint(self.table, self.device.describe())
             with progress.task(label, total=len(jobs), done=self.summary.skipped) as task:
                 self._first_references()
-                measured: list[tuple[list[_Job], Attempt]] = []
+                blocks: list[_Block] = []
                 for start in range(0, len(todo), self.block_size):
                     block = todo[start : start + self.block_size]
-                    measured.append(self._block(block, progress))
+                    blocks.append(self._block(block))
                     task.advance(len(block), note=self._note())
-                self._once_more(measured, progress)
+                self._once_more(blocks)
+            self._say_drift()
+        self.summary.waited_s = self.timer.waited_s
         self.summary.seconds = round(time.monotonic() - started, 3)
         return self.summary
 
@@ -182,48 +223,20 @@ class _Run:
         return row is None or (self.settings.retry_failed and not row.ok)
 
     def _first_references(self) -> None:
-        """What the reference takes, before anything is measured for the first time."""
-        while len(self.references_ms) < FIRST_REFERENCES:
-            timing = self.device.time_many([self.reference], self.plan)[0]
-            self._reference_row(timing, self.next_block)
-            if not timing.ok:
+        """What the references take, before anything is measured for the first time."""
+        while len(self.speeds) < FIRST_REFERENCES:
+            attempt = self.timer.once([], self.plan)
+            if attempt.failed:
                 raise InputError(
                     f"the reference model does not run on device {self.device.profile.id!r}",
-                    why=timing.reason,
+                    why=attempt.failed,
                     fix="check the device with `factory doctor`",
                 )
+            self._reference_rows(attempt)
         self.next_block += 1
 
-    def _once_more(
-        self, measured: Sequence[tuple[list[_Job], Attempt]], progress: Progress
-    ) -> None:
-        """Measure the blocks again that ran at another speed than most of this call's.
-
-        Only while the machine runs at the usual speed now; new rows take the place of the old ones
-        where the reference model came nearer to what it usually takes.
-        """
-        speeds_ms = [was.reference_ms for _, was in measured if was.reference_ms > 0]
-        if len(speeds_ms) < FIRST_REFERENCES:
-            return
-        usual_ms = statistics.median_low(speeds_ms)
-        others = [block for block in measured if block[1].off(usual_ms) > NOTICED]
-        if not others or measured[-1][1].off(usual_ms) > NOTICED:
-            return
-        progress.message(
-            f"{self.device.profile.id}: {len(others)} of {len(measured)} blocks were measured "
-            "while the machine had another speed than most of the time; they are measured once more"
-        )
-        for jobs, was in others:
-            again = self._attempted([job.build() for job in jobs], progress)
-            if again.off(usual_ms) < was.off(usual_ms):
-                timed = [pair for pair in zip(jobs, again.timings, strict=True) if pair[1].ok]
-                self._write(timed, again)
-                self.summary.remeasured_blocks += 1
-            self._reference_row(again.reference, self.next_block)
-            self.next_block += 1
-
-    def _block(self, jobs: Sequence[_Job], progress: Progress) -> tuple[list[_Job], Attempt]:
-        """Measure a block, again while the machine is slower than before, and write its rows."""
+    def _block(self, jobs: Sequence[_Job]) -> _Block:
+        """Measure a block, again while the machine is disturbed, and write its rows."""
         models: dict[_Job, bytes] = {}
         unbuilt: dict[_Job, Timing] = {}
         for job in jobs:
@@ -231,106 +244,130 @@ class _Run:
                 models[job] = job.build()
             except InputError as error:
                 unbuilt[job] = Timing.failed(str(error))
-        best = self._attempted(list(models.values()), progress)
-        self.summary.repeated_blocks += best.number > 1
-        self.summary.marked_blocks += bool(best.mark)
-        timed = [*zip(models, best.timings, strict=True), *unbuilt.items()]
-        self.summary.in_place += self._write(timed, best)
+        block = self._steadiest(list(models), list(models.values()))
+        self.summary.repeated_blocks += block.measured.number > 1
+        self.summary.marked_blocks += bool(block.mark)
+        timed = [*zip(models, block.measured.timings, strict=True), *unbuilt.items()]
+        self.summary.in_place += self._write(timed, block)
         for job, timing in timed:
             self.summary.measured += 1
             if not timing.ok:
                 self.summary.failed += 1
                 self.summary.reasons[job.key] = timing.reason
-        self._reference_row(best.reference, self.next_block)
-        self.summary.reference_ms.append(best.reference_ms)
-        self._watch_clock(progress)
+        self._reference_rows(block.measured)
+        self.summary.reference_ms.append(block.measured.speed.median_ms(KEY))
         self.next_block += 1
-        return list(models), replace(best, timings=())  # they hold whole graphs
+        # timings hold whole graphs
+        return replace(block, models=(), measured=replace(block.measured, timings=()))
 
-    def _attempted(self, models: Sequence[bytes], progress: Progress) -> Attempt:
-        """The steadiest measurement of a block; its ``number`` tells how many were made."""
-        attempts = [self._time(models)]
-        while self._is_disturbed(attempts[-1]) and len(attempts) <= self.settings.max_repeats:
-            progress.message(
-                f"{self.device.profile.id}: {attempts[-1].sentence()}, "
-                f"block {self.next_block} is measured again"
-            )
-            slow = attempts[-1].slower > self.settings.drift_limit
-            if not (slow and self._wait()):
-                self._remember(attempts[-1].reference)
-            attempts.append(self._time(models))
-        best = min(attempts, key=lambda attempt: attempt.disturbed)
+    def _steadiest(self, jobs: Sequence[_Job], models: Sequence[bytes]) -> _Block:
+        """The steadiest measurement of a block, and its mark where it is a disturbed one."""
+        self.timer.usual = recent(self.speeds[-REFERENCES_REMEMBERED:])
+        self.timer.patience_s = self.settings.longest_wait_s
+        best = self.timer.time(models, self.plan, self.settings.rounds)
         mark = ""
-        if self._is_disturbed(best):
-            mark = f"drift: {best.sentence()} while this was measured"
-        self.spreads.append(best.spread)
-        return replace(best, number=len(attempts), mark=mark)
+        if self.timer.disturbed(best):
+            mark = f"{DISTURBED_MARKS[0]}: {best.slower.sign} while this was measured"
+        return _Block(jobs, models, best, mark)
 
-    def _wait(self) -> bool:
-        """Until the chip is as fast as it was; whether it is."""
-        highest_ms = (1.0 + self.settings.drift_limit) * self._usual_ms()
-        longest_s = self.settings.longest_wait_s
-        waited = wait_for_speed(self.device, self.reference, self.plan, highest_ms, longest_s)
-        self.summary.waited_s += waited.seconds
-        return waited.fast
+    def _measured_again(self, attempt: Attempt) -> None:
+        self.progress.message(
+            f"{self.device.profile.id}: {attempt.slower.sign}, "
+            f"block {self.next_block} is measured again"
+        )
 
-    def _write(self, timed: Sequence[tuple[_Job, Timing]], measured: Attempt) -> int:
+    def _believed(self, attempt: Attempt) -> None:
+        """What a chip takes that stays slow becomes what is usual."""
+        self._remember(attempt.speed)
+        self.timer.usual = recent(self.speeds[-REFERENCES_REMEMBERED:])
+
+    def _once_more(self, blocks: Sequence[_Block]) -> None:
+        """Measure the blocks again that were disturbed or ran at another speed than most did.
+
+        Only while the machine runs at the usual speed now; new rows take the place of the old ones
+        where the references came nearer to what they usually take.
+        """
+        speeds_ms = [block.measured.speed.median_ms(KEY) for block in blocks]
+        speeds_ms = [ms for ms in speeds_ms if ms > 0]
+        if len(speeds_ms) < FIRST_REFERENCES:
+            return
+        usual_ms = statistics.median_low(speeds_ms)
+        others = [b for b in blocks if b.mark or b.off(usual_ms) > DISTURBED]
+        if not others or blocks[-1].off(usual_ms) > DISTURBED:
+            return
+        self.timer.patience_s = self.settings.longest_wait_s
+        marked = any(block.mark for block in others) and self.settings.longest_wait_s > 0
+        if marked and not self.timer.wait(self.plan):
+            return
+        self.progress.message(
+            f"{self.device.profile.id}: {len(others)} of {len(blocks)} blocks were measured "
+            "while the machine was disturbed or had another speed than most of the time; they are "
+            "measured once more"
+        )
+        for was in others:
+            again = self._steadiest(was.jobs, [job.build() for job in was.jobs])
+            if (bool(again.mark), again.off(usual_ms)) < (bool(was.mark), was.off(usual_ms)):
+                timings = zip(was.jobs, again.measured.timings, strict=True)
+                self._write([(job, timing) for job, timing in timings if timing.ok], again)
+                self.summary.remeasured_blocks += 1
+                self.summary.marked_blocks -= bool(was.mark) and not again.mark
+            self._reference_rows(again.measured)
+            self.next_block += 1
+
+    def again(self, jobs: Sequence[_Job], progress: Progress) -> ProfileSummary:
+        """Measure one block of networks again, as rows beside the references'."""
+        started = time.monotonic()
+        self.progress = progress
+        self._first_references()
+        block = self._steadiest(jobs, [job.build() for job in jobs])
+        for job, timing in zip(jobs, block.measured.timings, strict=True):
+            if timing.ok and not block.mark:
+                self._row(replace(job, kind="reference", kernels=""), timing, block)
+        self._reference_rows(block.measured)
+        self._say_drift()
+        self.summary.waited_s = self.timer.waited_s
+        self.summary.seconds = round(time.monotonic() - started, 3)
+        return self.summary
+
+    def _say_drift(self) -> None:
+        """Slow changes, which no block shows against the one before it."""
+        for drift in drifts_of(self.table):
+            self.progress.message(f"{self.device.profile.id}: {drift.sentence()}")
+            self.summary.drift = drift.sentence()
+
+    def _write(self, timed: Sequence[tuple[_Job, Timing]], block: _Block) -> int:
         """The rows of a block; how many of them are of kernels in place."""
         in_place = 0
         for job, timing in timed:
-            mark = measured.mark if timing.ok else ""
             if job.kind == "network" and timing.ok and timing.optimised:
-                in_place += self._in_place_rows(job, timing, measured.reference_ms, mark)
-            self._row(job, timing, measured.reference_ms, mark)
+                in_place += self._in_place_rows(job, timing, block)
+            self._row(job, timing, block)
         return in_place
 
-    def _watch_clock(self, progress: Progress) -> None:
-        """Say once that the clock moved slowly: no block then differs from the one before it."""
-        drift = clock_drift(self.kept_ms)
-        if drift is None or not drift.noticed:
-            return
-        if not self.summary.drift:
-            progress.message(f"{self.device.profile.id}: {drift.sentence()}")
-        self.summary.drift = drift.sentence()
+    def _remember(self, speed: Speed) -> None:
+        if speed.timings:
+            self.speeds.append(speed)
 
-    def _time(self, models: Sequence[bytes]) -> Attempt:
-        """Time a block together with the reference model."""
-        *timings, reference = self.device.time_many(
-            [*models, self.reference], self.plan, rounds=self.settings.rounds
-        )
-        attempt = Attempt(timings, reference, 0.0, 0.0)
-        slower = reference.median_ms / self._usual_ms() - 1.0 if reference.ok else 0.0
-        known = self.spreads[-REFERENCES_REMEMBERED:]
-        usual = statistics.median(known) if len(known) >= FIRST_REFERENCES else math.inf
-        return replace(attempt, slower=slower, uneven=attempt.spread / usual - 1.0)
+    def _reference_rows(self, attempt: Attempt) -> None:
+        self._remember(attempt.speed)
+        small_ms = attempt.speed.median_ms(KEY)
+        for key, timing in attempt.speed.timings.items():
+            self.table.append(
+                Row(**self._cells("reference", key, timing, small_ms, self.next_block))
+            )
 
-    def _usual_ms(self) -> float:
-        """What the reference model took of late."""
-        return statistics.median(self.references_ms[-REFERENCES_REMEMBERED:])
-
-    def _is_disturbed(self, attempt: Attempt) -> bool:
-        return attempt.disturbed > self.settings.drift_limit
-
-    def _remember(self, reference: Timing) -> None:
-        if reference.ok:
-            self.references_ms.append(reference.median_ms)
-
-    def _reference_row(self, timing: Timing, block: int) -> None:
-        self._remember(timing)
-        if timing.ok:
-            self.kept_ms.append(timing.median_ms)
-        self.table.append(Row(**self._cells("reference", KEY, timing, timing.median_ms, block)))
-
-    def _row(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> None:
-        cells = self._cells(job.kind, job.key, timing, reference_ms, self.next_block)
-        cells["reason"] = timing.reason or mark
+    def _row(self, job: _Job, timing: Timing, block: _Block) -> None:
+        small_ms = block.measured.speed.median_ms(KEY)
+        cells = self._cells(job.kind, job.key, timing, small_ms, self.next_block)
+        cells["reason"] = timing.reason or block.mark
         if job.kind == "network" and timing.ok:
             cells.update(self._started(timing, job.build()))
         self.table.append(Row(**cells, kernels=job.kernels))
 
-    def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> int:
+    def _in_place_rows(self, job: _Job, timing: Timing, block: _Block) -> int:
         """The network's kernels; before its own row, so that a killed profile loses none."""
-        cells = self._cells("in_place", job.key, timing, reference_ms, self.next_block)
+        small_ms = block.measured.speed.median_ms(KEY)
+        cells = self._cells("in_place", job.key, timing, small_ms, self.next_block)
         if self.overhead_ms is None:
             calibration = self.device.time_many([calibration_model()], self.plan)[0]
             self.overhead_ms = trace_overhead_ms(calibration)
@@ -341,7 +378,7 @@ class _Run:
             spread = {name: cells[name] / timing.median_ms for name in SPREAD}
             times = {name: found.ms * ratio for name, ratio in spread.items()}
             fallback = f"fallback: it ran on {found.elsewhere}" if found.elsewhere else ""
-            cells["reason"] = "; ".join(filter(None, [mark, fallback]))
+            cells["reason"] = "; ".join(filter(None, [block.mark, fallback]))
             cells["reorder_share"] = found.reorder_share
             kernels = f"{found.count}*{found.kernel}"
             key = f"{found.kernel}@{job.key}"
@@ -361,6 +398,7 @@ class _Run:
             "p10_ms": timing.p10_ms,
             "p90_ms": timing.p90_ms,
             "min_ms": timing.min_ms,
+            "mean_ms": timing.mean_ms,
             "runs": timing.runs,
             "reorder_share": timing.reorder_share,
             "status": timing.status,
@@ -381,5 +419,17 @@ class _Run:
         }
 
     def _note(self) -> str:
-        note = f"reference {self.references_ms[-1]:.3f} ms"
+        note = f"reference {self.speeds[-1].median_ms(KEY):.3f} ms"
         return note + (f", {self.summary.failed} failed" if self.summary.failed else "")
+
+
+def _speeds_of(table: LatencyTable) -> list[Speed]:
+    """What the references took in each block of a table so far, in order."""
+    blocks: dict[int, dict[str, Timing]] = {}
+    for row in table.rows("reference"):
+        if row.ok and row.key in GRAPHS:
+            timing = Timing("ok", median_ms=row.median_ms, mean_ms=row.mean_ms, runs=row.runs)
+            # the first references share a block: each of them is one
+            number = len(blocks) if row.key == KEY else max(len(blocks) - 1, 0)
+            blocks.setdefault(number, {})[row.key] = timing
+    return [Speed(timings) for timings in blocks.values()]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 
 KINDS = ("kernel", "network", "reference", "in_place", "fusion")
 STATUSES = ("ok", "failed")
+DISTURBED_MARKS = ("disturbed", "drift")  # reasons of disturbed rows begin so; the older last
 RULES = "rules"  # key of the fusion row that says what the tests came to
 
 
@@ -21,12 +22,14 @@ class Row:
     """One measurement, also a failed one (its numbers are 0 then and its cells are empty).
 
     Attributes:
-        kind: "kernel", "network", "reference" (the model re-timed with every block), "in_place" (a
-            kernel within a network) or "fusion" (a model of a fusion test).
-        key: the kernel's text, "net:<sha12>", "reference", "<kernel>@<network>", "<pair>:<model>",
-            or "rules" of the fusion row that says what the tests came to.
+        kind: "kernel", "network", "reference" (a model timed beside every block, or a network that
+            a profile measured again at its end), "in_place" (a kernel within a network) or
+            "fusion" (a model of a fusion test).
+        key: the kernel's text, "net:<sha12>", "reference", "reference:memory",
+            "reference:kernels", "<kernel>@<network>", "<pair>:<model>", or "rules" of the fusion
+            row that says what the tests came to.
         kernels: what a network is made of, "2*Conv(..);1*Add(..)"; the pairs of "rules"; else "".
-        median_ms: with p10, p90 and min, over ``runs`` runs.
+        median_ms: with p10, p90, min and mean, over ``runs`` runs.
         reorder_share: share of the time in layout reorders that a graph of one kernel adds.
         status: "ok" or "failed".
         reason: why it failed, or what to know about a good row.
@@ -37,6 +40,7 @@ class Row:
         first_run_ms: the first run of that session.
         peak_memory_mb: most memory that session and first runs took beyond what the process had.
         model_mb: size of the ONNX file; 1 MB is a million bytes.
+        mean_ms: over the runs of median_ms; 0 when unknown.
     """
 
     kind: str
@@ -57,11 +61,17 @@ class Row:
     first_run_ms: float = 0.0
     peak_memory_mb: float = 0.0
     model_mb: float = 0.0
+    mean_ms: float = 0.0
 
     @property
     def ok(self) -> bool:
         """Whether there are numbers."""
         return self.status == "ok"
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine stayed disturbed while this was measured."""
+        return self.ok and self.reason.startswith(DISTURBED_MARKS)
 
     def fault(self) -> str:
         """What is wrong with this row; empty when nothing is."""
@@ -71,7 +81,7 @@ class Row:
             return f"status is {self.status!r}, not one of {', '.join(STATUSES)}"
         if not self.key:
             return "the key is empty"
-        for name in (*NUMBERS, *STARTED):
+        for name in (*NUMBERS, *OPTIONAL):
             value = getattr(self, name)
             if not math.isfinite(value):
                 return f"{name} is {value}"
@@ -88,8 +98,8 @@ class Row:
         cells = []
         for name in columns or COLUMNS:
             value = getattr(self, name)
-            if name in NUMBERS or name in STARTED:
-                empty = (not self.ok and name in MEASURED) or (name in STARTED and not value)
+            if name in NUMBERS or name in OPTIONAL:
+                empty = (not self.ok and name in MEASURED) or (name in OPTIONAL and not value)
                 cells.append("" if empty else f"{value:.7g}")
             else:
                 cells.append(" ".join(str(value).replace("\0", " ").split()))
@@ -110,7 +120,7 @@ class Row:
             raise ValueError(f"{len(cells)} cells instead of {len(columns)}")
         values: dict[str, str | int | float] = {}
         for name, cell in zip(columns, cells, strict=True):
-            values[name] = _number(name, cell) if name in NUMBERS or name in STARTED else cell
+            values[name] = _number(name, cell) if name in NUMBERS or name in OPTIONAL else cell
         row = cls(**values)  # type: ignore[arg-type]
         if row.ok and any(
             cell == "" for n, cell in zip(columns, cells, strict=True) if n in NUMBERS
@@ -121,9 +131,10 @@ class Row:
         return row
 
 
-STARTED = ("session_ms", "first_run_ms", "peak_memory_mb", "model_mb")  # empty when unknown
+STARTED = ("session_ms", "first_run_ms", "peak_memory_mb", "model_mb")
+OPTIONAL = (*STARTED, "mean_ms")  # empty when unknown
 COLUMNS = tuple(field.name for field in fields(Row))
-COLUMNS_OF_VERSION = {2: COLUMNS[: -len(STARTED)], 3: COLUMNS}
+COLUMNS_OF_VERSION = {2: COLUMNS[: -len(OPTIONAL)], 3: COLUMNS[:-1], 4: COLUMNS}
 INTEGERS = ("runs", "block")
 MEASURED = ("median_ms", "p10_ms", "p90_ms", "min_ms", "runs", "reorder_share")
 NUMBERS = (*MEASURED, "block", "reference_ms")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from factory.devices.base import TimingPlan
+from factory.devices.base import DISTURBED, TimingPlan
 
 
 class ProfileSettings(pydantic.BaseModel):
@@ -47,7 +47,7 @@ class ProfileSettings(pydantic.BaseModel):
         description="Most traced runs of a network, for its kernels' times in place; 0: none.",
     )
     drift_limit: float = pydantic.Field(
-        default=0.15, gt=0, description="Slow-down of the reference model that repeats a block."
+        default=DISTURBED, gt=0, description="Slow-down of the references that repeats a block."
     )
     max_repeats: int = pydantic.Field(
         default=2, ge=0, le=20, description="Repeats of a block before its rows are marked."
@@ -55,7 +55,7 @@ class ProfileSettings(pydantic.BaseModel):
     longest_wait_s: float = pydantic.Field(
         default=15.0,
         ge=0,
-        description="Longest wait, before a repeat, until the chip is as fast as it was; 0: none.",
+        description="Longest wait, for a block, until the chip is as fast as it was; 0: none.",
     )
     retry_failed: bool = pydantic.Field(
         default=False, description="Measure again what failed in an earlier run."
@@ -106,12 +106,12 @@ class ProfileSummary:
         skipped: already in the table.
         failed: of the rows written now; ``reasons`` says why, by key.
         in_place: rows of kernels timed within networks.
-        repeated_blocks: blocks measured again because the machine was slower than before.
-        remeasured_blocks: blocks measured once more at the end, since they had run at another speed
-            than most, whose new rows took the place of the old ones.
-        marked_blocks: blocks kept although it stayed slow; their rows say so.
+        repeated_blocks: blocks measured again because the machine was disturbed.
+        remeasured_blocks: blocks measured once more at the end, since they had been disturbed or
+            had run at another speed than most, whose new rows took the place of the old ones.
+        marked_blocks: blocks kept although the machine stayed disturbed; their rows are marked.
         waited_s: of the ``seconds``, those spent waiting until the chip was as fast as before.
-        reference_ms: median of the reference model in each kept block.
+        reference_ms: median of the smallest reference in each kept block.
         drift: how the clock moved while the table was measured; empty when it did not.
     """
 

@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on this system: two writers are then not detected
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 READABLE = tuple(COLUMNS_OF_VERSION)
 HEADER_KEYS = ("device", "dtype", "fingerprint")
 

@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK, InputError
+from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK, EXIT_UNDECIDED, InputError
 from factory.core.files import sha256_file
 from factory.deployment.manifest import ModelManifest, describe_file
 from factory.devices.base import Device
+from factory.profiling.trust import Usual
 from factory.verification.certificate import DATE, Certificate
 from factory.verification.certify import probe_difference, profile_digest, run_probe
 from factory.verification.model_file import ModelFile
+from factory.verification.result import UNDECIDED
 from factory.verification.verify import verify_model
 
 LABELS_FILE = "labels.txt"
@@ -25,13 +27,17 @@ LABELS_FILE = "labels.txt"
 
 @dataclass(frozen=True)
 class Recheck:
-    """One check: what it is about, whether it holds, what was certified and what is there now."""
+    """One check: what it is about, whether it holds, what was certified and what is there now.
+
+    One that could not be made, since the machine was too busy, is ``undecided`` and not ``ok``.
+    """
 
     name: str
     ok: bool
     detail: str
     certified: Any = None
     found: Any = None
+    undecided: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -51,8 +57,16 @@ class RecheckResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when everything holds, 1 when something changed."""
-        return EXIT_OK if self.ok else EXIT_DOES_NOT_HOLD
+        """0 when everything holds, 1 when something changed, 3 when that is not decided."""
+        if any(not check.undecided for check in self.failed):
+            return EXIT_DOES_NOT_HOLD
+        return EXIT_UNDECIDED if self.failed else EXIT_OK
+
+    @property
+    def verdict(self) -> str:
+        """The exit code in words."""
+        words = {EXIT_OK: "as certified", EXIT_DOES_NOT_HOLD: "changed"}
+        return words.get(self.exit_code, UNDECIDED)
 
     @property
     def failed(self) -> list[Recheck]:
@@ -163,9 +177,17 @@ def _missing(wanted: Sequence[str], have: Sequence[str]) -> list[str]:
 
 
 def check_on_device(
-    certificate: Certificate, path: Path, device: Device, *, measure: bool = True
+    certificate: Certificate,
+    path: Path,
+    device: Device,
+    *,
+    measure: bool = True,
+    usual: Usual | None = None,
 ) -> list[Recheck]:
-    """What needs the chip: profile, chip, runtime, placement, outputs, latency and its budget."""
+    """What needs the chip: profile, chip, runtime, placement, outputs, latency and its budget.
+
+    ``usual`` is what the references take on an undisturbed chip, from its latency table.
+    """
     told = dict(device.describe().get("fingerprint") or {})
     was = certificate.chip.fingerprint
     digest = profile_digest(device.profile)
@@ -201,7 +223,7 @@ def check_on_device(
         return checks
     checks.append(_outputs(certificate, path, device))
     if measure:
-        checks += _measured(certificate, path, device)
+        checks += _measured(certificate, path, device, usual)
     return checks
 
 
@@ -229,13 +251,16 @@ def _outputs(certificate: Certificate, path: Path, device: Device) -> Recheck:
     )
 
 
-def _measured(certificate: Certificate, path: Path, device: Device) -> list[Recheck]:
+def _measured(
+    certificate: Certificate, path: Path, device: Device, usual: Usual | None
+) -> list[Recheck]:
     """Placement and latency, measured anew."""
     limit = certificate.budget.max_latency_ms
     model = ModelFile(path.read_bytes(), None)
-    result = verify_model(model, device, max_latency_ms=limit)
+    result = verify_model(model, device, max_latency_ms=limit, usual=usual)
     if result.median_ms is None:
-        return [Recheck("latency", False, "; ".join(result.reasons), None, None)]
+        undecided = result.verdict == UNDECIDED
+        return [Recheck("latency", False, "; ".join(result.reasons), undecided=undecided)]
     placed = {name: count for name, count in result.providers.items() if count}
     same = placed == {n: c for n, c in certificate.placement.items() if c}
     checks = [

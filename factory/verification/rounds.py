@@ -1,11 +1,10 @@
-"""Rounds of a verification: the model beside the reference model, repeated while disturbed.
+"""Rounds of a verification: the model beside the references, repeated while disturbed.
 
-A verdict rests on several rounds spread over seconds, each in a session of its own. Every round
-times the reference model of the latency table (factory/profiling/reference.py) too: where that is
-slower than usual, the machine was busy, throttled or slow to wake its threads, and what was
-measured then says nothing about the model. Such rounds are repeated, as soon as the reference is as
-fast as usual (PATIENCE_S), and left out where enough others remain. The rule is the profiler's, so
-that a prediction and its verification speak of the same state of the chip.
+A verdict rests on several undisturbed rounds spread over seconds, each in a session of its own.
+What is undisturbed is decided where profiles decide it too (:mod:`factory.profiling.trust`),
+against what the references took while the chip was profiled, so that a prediction and its
+verification speak of the same state of the chip. Where not enough rounds are undisturbed after
+ATTEMPTS, nothing is decided.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factory.devices.base import Device, Timing, TimingPlan
-from factory.profiling.attempts import wait_for_speed
-from factory.profiling.reference import reference_model
+from factory.devices.base import DISTURBED, Device, Timing, TimingPlan
+from factory.profiling.trust import NOT_SLOWER, Attempt, Slowdown, Speed, SteadyTimer, Usual
 
 EXTRA_ROUNDS = 5
 STEADY_SPREAD = 0.08  # rounds whose medians lie further apart ask for more rounds
-PATIENCE_S = 30.0  # for a chip that is slower than usual, in all rounds together
-DISTURBED = 0.10  # slow-down of the reference model that makes a round a disturbed one
+ATTEMPTS = 3
+PATIENCE_S = 30.0  # for a disturbed machine, in all rounds of an attempt together
+BETWEEN_S = 20.0  # longest wait for a quiet machine before another attempt
 FEWEST_KEPT = 3
 PROFILE_RUNS = 10
 
@@ -35,18 +34,18 @@ class Round:
 
     Attributes:
         timing: of the model; a failure has no numbers.
-        reference_ms: median of the reference model in the same round; None where it did not run.
-        slower: reference_ms over its usual value, minus 1; 0 where nothing is known.
+        speed: what the references took in the same round.
+        slower: against what is usual; nothing where that is not known.
     """
 
     timing: Timing
-    reference_ms: float | None
-    slower: float = 0.0
+    speed: Speed
+    slower: Slowdown = NOT_SLOWER
 
     @property
     def disturbed(self) -> bool:
-        """Whether the machine was slower than usual."""
-        return self.slower > DISTURBED
+        """Whether nothing may rest on this round."""
+        return self.slower.share > DISTURBED
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,17 @@ class Measured:
 
     Attributes:
         rounds: every round, in order.
-        kept: those that the verdict rests on: the undisturbed ones, or all where too few are.
+        kept: those that the verdict rests on, the undisturbed ones; empty where too few are.
         traced: the model once more with a trace; a failure when a round or the trace failed.
-        usual_reference_ms: what the reference model is compared with.
+        usual: what the references are compared with.
+        undecided: why nothing is decided; "" where something is.
     """
 
     rounds: tuple[Round, ...]
     kept: tuple[Round, ...]
     traced: Timing
-    usual_reference_ms: float | None
+    usual: Usual | None
+    undecided: str = ""
 
     @property
     def failure(self) -> Timing | None:
@@ -76,11 +77,6 @@ class Measured:
         """How far the medians of the kept rounds lie apart, as a share."""
         return spread(self.kept)
 
-    @property
-    def disturbed(self) -> int:
-        """Number of rounds measured while the machine was slower than usual."""
-        return sum(r.disturbed for r in self.rounds)
-
 
 def measure_rounds(
     model: bytes,
@@ -89,9 +85,12 @@ def measure_rounds(
     rounds: int,
     *,
     pause_s: float,
-    usual_reference_ms: float | None = None,
+    usual: Usual | None = None,
+    limit_ms: float | None = None,
 ) -> Measured:
-    """Time ``model`` in ``rounds`` undisturbed rounds, with up to EXTRA_ROUNDS more to get them.
+    """Time ``model`` until ``rounds`` rounds are undisturbed and agree, in ATTEMPTS attempts.
+
+    An attempt makes up to EXTRA_ROUNDS more rounds to get them, and FEWEST_KEPT have to be left.
 
     Args:
         model: ONNX bytes.
@@ -99,56 +98,81 @@ def measure_rounds(
         plan: how often each round runs the model.
         rounds: rounds asked for.
         pause_s: seconds between rounds.
-        usual_reference_ms: the reference model's time in the chip's latency table; without it
-            the fastest round says what is usual.
+        usual: what the references took in the chip's latency table; without it the fastest round
+            says what is usual.
+        limit_ms: the budget: rounds that disagree by more than a disturbance may, on both sides of
+            it, decide nothing.
     """
     quiet = dataclasses.replace(plan, profile_runs=0)
-    reference = reference_model(device.profile.dtype)
+    waits = device.profile.transport != "simulated"  # no chip that could be disturbed
+    timer = SteadyTimer(device, usual)
     found: list[Round] = []
-    patience_s = PATIENCE_S
-    if device.profile.transport == "simulated":
-        pause_s = patience_s = 0.0  # no chip that could be disturbed
-    while True:
-        timing, beside = device.time_many([model, reference], quiet)
-        found.append(Round(timing, beside.median_ms if beside.ok else None))
-        if not timing.ok:
-            return Measured(tuple(found), tuple(found), timing, usual_reference_ms)
-        judged, usual_ms = _judge(found, usual_reference_ms)
-        if len(found) >= rounds and _enough(judged, rounds):
+    undecided = ""
+    for attempt in range(1, ATTEMPTS + 1):
+        timer.patience_s = PATIENCE_S if waits else 0.0
+        most = len(found) + rounds + min(EXTRA_ROUNDS, rounds)
+        while len(found) < most:
+            measured = timer.once([model], quiet)
+            found = _with(found, measured, usual)
+            if not found[-1].timing.ok:
+                return Measured(tuple(found), (), found[-1].timing, usual)
+            kept = [r for r in found if not r.disturbed]
+            if len(kept) >= rounds and spread(kept) <= STEADY_SPREAD:
+                break
+            time.sleep(pause_s if waits else 0.0)
+            timer.usual = usual or Usual.least_of([r.speed for r in found])
+            if found[-1].disturbed:
+                timer.wait(quiet)
+        undecided = _why_undecided(found, min(FEWEST_KEPT, rounds), limit_ms)
+        if not undecided:
             break
-        if len(found) >= rounds + min(EXTRA_ROUNDS, rounds):
-            break
-        time.sleep(pause_s)
-        if judged[-1].disturbed and usual_ms:
-            highest_ms = (1.0 + DISTURBED) * usual_ms
-            patience_s -= wait_for_speed(device, reference, quiet, highest_ms, patience_s).seconds
-    kept = [r for r in judged if not r.disturbed]
-    if len(kept) < min(FEWEST_KEPT, rounds):
-        kept = judged
-    return Measured(tuple(judged), tuple(kept), _trace(model, device, plan), usual_ms)
+        if attempt < ATTEMPTS:
+            timer.patience_s = BETWEEN_S if waits else 0.0
+            timer.wait(quiet)
+    usual = usual or Usual.least_of([r.speed for r in found])
+    if undecided and not waits and _same_speed(found):
+        # nobody else runs on a simulated chip: it is slower than it was
+        return Measured(tuple(found), tuple(found), _trace(model, device, plan), usual)
+    if undecided:
+        if _same_speed(found):
+            undecided += "; all alike: if the chip is as slow as that now, profile it again"
+        why = f"the machine was busy, {ATTEMPTS} of {ATTEMPTS} attempts ({undecided})"
+        return Measured(tuple(found), (), _trace(model, device, plan), usual, why)
+    kept = [r for r in found if not r.disturbed]
+    return Measured(tuple(found), tuple(kept), _trace(model, device, plan), usual)
 
 
 def spread(rounds: Sequence[Round]) -> float:
-    """Largest minus smallest median over their median, as a share."""
+    """Largest minus smallest median over their median, as a share; 0 without rounds."""
     medians = np.array([r.timing.median_ms for r in rounds])
-    return float((medians.max() - medians.min()) / np.median(medians))
+    return float((medians.max() - medians.min()) / np.median(medians)) if rounds else 0.0
 
 
-def _judge(found: Sequence[Round], stated_ms: float | None) -> tuple[list[Round], float | None]:
-    """Every round beside what the reference usually takes, and that time."""
-    references = [r.reference_ms for r in found if r.reference_ms]
-    usual_ms = stated_ms or (min(references) if references else None)
-    if usual_ms is None:
-        return list(found), None
-    judged = [
-        dataclasses.replace(r, slower=(r.reference_ms or usual_ms) / usual_ms - 1.0) for r in found
-    ]
-    return judged, usual_ms
+def _with(found: Sequence[Round], new: Attempt, usual: Usual | None) -> list[Round]:
+    """Every round so far and the new one, beside what the references usually take."""
+    rounds = [*found, Round(new.timings[0], new.speed)]
+    if not rounds[-1].timing.ok:
+        return rounds
+    known = usual or Usual.least_of([r.speed for r in rounds])
+    return [dataclasses.replace(r, slower=r.speed.slower(known)) for r in rounds]
 
 
-def _enough(judged: Sequence[Round], rounds: int) -> bool:
-    steady = [r for r in judged if not r.disturbed]
-    return len(steady) >= rounds and spread(steady) <= STEADY_SPREAD
+def _why_undecided(found: Sequence[Round], fewest: int, limit_ms: float | None) -> str:
+    kept = [r for r in found if not r.disturbed]
+    if len(kept) < fewest:
+        worst = sorted(found, key=lambda r: r.slower)[len(found) // 2]
+        return f"{len(kept)} of {len(found)} rounds undisturbed; in others {worst.slower.sign}"
+    low_ms, high_ms = np.quantile([r.timing.median_ms for r in kept], [0.25, 0.75])
+    apart = high_ms > (1.0 + DISTURBED) * low_ms
+    if apart and limit_ms is not None and low_ms <= limit_ms < high_ms:
+        return f"undisturbed rounds took {low_ms:.4g} to {high_ms:.4g} ms"
+    return ""
+
+
+def _same_speed(found: Sequence[Round]) -> bool:
+    """Whether no round was disturbed against the fastest of them."""
+    least = Usual.least_of([r.speed for r in found])
+    return all(r.speed.slower(least).share <= DISTURBED for r in found)
 
 
 def _trace(model: bytes, device: Device, plan: TimingPlan) -> Timing:

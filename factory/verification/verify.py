@@ -2,29 +2,36 @@
 
 A verdict rests on several rounds (factory/verification/rounds.py) in which the machine was as fast
 as it usually is. The reported median, p10 and p90 are medians over these rounds, min is the least
-of them. Every node must have run on the execution provider that the profile asks for.
+of them; where the machine was too busy for enough such rounds there are no numbers and the verdict
+is "undecided". Every node must have run on the execution provider that the profile asks for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.devices.base import Device, TimingPlan
+from factory.core.progress import SILENT, Progress
+from factory.devices.base import DISTURBED, Device, TimingPlan
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx
 from factory.latency.predictor import LatencyPredictor
+from factory.profiling.reference import KEY
+from factory.profiling.trust import Usual
 from factory.verification.model_file import ModelFile, read_model
-from factory.verification.result import VerifyResult
-from factory.verification.rounds import DISTURBED, STEADY_SPREAD, Measured, Round, measure_rounds
+from factory.verification.result import UNDECIDED, VerifyResult
+from factory.verification.rounds import STEADY_SPREAD, Measured, Round, measure_rounds
 
 ROUNDS = 5
 PAUSE_S = 0.3
+LATER_S = 15.0  # before a surprising result is measured again
+DIFFERENT = 3  # most measurements that all differ
 PLAN = TimingPlan(min_runs=30, max_runs=2000, min_time_ms=300.0)
 
 
@@ -36,7 +43,7 @@ def verify_model(
     plan: TimingPlan = PLAN,
     rounds: int = ROUNDS,
     predictor: LatencyPredictor | None = None,
-    usual_reference_ms: float | None = None,
+    usual: Usual | None = None,
     pause_s: float = PAUSE_S,
 ) -> VerifyResult:
     """Measure a model on the device and judge it against a budget.
@@ -49,8 +56,8 @@ def verify_model(
         plan: how often each round runs the model.
         rounds: how many rounds; more are made when they disagree or were disturbed.
         predictor: also predicts the latency, to show beside the measured one.
-        usual_reference_ms: what the reference model takes in the chip's latency table; a round in
-            which it is slower was disturbed. Without it the fastest round says what is usual.
+        usual: what the references took in the chip's latency table; a round in which they are
+            slower was disturbed. Without it the fastest round says what is usual.
         pause_s: seconds between rounds.
 
     Raises:
@@ -73,7 +80,8 @@ def verify_model(
         plan,
         rounds,
         pause_s=pause_s,
-        usual_reference_ms=usual_reference_ms,
+        usual=usual,
+        limit_ms=max_latency_ms,
     )
     result = VerifyResult(
         device_id=device.profile.id,
@@ -88,14 +96,87 @@ def verify_model(
     failure = measured.failure
     if failure is not None:
         return dataclasses.replace(result, verdict="failed", reasons=(failure.reason,))
+    result = _with_rounds(result, measured)
+    if measured.undecided:
+        reason = f"not decided: {measured.undecided}; run the same command again later"
+        return dataclasses.replace(result, verdict=UNDECIDED, reasons=(reason,))
     return judge(_with_timings(result, measured))
+
+
+def verify_with_prediction(
+    path_or_bytes: Path | str | bytes | ModelFile,
+    device: Device,
+    *,
+    predictor: LatencyPredictor,
+    max_latency_ms: float | None = None,
+    usual: Usual | None = None,
+    later_s: float = LATER_S,
+    progress: Progress = SILENT,
+) -> VerifyResult:
+    """:func:`verify_model`, made again later while its result lies outside of the prediction.
+
+    A result inside the interval of the prediction is believed, and so is one that a later
+    measurement repeats: then the predictor is wrong. Of three that all differ the middle one is
+    taken.
+
+    Args:
+        path_or_bytes, device, max_latency_ms, usual: as :func:`verify_model` takes them.
+        predictor: of the device.
+        later_s: seconds until the next measurement.
+        progress: where it is said that a model is measured again.
+    """
+    later_s = 0.0 if device.profile.transport == "simulated" else later_s
+    model = path_or_bytes if isinstance(path_or_bytes, ModelFile) else read_model(path_or_bytes)
+    found: list[VerifyResult] = []
+    while True:
+        result = verify_model(
+            model, device, max_latency_ms=max_latency_ms, predictor=predictor, usual=usual
+        )
+        if result.median_ms is None or _as_predicted(result):
+            return result
+        same = [one for one in found if _agree(one, result)]
+        found.append(result)
+        if same:
+            return result
+        if len(found) == DIFFERENT:
+            return sorted(found, key=lambda one: one.median_ms or 0.0)[DIFFERENT // 2]
+        progress.message(
+            f"{device.profile.id}: measured {result.median_ms:.4g} ms, predicted "
+            f"{result.predicted_ms:.4g} ({result.low_ms:.4g} to {result.high_ms:.4g}); "
+            "it is measured again"
+        )
+        time.sleep(later_s)
+
+
+def _as_predicted(result: VerifyResult) -> bool:
+    """Whether the measurement lies in the interval of its prediction, or there is none."""
+    if result.median_ms is None or result.low_ms is None or result.high_ms is None:
+        return True
+    return result.low_ms <= result.median_ms <= result.high_ms
+
+
+def _agree(one: VerifyResult, other: VerifyResult) -> bool:
+    times = sorted((one.median_ms or 0.0, other.median_ms or 0.0))
+    return times[1] <= (1.0 + DISTURBED) * times[0]
+
+
+def _with_rounds(result: VerifyResult, measured: Measured) -> VerifyResult:
+    kept = set(map(id, measured.kept))
+    usual = measured.usual
+    return dataclasses.replace(
+        result,
+        usual_reference_ms=None if usual is None else usual.median_ms.get(KEY),
+        usual_references_ms={} if usual is None else dict(usual.median_ms),
+        rounds=tuple(_round_values(r, id(r) in kept) for r in measured.rounds),
+        providers=dict(measured.traced.providers or {}),
+        nodes=tuple(dict(node) for node in measured.traced.nodes),
+    )
 
 
 def _with_timings(result: VerifyResult, measured: Measured) -> VerifyResult:
     timings = [r.timing for r in measured.kept]
     median_ms = float(np.median([t.median_ms for t in timings]))
     predicted = result.predicted_ms
-    kept = set(map(id, measured.kept))
     return dataclasses.replace(
         result,
         median_ms=median_ms,
@@ -106,10 +187,6 @@ def _with_timings(result: VerifyResult, measured: Measured) -> VerifyResult:
         first_run_ms=_median([t.first_run_ms for t in timings]),
         peak_memory_mb=_median([t.peak_memory_mb for t in timings]),
         spread_percent=100 * measured.spread,
-        usual_reference_ms=measured.usual_reference_ms,
-        rounds=tuple(_round_values(r, id(r) in kept) for r in measured.rounds),
-        providers=dict(measured.traced.providers or {}),
-        nodes=tuple(dict(node) for node in measured.traced.nodes),
         relative_error=None if predicted is None else predicted / median_ms - 1.0,
     )
 
@@ -129,8 +206,11 @@ def _round_values(a_round: Round, kept: bool) -> dict[str, object]:
         "p90_ms": timing.p90_ms,
         "min_ms": timing.min_ms,
         "runs": timing.runs,
-        "reference_ms": a_round.reference_ms,
+        "reference_ms": a_round.speed.median_ms(KEY) or None,
+        "references_ms": {key: found.median_ms for key, found in a_round.speed.timings.items()},
+        "stolen": a_round.speed.stolen,
         "disturbed": a_round.disturbed,
+        "sign": a_round.slower.sign if a_round.disturbed else "",
         "kept": kept,
     }
 
@@ -168,14 +248,6 @@ def judge(result: VerifyResult) -> VerifyResult:
         notes.append(
             f"unsteady: medians of the rounds lie {result.spread_percent:.0f} % apart; "
             "measure again on an idle machine"
-        )
-    disturbed = [r for r in result.rounds if r["disturbed"]]
-    if disturbed and any(r["kept"] for r in disturbed):
-        notes.append(
-            f"the machine was slower than usual: in {len(disturbed)} of {len(result.rounds)} "
-            f"rounds the reference model took over {DISTURBED:.0%} more than its "
-            f"{result.usual_reference_ms:.4g} ms, and too few others are left; measure again on "
-            "an idle machine"
         )
     verdict, reasons, margin = "measured", [], None
     if result.max_latency_ms is not None:

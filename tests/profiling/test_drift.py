@@ -34,14 +34,14 @@ def profiled(tmp_path, drift):
 
 @pytest.mark.parametrize("size", [0.2, -0.2])
 def test_a_slow_drift_by_a_fifth_is_said_although_no_block_is_repeated(tmp_path, size):
-    summary, lines = profiled(tmp_path, lambda timed: 1 + size * min(max(timed - 14, 0) / 60, 1))
+    summary, lines = profiled(tmp_path, lambda timed: 1 + size * min(max(timed - 21, 0) / 84, 1))
     assert summary.repeated_blocks == 0
     assert sum("the clock drifted: the reference model took" in line for line in lines) == 1
     assert f"{round(100 * size):+d} %" in summary.drift
 
 
 def test_a_steady_clock_and_one_burst_are_no_drift(tmp_path):
-    summary, lines = profiled(tmp_path, lambda timed: 1.5 if 40 <= timed < 45 else 1.0)
+    summary, lines = profiled(tmp_path, lambda timed: 1.5 if 44 <= timed < 51 else 1.0)
     assert (summary.drift, summary.repeated_blocks) == ("", 1)
     assert len(lines) == 1
 

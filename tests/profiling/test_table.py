@@ -168,7 +168,7 @@ def test_a_cut_header_is_written_again(path):
         ("1.125,0.1,", "1.1", "cells instead of"),
         (",ok,", ",fine,", "status is 'fine'"),
         ("kernel,", "karnel,", "kind is 'karnel'"),
-        ("2026-01-01T00:00:00Z,,,,\n", "2026-01-", "cells instead of"),
+        ("2026-01-01T00:00:00Z,,,,,\n", "2026-01-", "cells instead of"),
     ],
 )
 def test_damage_in_the_middle_is_told_by_its_line(path, old, new, said):
@@ -191,8 +191,8 @@ def test_damage_in_the_middle_is_told_by_its_line(path, old, new, said):
 def test_other_schema_columns_and_files(path):
     opened(path).close()
     good = path.read_text()
-    path.write_text(good.replace("# schema_version: 3", "# schema_version: 4"))
-    assert "schema version 4" in fault(opened, path)
+    path.write_text(good.replace("# schema_version: 4", "# schema_version: 5"))
+    assert "schema version 5" in fault(opened, path)
     path.write_text(good.replace("p10_ms", "p11_ms"))
     assert "column names differ" in fault(opened, path)
     path.write_text(good.replace('# dtype: "f32"\n', ""))
@@ -302,8 +302,10 @@ def test_tables_are_found_by_device(tmp_path, monkeypatch):
 
 def test_a_table_of_version_2_is_read_and_goes_on_as_it_is(path):
     opened(path).close()
-    header = path.read_text().replace("# schema_version: 3", "# schema_version: 2")
-    header = header.replace(",date,session_ms,first_run_ms,peak_memory_mb,model_mb", ",date")
+    header = path.read_text().replace("# schema_version: 4", "# schema_version: 2")
+    header = header.replace(
+        ",date,session_ms,first_run_ms,peak_memory_mb,model_mb,mean_ms", ",date"
+    )
     old = "kernel,k,,1,0.9,1.1,0.8,20,0,ok,,0,0.25,2026-01-01T00:00:00Z\n"
     path.write_text(header + old)
     with opened(path) as table:
@@ -321,8 +323,8 @@ def test_a_table_of_version_2_is_read_and_goes_on_as_it_is(path):
 
 def test_what_is_known_of_the_start_is_kept_and_the_rest_is_empty(path):
     with opened(path) as table:
-        table.append(row(0, session_ms=12.5, model_mb=1.25))
+        table.append(row(0, session_ms=12.5, model_mb=1.25, mean_ms=1.5))
         with pytest.raises(ValueError, match="peak_memory_mb is negative"):
             table.append(row(1, peak_memory_mb=-1.0))
-    assert path.read_text().endswith(",12.5,,,1.25\n")
-    assert LatencyTable.read(path).rows() == [row(0, session_ms=12.5, model_mb=1.25)]
+    assert path.read_text().endswith(",12.5,,,1.25,1.5\n")
+    assert LatencyTable.read(path).rows() == [row(0, session_ms=12.5, model_mb=1.25, mean_ms=1.5)]

@@ -44,7 +44,7 @@ def write_model(path, labels=LABELS, bias=0.0):
 
 
 @pytest.fixture(scope="module")
-def device():
+def device(any_load):
     with open_device(DeviceProfile(id="here-t1", threads=1)) as opened:
         yield opened
 

@@ -281,7 +281,8 @@ async function work(job) {
         sent.catch(stop);
       };
       if (job.kind === "time") {
-        runner.postMessage({ type: "time", plan: job.plan, rounds: job.rounds, todo: job.todo });
+        const { plan, rounds, todo, first_reference } = job;
+        runner.postMessage({ type: "time", plan, rounds, todo, first_reference });
       } else {
         runner.postMessage({ type: "run", command: job.command, key: job.keys[0], ...arrays });
       }

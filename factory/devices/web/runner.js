@@ -1,7 +1,7 @@
 // The worker that holds ONNX Runtime Web, so that the page stays alive whatever a model does.
 // Messages in: init, model, time, run, visible. Out: ready, need, tick, result, done, reply, broken.
 
-import { Candidate, arrayOf, makeSession, trace } from "./timing.js";
+import { Candidate, REFERENCE_TIME, arrayOf, makeSession, trace } from "./timing.js";
 
 // The runtime prints its trace; whoever loads it later gets this console.
 const heard = [];
@@ -57,7 +57,7 @@ async function init(message) {
   postMessage({ type: "ready", version: ort.env.versions.common || "" });
 }
 
-async function time({ plan, rounds, todo }) {
+async function time({ plan, rounds, todo, first_reference }) {
   if (kept.session) await kept.session.release(); // nothing else in memory while the clock runs
   kept = { key: "", session: null };
   const models = new Map();
@@ -85,7 +85,8 @@ async function time({ plan, rounds, todo }) {
         : config.warmup_ms;
       const run_ms = await candidate.warmUp(plan, config, Math.max(shortest, 1), world);
       seen.add(key);
-      candidate.planRuns(run_ms, plan, rounds);
+      const share = index >= first_reference ? REFERENCE_TIME : 1;
+      candidate.planRuns(run_ms, plan, rounds, share);
     });
   }
   tick(-1, "measuring");
@@ -104,7 +105,7 @@ async function time({ plan, rounds, todo }) {
     ready.delete(index);
     results.set(index, result);
     const runs = plan.profile_runs || (config.provider === "wasm" ? 0 : 1); // who ran the nodes?
-    if (runs > 0) {
+    if (runs > 0 && index < first_reference) {
       await attempt(index, async () => {
         tick(index, "tracing");
         listening = true;

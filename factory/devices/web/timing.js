@@ -5,6 +5,7 @@
 
 export const TICKS_PER_SAMPLE = 40; // a sample is at least so many ticks of the clock
 const FEWEST_RUNS = 3;
+export const REFERENCE_TIME = 1 / 3; // of the time and runs of a candidate
 const WINDOW_MS = 40;
 const LONGEST_WARMUP = 10; // times the shortest
 const SLICE_MS = 60; // runs between two looks at the outside world
@@ -125,11 +126,11 @@ export class Candidate {
     }
   }
 
-  planRuns(run_ms, plan, rounds) {
+  planRuns(run_ms, plan, rounds, share = 1) {
     const wanted = Math.min(
       Math.max(Math.ceil(plan.min_time_ms / run_ms), plan.min_runs), plan.max_runs);
     const affordable = Math.max(Math.floor(plan.max_time_ms / run_ms), FEWEST_RUNS);
-    const runs = Math.min(wanted, affordable);
+    const runs = share * Math.min(wanted, affordable);
     this.samples_per_round = Math.max(1, Math.ceil(runs / rounds / this.batch));
   }
 
@@ -160,6 +161,7 @@ export class Candidate {
       p10_ms: quantile(sorted, 0.1),
       p90_ms: quantile(sorted, 0.9),
       min_ms: sorted[0],
+      mean_ms: sorted.reduce((sum, value) => sum + value, 0) / sorted.length,
       runs: this.runs,
       session_ms: this.session_ms,
       batch: this.batch,

@@ -19,9 +19,9 @@ from factory.pipeline.context import BuildContext
 from factory.pipeline.profiling_plan import Measured, measure_chip
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import Unit
-from factory.profiling import reference
 from factory.profiling.settings import ProfileSummary
 from factory.profiling.table import LatencyTable, table_name
+from factory.profiling.trust import Usual
 
 
 def units(ctx: BuildContext) -> list[Unit]:
@@ -79,9 +79,9 @@ def open_table(ctx: BuildContext, device_id: str) -> LatencyTable:
     return LatencyTable.read(paths[0])
 
 
-def usual_reference_ms(ctx: BuildContext, device_id: str) -> float | None:
-    """What the reference model took on a chip while it was profiled, in ms."""
-    return reference.usual_reference_ms(open_table(ctx, device_id))
+def usual(ctx: BuildContext, device_id: str) -> Usual | None:
+    """What the references took on a chip while it was profiled."""
+    return Usual.of_table(open_table(ctx, device_id))
 
 
 def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:

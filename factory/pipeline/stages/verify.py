@@ -1,8 +1,10 @@
 """Stage 6, verify: is the file the trained network, and does it hold its budgets on the chip?
 
-When a model is measured over its latency budget, :func:`tighten` writes a lower target for its
-search; the build then runs search, train and deploy again for that tier (a bounded number of
-times) before it says plainly that the tier failed and by how much.
+When a model is measured over its latency budget, or leaves much of it unused, :func:`retarget`
+writes another target for its search; the build then runs search, train and deploy again for that
+tier (a bounded number of times) before it says plainly that the tier failed and by how much. Where
+the machine was too busy to measure a model, its tier is undecided, and the next build verifies it
+again.
 """
 
 from __future__ import annotations
@@ -18,8 +20,16 @@ from factory.devices.base import Device, open_device
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
-from factory.pipeline.search_files import add_target, load_genotype, round_count
+from factory.pipeline.search_files import (
+    UNUSED,
+    add_target,
+    load_genotype,
+    raise_target,
+    round_count,
+)
+from factory.pipeline.search_files import load_result as load_search
 from factory.pipeline.stages import deploy, fit, profile, train
+from factory.verification.result import UNDECIDED
 
 if TYPE_CHECKING:
     from factory.verification.certificate import LimitPart
@@ -63,7 +73,7 @@ def load_result(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
 def run(ctx: BuildContext) -> None:
     """Verify what is not verified yet."""
     budgets = fit.load_budgets(ctx)
-    open_tiers = [tier for tier in ctx.recipe.tiers if not tier_unit(ctx, tier).is_done()]
+    open_tiers = [tier for tier in ctx.recipe.tiers if not _is_decided(ctx, tier)]
     if not open_tiers:
         return
     with ctx.progress.task("verify", total=len(open_tiers)) as task:
@@ -75,11 +85,21 @@ def run(ctx: BuildContext) -> None:
             unit.begin([path, certificate])
             with open_device(ctx.device(tier)) as device:
                 result = verify_tier(ctx, tier, device, budgets[tier.name])
-                certify_tier(ctx, tier, device, result)
+                decided = result["verdict"] != UNDECIDED
+                if decided:
+                    certify_tier(ctx, tier, device, result)
+                else:
+                    certificate.unlink(missing_ok=True)
             write_json(path, result)
-            unit.finish([path, certificate], time.monotonic() - started)
+            outputs = [path, certificate] if decided else [path]
+            unit.finish(outputs, time.monotonic() - started)
             ctx.progress.message(verdict_line(result))
             task.advance(note=tier.name)
+
+
+def _is_decided(ctx: BuildContext, tier: TierSection) -> bool:
+    done = tier_unit(ctx, tier).is_done()
+    return done and load_result(ctx, tier)["verdict"] != UNDECIDED
 
 
 def verdict_line(result: dict[str, Any]) -> str:
@@ -97,17 +117,18 @@ def verify_tier(
     ctx: BuildContext, tier: TierSection, device: Device, budget: dict[str, Any]
 ) -> dict[str, Any]:
     """Parity, accuracy, latency and verdict of one tier's file."""
-    from factory.verification.verify import verify_model
+    from factory.verification.verify import verify_with_prediction
 
     folder = ctx.folder.stage("deploy") / tier.name
     path = folder / deploy.MODEL
     predictor = fit.load_predictor(ctx, device.profile.id)
-    measured = verify_model(
+    measured = verify_with_prediction(
         path,
         device,
         max_latency_ms=budget["max_latency_ms"],
         predictor=predictor,
-        usual_reference_ms=profile.usual_reference_ms(ctx, device.profile.id),
+        usual=profile.usual(ctx, device.profile.id),
+        progress=ctx.progress,
     )
     counts = ctx.space(tier).counts(load_genotype(ctx, tier.name))
     result = {
@@ -124,26 +145,53 @@ def verify_tier(
         "timing_rounds": measured.to_dict()["rounds"],
     }
     result.update(_images_part(ctx, tier, device, folder))
-    reasons = [*measured.reasons, *_broken(ctx, tier, result)]
-    result["reasons"] = reasons
-    result["verdict"] = "passed" if measured.verdict == "holds" and not reasons else "failed"
+    broken = _broken(ctx, tier, result)
+    undecided = [
+        f"{other['device_id']}: {reason}"
+        for other in result["also"]
+        if other["verdict"] == UNDECIDED
+        for reason in other["reasons"]
+    ]
+    if measured.verdict == UNDECIDED:
+        undecided = [*measured.reasons, *undecided]
+    elif measured.verdict != "holds":
+        broken = [*measured.reasons, *broken]
+    result["reasons"] = [*broken, *undecided]
+    result["verdict"] = "failed" if broken else UNDECIDED if undecided else "passed"
+    result["unused"] = unused = _unused(result)
+    if unused > UNUSED:
+        result["notes"].append(f"{unused:.0%} of the latency budget are left unused")
     return result
+
+
+def _latency_pairs(result: dict[str, Any]) -> list[tuple[float, float]]:
+    """(measured, budget) in ms of the file on every chip of the tier where it was measured."""
+    pairs = [(result["median_ms"], result["budget"]["max_latency_ms"])]
+    pairs += [(other["median_ms"], other["max_latency_ms"]) for other in result["also"]]
+    return [(median_ms, limit_ms) for median_ms, limit_ms in pairs if median_ms is not None]
+
+
+def _unused(result: dict[str, Any]) -> float:
+    """Share of the latency budget that is left on the chip where the least is; 0 when unknown."""
+    used = max((median / limit for median, limit in _latency_pairs(result)), default=1.0)
+    return max(0.0, 1.0 - used)
 
 
 def _on_other_chips(ctx: BuildContext, path: Path, budget: dict[str, Any]) -> list[dict[str, Any]]:
     """The same file on the other chips of the tier: budget and measured latency."""
-    from factory.verification.verify import verify_model
+    from factory.verification.verify import verify_with_prediction
 
     found = []
     for entry in budget["also"]:
         name, limit_ms = entry["device_id"], entry["max_latency_ms"]
         with open_device(ctx.devices[name]) as device:
-            measured = verify_model(
+            measured = verify_with_prediction(
                 path,
                 device,
                 max_latency_ms=limit_ms,
                 predictor=fit.load_predictor(ctx, name),
-                usual_reference_ms=profile.usual_reference_ms(ctx, name),
+                usual=profile.usual(ctx, name),
+                progress=ctx.progress,
             )
         found.append(
             {
@@ -258,7 +306,7 @@ def _broken(ctx: BuildContext, tier: TierSection, result: dict[str, Any]) -> lis
             f"{memory_mb:g} MB"
         )
     for other in result["also"]:
-        if other["verdict"] != "holds":
+        if other["verdict"] not in ("holds", UNDECIDED):
             shown = "not measured" if other["median_ms"] is None else f"{other['median_ms']:.3f} ms"
             reasons.append(
                 f"{shown} on {other['device_id']}, the budget there is "
@@ -294,21 +342,27 @@ def torch_outputs(ctx: BuildContext, tier: TierSection, images: np.ndarray) -> n
     return np.concatenate(parts)
 
 
-def tighten(ctx: BuildContext) -> list[str]:
-    """Give every tier that was measured over its latency budget a lower target, while allowed.
+def retarget(ctx: BuildContext) -> list[str]:
+    """Give tiers that were measured over their latency budget a lower target, while allowed.
 
+    One that leaves much of it unused gets a higher one, once. Undecided tiers keep theirs.
     Returns the names of the tiers that are to be searched again.
     """
     again = []
     for tier in ctx.recipe.tiers:
         result = load_result(ctx, tier)
-        limit, median = result["budget"]["max_latency_ms"], result["median_ms"]
-        pairs = [(median, limit)]
-        pairs += [(other["median_ms"], other["max_latency_ms"]) for other in result["also"]]
-        over = max((m / most for m, most in pairs if m is not None), default=0.0)
-        if over <= 1:
+        limit = result["budget"]["max_latency_ms"]
+        used = max((median / most for median, most in _latency_pairs(result)), default=0.0)
+        if result["verdict"] == UNDECIDED or not used:
             continue
-        median = limit * over  # of the chip that is furthest over its budget
-        if add_target(ctx, tier.name, measured_ms=median, limit_ms=limit):
+        if used > 1:  # by the chip that is furthest over its budget
+            moved = add_target(ctx, tier.name, measured_ms=limit * used, limit_ms=limit)
+        else:
+            predicted_ms = float(load_search(ctx, tier.name)["predicted"]["latency_ms"])
+            moved = raise_target(ctx, tier.name, used=used, predicted_ms=predicted_ms)
+        if moved:
+            ctx.progress.message(
+                f"{tier.name}: uses {used:.0%} of its latency budget as measured, searching again"
+            )
             again.append(tier.name)
     return again

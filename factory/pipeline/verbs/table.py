@@ -128,14 +128,13 @@ def check_table(
         _repair(path, content, sorted(damaged))
     known = LatencyTable.read(path)
     from factory.latency.neighbours import judge
-    from factory.profiling.drift import clock_drift
+    from factory.profiling.drift import drifts_of
 
     entries = load_quarantine(path)
     answer["released"] = _release(path, entries, release)
     free = {key for key, entry in entries.items() if entry.released}
     judgement = judge(known, free)
-    drift = clock_drift([row.median_ms for row in known.rows("reference") if row.ok])
-    if drift is not None and drift.noticed:
+    for drift in drifts_of(known):
         findings.append({"what": "drift", "text": drift.sentence()})
     fresh = {row_id(doubt.row): _entry(doubt) for doubt in judgement.doubts}
     fresh = {key: entry for key, entry in fresh.items() if key not in entries}

@@ -9,7 +9,9 @@ from factory.core.errors import InputError
 from factory.core.provenance import now_utc
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile, load_profile
+from factory.profiling.trust import Usual
 from factory.verification.model_file import ModelFile, read_model
+from factory.verification.result import UNDECIDED
 from factory.verification.verify import verify_model
 
 if TYPE_CHECKING:
@@ -62,13 +64,11 @@ def verify(
     profile = load_profile(device)
     path = Path(model)
     content = _content(path)  # a wrong file is told before the device is started
-    usual_ms = _usual_reference_ms(profile)
+    usual = _usual(profile)
     with open_device(profile) as opened:
-        result = verify_model(
-            content, opened, max_latency_ms=max_latency_ms, usual_reference_ms=usual_ms
-        )
+        result = verify_model(content, opened, max_latency_ms=max_latency_ms, usual=usual)
         answer = result.to_dict()
-        if issue is not None:
+        if issue is not None and result.verdict != UNDECIDED:  # a certificate states what is known
             written = _issue(path, opened, answer, Path(issue), data, sustained_s)
             answer["certificate"] = str(written)
     answer["schema_version"] = SCHEMA_VERSION
@@ -77,6 +77,7 @@ def verify(
     starts = answer["session_ms"], answer["first_run_ms"]
     answer["cold_start_ms"] = sum(starts) if None not in starts else None
     answer["holds"] = result.ok
+    answer["exit_code"] = result.exit_code
     answer["reason"] = "; ".join(result.reasons)
     return answer
 
@@ -205,7 +206,7 @@ def _recheck(
     try:
         profile = load_profile(device or known.chip.device_id)
         with open_device(profile) as opened:
-            checks += check_on_device(known, path, opened, measure=measure)
+            checks += check_on_device(known, path, opened, measure=measure, usual=_usual(profile))
     except InputError as error:
         checks.append(Recheck("chip", False, f"it cannot be reached: {error}"))
     result = RecheckResult(tuple(checks))
@@ -216,7 +217,8 @@ def _recheck(
         "device": str(device or known.chip.device_id),
         "checks": [check.to_dict() for check in result.checks],
         "holds": result.ok,
-        "verdict": "as certified" if result.ok else "changed",
+        "exit_code": result.exit_code,
+        "verdict": result.verdict,
         "reason": "; ".join(f"{c.name}: {c.detail}" for c in result.failed),
     }
 
@@ -231,12 +233,11 @@ def _model_of(name: str, certificate: Path, model: str | Path | None) -> Path:
     return in_run if not beside.is_file() and in_run.is_file() else beside
 
 
-def _usual_reference_ms(profile: DeviceProfile) -> float | None:
-    """From the chip's latency table, where there is one."""
+def _usual(profile: DeviceProfile) -> Usual | None:
+    """What the references took in the chip's latency table, where there is one."""
     from factory.pipeline.tables import table_for
-    from factory.profiling.reference import usual_reference_ms
 
     try:
-        return usual_reference_ms(table_for(profile))
+        return Usual.of_table(table_for(profile))
     except InputError:
         return None
