@@ -106,6 +106,7 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_INPUT = 2
+EXIT_UNDECIDED = 3  # the machine was too busy to tell: the same command decides later
 EXIT_INTERRUPTED = 130
 
 
@@ -297,24 +298,301 @@ The worker imports this: no imports.
 CONTEXT = "factory_context_"
 '''
 
-SOURCES['factory.devices.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
+SOURCES['factory.devices.wire'] = r'''"""What came over a wire, looked at before it is believed: JSON within bounds, then its form.
 
-Layout of a frame: 8 bytes b"factory1", 4 bytes big-endian length of the header, the header (JSON,
-with the lengths of the blobs under "blobs"), the blobs. Imported by the worker: standard library
-and numpy only.
+A form is a function of a value and the name of its field: it gives the value back, cleaned, or
+raises :class:`Wrong`. The forms of all messages are in messages.py. Standard library only: the
+device agent and the worker take this file with them.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Form = Callable[[Any, str], Any]
+LARGEST_INT = 2**53  # beyond it JSON's readers do not agree
+LONGEST_JSON = 1 << 26
+MOST_VALUES = 1 << 21  # in one message: a few hundred bytes each once they are read
+DEEPEST = 16  # of what is handed on without a form
+
+
+class Wrong(ValueError):
+    """A message that cannot be used; one line that names the field."""
+
+
+def parse_json(content: bytes, longest: int = LONGEST_JSON, most_values: int = MOST_VALUES) -> Any:
+    """The value of a JSON text; Wrong when it is none, or larger than any honest one."""
+    if len(content) > longest:
+        raise Wrong(f"a message of {len(content)} bytes, {longest} are accepted")
+    if sum(map(content.count, (b",", b"[", b"{"))) >= most_values:
+        raise Wrong(f"a message of more than {most_values} values")
+    try:
+        return json.loads(content.decode(), parse_constant=_no_number)
+    except RecursionError:
+        raise Wrong("a message that is nested too deep") from None
+    except Wrong:
+        raise
+    except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
+        raise Wrong(f"not JSON: {printable(str(error), 120)}") from None
+
+
+def _no_number(name: str) -> None:
+    raise Wrong(f"{name} is no number")
+
+
+def printable(text: str, longest: int) -> str:
+    """A text as one printable line, cut where it is longer than ``longest``."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * longest]).split())
+    return plain if len(plain) <= longest else plain[: longest - 3] + "..."
+
+
+def digits(text: str) -> int | None:
+    """The number that a text of ASCII digits stands for; None for any other or a longer one."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def not_as(field: str, value: Any, wanted: str) -> Wrong:
+    """``field`` holds ``value`` and should be ``wanted``."""
+    names = {dict: "a table", list: "a list", type(None): "nothing"}
+    if isinstance(value, str):
+        shown = repr(printable(value, 40))
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        shown = "a number too large"
+    else:
+        shown = names.get(type(value)) or printable(repr(value), 40)
+    return Wrong(f"{field or 'the message'} is {shown}, not {wanted}")
+
+
+def text(longest: int = 200, least: int = 0) -> Form:
+    """A text of ``least`` to ``longest`` characters, without null bytes and lone surrogates."""
+
+    def form(value: Any, field: str) -> str:
+        if not isinstance(value, str) or not least <= len(value) <= longest or "\0" in value:
+            raise not_as(field, value, f"a text of {least} to {longest} characters")
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise not_as(field, value, "a text of whole characters")
+        return value
+
+    return form
+
+
+def word(longest: int = 200, least: int = 0) -> Form:
+    """A text that can stand in a sentence as it is: a name, a version."""
+    plain = text(longest, least)
+
+    def form(value: Any, field: str) -> str:
+        checked: str = plain(value, field)
+        if not checked.isprintable():
+            raise not_as(field, value, "a text that can be printed")
+        return checked
+
+    return form
+
+
+def line(longest: int = 400) -> Form:
+    """A text that is only ever shown: whatever it holds, it becomes one line and is cut."""
+
+    def form(value: Any, field: str) -> str:
+        if not isinstance(value, str):
+            raise not_as(field, value, "a text")
+        return printable(value, longest)
+
+    return form
+
+
+def number(least: float = 0.0, most: float = 1e9, *, above: bool = False) -> Form:
+    """A finite number from ``least`` (``above``: more than it) to ``most``, as a float."""
+
+    def form(value: Any, field: str) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not least <= value <= most or (above and value == least):
+            bounds = f"{'above' if above else 'from'} {least:g} to {most:g}"
+            raise not_as(field, value, f"a number {bounds}")
+        return float(value)
+
+    return form
+
+
+def whole(least: int = 0, most: int = LARGEST_INT) -> Form:
+    """A whole number from ``least`` to ``most``."""
+
+    def form(value: Any, field: str) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise not_as(field, value, f"a whole number from {least} to {most}")
+        return value
+
+    return form
+
+
+def flag(value: Any, field: str) -> bool:
+    """True or false."""
+    if type(value) is not bool:
+        raise not_as(field, value, "true or false")
+    return value
+
+
+def choice(*values: str) -> Form:
+    """One of some texts."""
+
+    def form(value: Any, field: str) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise not_as(field, value, "one of " + ", ".join(values))
+        return value
+
+    return form
+
+
+def maybe(inner: Form) -> Form:
+    """``inner``, or null for what is not known."""
+    return lambda value, field: None if value is None else inner(value, field)
+
+
+def unless_wrong(inner: Form) -> Form:
+    """``inner``, or None where the value is wrong: for what may as well be missing."""
+
+    def form(value: Any, field: str) -> Any:
+        try:
+            return inner(value, field)
+        except Wrong:
+            return None
+
+    return form
+
+
+def list_of(inner: Form, most: int, least: int = 0) -> Form:
+    """A list of ``least`` to ``most`` entries."""
+
+    def form(value: Any, field: str) -> list[Any]:
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            raise not_as(field, value, f"a list of {least} to {most} entries")
+        return [inner(entry, f"{field}[{index}]") for index, entry in enumerate(value)]
+
+    return form
+
+
+def map_of(inner: Form, most: int, longest_key: int = 200) -> Form:
+    """A table of any keys, ``most`` of them."""
+    key_form = word(longest_key)
+
+    def form(value: Any, field: str) -> dict[str, Any]:
+        if not isinstance(value, dict) or len(value) > most:
+            raise not_as(field, value, f"a table of at most {most} keys")
+        return {
+            key_form(key, f"a key of {field}"): inner(entry, f"{field}.{printable(key, 40)}")
+            for key, entry in value.items()
+        }
+
+    return form
+
+
+def table(
+    fields: Mapping[str, Form], optional: Mapping[str, Form] | None = None, more: str = "drop"
+) -> Form:
+    """A table with ``fields`` and perhaps the ``optional`` ones.
+
+    ``more``: what becomes of any other key: "drop" (its writer may know more than this reader),
+    "keep" (a plain value within bounds) or "refuse".
+    """
+    known = {**fields, **(optional or {})}
+    other = anything()
+
+    def form(value: Any, field: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise not_as(field, value, "a table")
+        inside = f"{field}." if field else ""
+        made: dict[str, Any] = {}
+        for key, entry in value.items():
+            if key in known:
+                made[key] = known[key](entry, inside + key)
+            elif more == "keep":
+                made[printable(key, 100)] = other(entry, inside + printable(key, 40))
+            elif more == "refuse":
+                raise Wrong(f"{inside}{printable(key, 40)} is not one of {', '.join(known)}")
+        if missing := [key for key in fields if key not in value]:
+            raise Wrong(f"{inside}{missing[0]} is missing")
+        return made
+
+    return form
+
+
+def tagged(tag: str, forms: Mapping[str, Form]) -> Form:
+    """A table whose field ``tag`` says which of ``forms`` it has."""
+    names = choice(*forms)
+
+    def form(value: Any, field: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise not_as(field, value, "a table")
+        name = names(value.get(tag), f"{field}.{tag}" if field else tag)
+        made: dict[str, Any] = forms[name](value, field)
+        return {tag: name, **made}
+
+    return form
+
+
+def anything(deepest: int = DEEPEST) -> Form:
+    """Any plain value: finite numbers, whole ones within bounds, not nested too deep."""
+
+    def form(value: Any, field: str, depth: int = 0) -> Any:
+        if depth > deepest:
+            raise Wrong(f"{field} is nested too deep")
+        if isinstance(value, dict):
+            return {
+                printable(key, 200): form(entry, field, depth + 1) for key, entry in value.items()
+            }
+        if isinstance(value, list):
+            return [form(entry, field, depth + 1) for entry in value]
+        if isinstance(value, str):
+            return value.encode("utf-8", "replace").decode().replace("\0", " ")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise not_as(field, value, "a finite number")
+        if isinstance(value, int) and abs(value) > LARGEST_INT:
+            raise not_as(field, value, f"a whole number within {LARGEST_INT}")
+        return value
+
+    return form
+'''
+
+SOURCES['factory.devices.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
+
+Layout of a frame: 8 bytes b"factory1", 4 bytes big-endian length of the header, the header (JSON,
+with the lengths of the blobs under "blobs"), the blobs. Nothing is taken into memory because a
+frame announces it, only what really comes. Imported by the worker: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from factory.devices.wire import Wrong, choice, list_of, parse_json, table, text, whole
+
 MAGIC = b"factory1"
-_LONGEST_HEADER = 1 << 28
+FOLDER_VARIABLE = "FACTORY_WORKER_FOLDER"  # the worker's own folder, in its environment
+LONGEST_HEADER = 1 << 26
+LONGEST_CONTENT = 1 << 32  # of all blobs together
+MOST_BLOBS = 1 << 16
+_PIECE = 1 << 22
+DTYPES = (
+    "|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8",
+)  # fmt: skip
+ARRAY = table(
+    {
+        "name": text(1000),
+        "dtype": choice(*DTYPES),
+        "shape": list_of(whole(0, 2**31), most=32),
+    }
+)
+ARRAYS = list_of(ARRAY, most=MOST_BLOBS)
+_SIZES = list_of(whole(), most=MOST_BLOBS)
 
 
 class BrokenFrame(Exception):
@@ -323,15 +601,15 @@ class BrokenFrame(Exception):
 
 def write_frame(stream: BinaryIO, header: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> None:
     """Write one frame and flush it."""
-    text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
-    stream.write(MAGIC + struct.pack(">I", len(text)) + text)
+    content = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
+    stream.write(MAGIC + struct.pack(">I", len(content)) + content)
     for blob in blobs:
         stream.write(blob)
     stream.flush()
 
 
 def read_frame(
-    stream: BinaryIO, longest_header: int = _LONGEST_HEADER
+    stream: BinaryIO, longest_header: int = LONGEST_HEADER, longest_content: int = LONGEST_CONTENT
 ) -> tuple[dict[str, Any], list[bytes]] | None:
     """The next frame; None at the end of the stream; BrokenFrame when it is cut or foreign."""
     start = stream.read(len(MAGIC) + 4)
@@ -343,25 +621,42 @@ def read_frame(
     if length > longest_header:
         raise BrokenFrame(f"a header of {length} bytes")
     try:
-        header: dict[str, Any] = json.loads(_exactly(stream, length))
-    except ValueError as error:
-        raise BrokenFrame(str(error)) from None
-    sizes = header.pop("blobs", None) if isinstance(header, dict) else None
-    if not isinstance(sizes, list) or not all(type(n) is int and n >= 0 for n in sizes):
-        raise BrokenFrame("no lengths of the blobs")
+        header = parse_json(_exactly(stream, length), longest_header)
+        if not isinstance(header, dict):
+            raise Wrong("the header is no table")
+        sizes = _SIZES(header.pop("blobs", None), "blobs")
+    except Wrong as wrong:
+        raise BrokenFrame(str(wrong)) from None
+    if sum(sizes) > longest_content:
+        raise BrokenFrame(f"contents of {sum(sizes)} bytes, {longest_content} are accepted")
     return header, [_exactly(stream, size) for size in sizes]
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
-    content = stream.read(size)
+    """``size`` bytes, in pieces: a stream may take the whole of what it is asked for at once."""
+    if size <= _PIECE:
+        content = stream.read(size)
+    else:
+        whole_content = io.BytesIO()
+        while whole_content.tell() < size and (
+            part := stream.read(min(_PIECE, size - whole_content.tell()))
+        ):
+            whole_content.write(part)
+        content = whole_content.getvalue()
     if len(content) < size:
         raise BrokenFrame(f"the stream ended after {len(content)} of {size} bytes")
     return content
 
 
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Names, types and shapes for the header, and the contents as blobs."""
+    """Names, types and shapes for the header, and the contents as blobs.
+
+    ValueError for an array of a type that does not travel (texts, objects).
+    """
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.str not in DTYPES:
+            raise ValueError(f"the array {name!r} is of type {array.dtype}, which cannot be sent")
     facts = [
         {"name": name, "dtype": array.dtype.str, "shape": list(np.shape(arrays[name]))}
         for name, array in plain.items()
@@ -369,14 +664,24 @@ def pack_arrays(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]],
     return facts, [array.tobytes() for array in plain.values()]
 
 
-def unpack_arrays(
-    facts: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]
-) -> dict[str, np.ndarray]:
-    """The arrays that :func:`pack_arrays` packed."""
-    return {
-        fact["name"]: np.frombuffer(blob, dtype=fact["dtype"]).reshape(fact["shape"]).copy()
-        for fact, blob in zip(facts, blobs, strict=True)
-    }
+def unpack_arrays(facts: Any, blobs: Sequence[bytes | memoryview]) -> dict[str, np.ndarray]:
+    """The arrays that :func:`pack_arrays` packed; Wrong when facts and contents do not agree."""
+    facts = ARRAYS(facts, "arrays")
+    if len(facts) != len(blobs):
+        raise Wrong(f"arrays describes {len(facts)} arrays, {len(blobs)} came")
+    arrays: dict[str, np.ndarray] = {}
+    for index, (fact, blob) in enumerate(zip(facts, blobs, strict=True)):
+        dtype, shape = np.dtype(fact["dtype"]), fact["shape"]
+        if math.prod(shape) * dtype.itemsize != len(blob):
+            raise Wrong(f"arrays[{index}] is {shape} of {dtype}, and {len(blob)} bytes came")
+        if fact["name"] in arrays:
+            raise Wrong(f"arrays[{index}].name is there twice")
+        flat = np.frombuffer(blob, dtype=dtype)
+        try:
+            arrays[fact["name"]] = flat.reshape(shape).copy()
+        except ValueError as error:  # no element, and too large all the same
+            raise Wrong(f"arrays[{index}].shape is impossible ({error})") from None
+    return arrays
 '''
 
 SOURCES['factory.devices.memory'] = r'''"""Most memory that a piece of work takes beyond what this process had before; Linux only.
@@ -477,6 +782,8 @@ REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
+REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
+QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
 Tick = Callable[[int, str], None]
 
 
@@ -561,7 +868,7 @@ class Candidate:
             self.binding.bind_cpu_input(meta.name, array)
         for output in self.session.get_outputs():
             self.binding.bind_output(output.name)
-        self.samples_ns: list[int] = []
+        self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
         self.first_run_ms = self.run(1)[0] / 1e6
         self.peak_memory_mb = memory.peak_mb(before_kb)
@@ -594,19 +901,22 @@ class Candidate:
                 return median / 1e6
             before = median
 
-    def plan_runs(self, median_ms: float, plan: Mapping[str, Any], rounds: int) -> None:
-        """Decide how many runs each round gets."""
+    def plan_runs(
+        self, median_ms: float, plan: Mapping[str, Any], rounds: int, share: float = 1.0
+    ) -> None:
+        """Decide how many runs each round gets; ``share`` of the plan's time and runs."""
         runs = min(
             max(math.ceil(plan["min_time_ms"] / median_ms), plan["min_runs"]), plan["max_runs"]
         )
         affordable = max(int(plan["max_time_ms"] / median_ms), FEWEST_RUNS)
-        self.runs_per_round = max(1, math.ceil(min(runs, affordable) / rounds))
+        self.runs_per_round = max(1, math.ceil(share * min(runs, affordable) / rounds))
 
-    def result(self) -> dict[str, Any]:
-        """Statistics over all samples, as fields of a Timing."""
+    def result(self, rounds: Sequence[int]) -> dict[str, Any]:
+        """Statistics over the samples of these rounds, as fields of a Timing."""
+        samples_ns = [taken for number in rounds for taken in self.samples_ns[number]]
         return {
             "status": "ok",
-            **sample_statistics(self.samples_ns),
+            **sample_statistics(samples_ns),
             "session_ms": self.session_ms,
             "first_run_ms": self.first_run_ms,
             "peak_memory_mb": self.peak_memory_mb,
@@ -615,7 +925,7 @@ class Candidate:
 
 
 def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
-    """Median, tails, minimum and number of the samples, as fields of a Timing."""
+    """Median, tails, minimum, mean and number of the samples, as fields of a Timing."""
     samples_ms = np.asarray(samples_ns) / 1e6
     p10, median, p90 = np.percentile(samples_ms, [10, 50, 90])
     return {
@@ -623,8 +933,25 @@ def sample_statistics(samples_ns: Sequence[int]) -> dict[str, Any]:
         "p10_ms": float(p10),
         "p90_ms": float(p90),
         "min_ms": float(samples_ms.min()),
+        "mean_ms": float(samples_ms.mean()),
         "runs": len(samples_ms),
     }
+
+
+def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float) -> list[int]:
+    """The rounds that count: those in which no reference took longer than in the quietest ones.
+
+    A round is disturbed where the mean of a reference's samples is larger by over ``disturbed``
+    than in the quieter rounds. (The mean, since a program that shares the core takes it away for
+    milliseconds: single runs then take several times as long, the median of a short model stays.)
+    All rounds count where fewer than half are quiet: then the quiet ones cannot be told apart.
+    """
+    quiet = np.ones(rounds, dtype=bool)
+    for one in references:
+        means = np.array([np.mean(taken) for taken in one.samples_ns])
+        quiet &= means <= (1.0 + disturbed) * np.quantile(means, QUIET_ROUNDS)
+    kept = np.flatnonzero(quiet)
+    return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
 def random_input(
@@ -756,6 +1083,7 @@ def measure_many(
     """
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
+    references = range(len(models) - plan.get("references", 0), len(models))
 
     def attempt(index: int, work: Callable[[], None]) -> None:
         try:
@@ -769,15 +1097,17 @@ def measure_many(
         candidate = Candidate(models[index], config)
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
-        candidate.plan_runs(median_ms, plan, rounds)
+        share = REFERENCE_TIME if index in references else 1.0
+        candidate.plan_runs(median_ms, plan, rounds, share)
         ready[index] = candidate
 
     def measure(index: int) -> None:
         candidate = ready[index]
         if len(models) > 1 and rounds > 1:
             candidate.run(1)  # the first run after another model finds cold caches
+        candidate.samples_ns.append([])
         for _ in range(candidate.runs_per_round):
-            candidate.samples_ns += candidate.run(1)
+            candidate.samples_ns[-1] += candidate.run(1)
             tick(-1, "")
 
     def trace(index: int) -> None:
@@ -807,9 +1137,11 @@ def measure_many(
                 attempt(index, lambda index=index: measure(index))  # type: ignore[misc]
     finally:
         gc.enable()
+    beside = [ready[index] for index in references if index in ready]
+    kept = quiet_rounds(beside, rounds, plan["disturbed"]) if beside else list(range(rounds))
     for index, candidate in list(ready.items()):
-        results[index] = candidate.result()
-        if plan["profile_runs"] > 0:
+        results[index] = candidate.result(kept)
+        if plan["profile_runs"] > 0 and index not in references:
             attempt(index, lambda index=index: trace(index))  # type: ignore[misc]
     return results
 '''
@@ -990,7 +1322,13 @@ import numpy as np
 import onnxruntime as ort
 
 from factory.devices import measure, placing, start_up
-from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
+from factory.devices.frames import (
+    FOLDER_VARIABLE,
+    pack_arrays,
+    read_frame,
+    unpack_arrays,
+    write_frame,
+)
 
 TICK_EVERY_S = 0.5
 Frame = tuple[dict[str, Any], list[bytes]]
@@ -1003,7 +1341,7 @@ class Worker:
     def __init__(self, out: BinaryIO) -> None:
         self.out = out
         self.config: dict[str, Any] = {}
-        self.folder = ""
+        self.folder = os.environ.get(FOLDER_VARIABLE, "")  # ours to remove when the parent is gone
         self._last_tick = 0.0
         self._session: tuple[str, ort.InferenceSession] | None = None
 
@@ -1026,7 +1364,6 @@ class Worker:
     def do_configure(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Pin this process, remember the settings, tell the versions."""
         self.config = header["config"]
-        self.folder = header["folder"]
         note = pin(header["cores"])
         limit_memory(header.get("memory_limit_mb"))
         ort.set_default_logger_severity(4)
@@ -1149,7 +1486,7 @@ def main() -> None:
             while (frame := read_frame(sys.stdin.buffer)) is not None:
                 requests.put(frame)
         finally:
-            if worker.folder:
+            for _ in range(3 if worker.folder else 0):  # a trace may be written meanwhile
                 shutil.rmtree(worker.folder, ignore_errors=True)
             os._exit(0)
 
@@ -1187,7 +1524,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from factory.devices.frames import BrokenFrame, read_frame, write_frame
+from factory.devices.frames import (
+    FOLDER_VARIABLE,
+    LONGEST_CONTENT,
+    BrokenFrame,
+    read_frame,
+    write_frame,
+)
+from factory.devices.messages import REPLY_TO, WORKER_REPLY
+from factory.devices.wire import Wrong, printable
 
 COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
 Frame = tuple[dict[str, Any], list[bytes]]
@@ -1207,25 +1552,41 @@ class WorkerProcess:
     """One child process. A request that fails leaves it dead; make a new one then."""
 
     def __init__(
-        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
+        self,
+        command: Sequence[str] = COMMAND,
+        code: Callable[[Path], Path] | None = None,
+        longest_answer: int = LONGEST_CONTENT,
     ) -> None:
-        """``code`` copies the worker's source into the folder it is given (another Python)."""
+        """Start it.
+
+        Args:
+            command: how.
+            code: copies the worker's source into the folder it is given (another Python).
+            longest_answer: most bytes of the arrays that it may send.
+        """
         self.folder = tempfile.mkdtemp(prefix="factory-worker-")
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env=_environment(None if code is None else code(Path(self.folder))),
-            **options,
-        )
-        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        try:
+            environment = _environment(None if code is None else code(Path(self.folder)))
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                env={**environment, FOLDER_VARIABLE: self.folder},
+                **options,
+            )
+        except BaseException:
+            self.errors.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self._frames: queue.SimpleQueue[Frame | str] = queue.SimpleQueue()
         stdout = cast(BinaryIO, self.process.stdout)
-        threading.Thread(target=_pump, args=(stdout, self._frames), daemon=True).start()
+        pumped = (stdout, self._frames, longest_answer)
+        threading.Thread(target=_pump, args=pumped, daemon=True).start()
         self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
 
     @property
@@ -1271,18 +1632,28 @@ class WorkerProcess:
             except queue.Empty:
                 while_ = f" while {phase}" if phase else ""
                 raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
-            if frame is None:
-                raise WorkerLost(self._death(), suspect=suspect)
-            if frame[0].get("reply") != "tick":
-                return frame
-            index = frame[0]["index"]
-            if frame[0]["phase"] or index < 0:
-                suspect, phase = (index if index >= 0 else None), frame[0]["phase"]
+            if isinstance(frame, str):
+                raise WorkerLost(frame or self._death(), suspect=suspect)
+            try:
+                reply = WORKER_REPLY(frame[0], "")
+            except Wrong as wrong:
+                raise WorkerLost(f"the runtime's process answers {wrong}") from None
+            kind = reply["reply"]
+            if kind in ("error", REPLY_TO[header["command"]]):
+                return reply, frame[1]
+            if kind != "tick":
+                raise WorkerLost(f"the runtime's process answers {kind!r}")
+            index = reply["index"]
+            if reply["phase"] or index < 0:
+                suspect, phase = (index if index >= 0 else None), reply["phase"]
 
     def _next(
         self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
-    ) -> Frame | None:
-        """The next frame; queue.Empty after ``timeout_s`` of silence."""
+    ) -> Frame | str:
+        """The next frame, or what :func:`_pump` says in its place.
+
+        Raises queue.Empty after ``timeout_s`` of silence.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             if watch is not None:
@@ -1365,12 +1736,20 @@ def _environment(code: Path | None) -> dict[str, str]:
     return environment
 
 
-def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | None]) -> None:
-    """Move frames from the pipe to the queue; None at its end."""
-    with contextlib.suppress(BrokenFrame, OSError, ValueError):
-        while (frame := read_frame(stdout)) is not None:
+def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | str], longest: int) -> None:
+    """Move frames from the pipe to the queue; then why there are no more, "" at its end."""
+    reason = ""
+    try:
+        while (frame := read_frame(stdout, longest_content=longest)) is not None:
             frames.put(frame)
-    frames.put(None)
+    except BrokenFrame as broken:
+        reason = f"the answer of the runtime's process is damaged: {printable(str(broken), 200)}"
+    except MemoryError:
+        reason = "there is no memory for the answer of the runtime's process"
+    except (OSError, ValueError):  # closed meanwhile
+        pass
+    finally:
+        frames.put(reason)
 
 
 def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:
@@ -1395,7 +1774,8 @@ an exception: one kernel that a runtime refuses must not end a profile of a thou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -1404,6 +1784,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.registry import Registry
+from factory.devices.wire import Wrong
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from typing import Self
@@ -1412,6 +1793,7 @@ if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
 
 CPU = "CPUExecutionProvider"
+DISTURBED = 0.10  # a machine that is slower than usual by more is disturbed: nothing rests on that
 CHUNK_BYTES = 32 << 20  # of inputs that travel to a device at once
 
 
@@ -1423,6 +1805,10 @@ class TimingPlan:
     spread evenly over the rounds; ``max_time_ms`` wins over ``min_runs`` (at least 3 runs).
     Before that it is warmed up in windows of ``warmup_runs`` until two successive window medians
     agree within ``warmup_tolerance``, or ``warmup_time_ms`` has passed.
+
+    The last ``references`` models are no candidates: they show what the machine did meanwhile. They
+    get a third of the time, are not traced, and rounds in which one of them took longer than in the
+    quieter rounds by more than ``disturbed`` count for no model, as long as half of them are left.
     """
 
     min_runs: int = 20
@@ -1434,13 +1820,15 @@ class TimingPlan:
     warmup_tolerance: float = 0.03
     profile_runs: int = 0  # most runs of a second, traced session; 0: no node shares
     optimised_graph: bool = False  # whether the traced session also tells the graph as it runs
+    references: int = 0  # the last so many models are references
+    disturbed: float = DISTURBED  # slow-down of the references that makes a round not count
 
     def __post_init__(self) -> None:
         """A plan that cannot be carried out is a programming error."""
         if not 1 <= self.min_runs <= self.max_runs or self.warmup_runs < 1:
             raise ValueError(f"impossible numbers of runs in {self}")
         times = (self.min_time_ms, self.max_time_ms, self.warmup_time_ms, self.warmup_tolerance)
-        if min(times) < 0 or self.profile_runs < 0:
+        if min(times) < 0 or min(self.profile_runs, self.references) < 0:
             raise ValueError(f"negative time or number of runs in {self}")
 
 
@@ -1450,7 +1838,8 @@ class Timing:
 
     Attributes:
         status: "ok" or "failed"; ``reason`` says why it failed, in one line.
-        median_ms: with p10, p90 and min, over ``runs`` unprofiled runs.
+        median_ms: with p10, p90, min and mean, over ``runs`` unprofiled runs; mean_ms is 0 where
+            the device does not tell.
         reorder_share: share of the traced time in nodes that graphs of one kernel add: layout
             reorders, transposes, and nodes marked as context; 0 without a trace.
         nodes: what the trace saw: name, op, provider, share (sums to 1), in order of execution.
@@ -1479,6 +1868,7 @@ class Timing:
     optimised: str = ""
     first_run_ms: float = 0.0
     peak_memory_mb: float = 0.0
+    mean_ms: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -1552,6 +1942,17 @@ class Device(Protocol):
     ) -> None: ...
 
 
+@contextlib.contextmanager
+def answers_of(device_id: str, fix: str = "") -> Iterator[None]:
+    """An answer of the device that is Wrong becomes an InputError with its name and the field."""
+    try:
+        yield
+    except Wrong as wrong:
+        raise InputError(
+            f"device {device_id!r} sent an answer that cannot be used", why=str(wrong), fix=fix
+        ) from None
+
+
 def in_chunks(
     run: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
     inputs: np.ndarray,
@@ -1559,15 +1960,23 @@ def in_chunks(
 ) -> np.ndarray:
     """First outputs of ``run({"inputs": part})`` over parts of ``inputs`` [N, ...], joined.
 
-    Raises InputError for an empty batch.
+    Raises InputError for an empty batch, and Wrong where the outputs are not those of N inputs.
     """
     if len(inputs) == 0:
         raise InputError("an empty batch cannot be run", fix="give at least one input")
     step = max(1, chunk_bytes // max(inputs[0].nbytes, 1))
     starts = range(0, len(inputs), step)
-    return np.concatenate(
-        [next(iter(run({"inputs": inputs[at : at + step]}).values())) for at in starts]
-    )
+    joined: list[np.ndarray] = []
+    for at in starts:
+        part = inputs[at : at + step]
+        output = next(iter(run({"inputs": part}).values()), None)
+        if output is None or output.ndim == 0 or len(output) % len(part):
+            shape = None if output is None else list(output.shape)
+            raise Wrong(f"the output of {len(part)} inputs is of the shape {shape}")
+        if joined and output.shape[1:] != joined[0].shape[1:]:
+            raise Wrong(f"outputs of the shapes {joined[0].shape} and {output.shape}")
+        joined.append(output)
+    return np.concatenate(joined)
 
 
 def mirrored(device: Device, progress: Progress) -> Progress:
@@ -1648,6 +2057,394 @@ def open_device(profile: DeviceProfile) -> Device:
     return transport(profile)
 '''
 
+SOURCES['factory.devices.messages'] = r'''"""The form of every message that a peer sends: an agent, its clients, a worker, a page, a phone.
+
+Both sides of a wire look at what they get with the forms of this file (wire.py says what a form
+is). Part of the device agent: standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from factory.devices.base import Timing, TimingPlan
+from factory.devices.frames import ARRAYS, DTYPES, MOST_BLOBS
+from factory.devices.wire import (
+    Form,
+    Wrong,
+    anything,
+    choice,
+    flag,
+    line,
+    list_of,
+    map_of,
+    maybe,
+    not_as,
+    number,
+    parse_json,
+    table,
+    tagged,
+    text,
+    unless_wrong,
+    whole,
+    word,
+)
+
+LONGEST_FACTS = 1 << 20
+LONGEST_OUTPUTS = 1 << 29
+MOST_MODELS = 256  # of one request
+MOST_RUNS = 1_000_000
+MOST_TRACED_RUNS = 10_000
+LONGEST_MODEL_MS = 600_000.0
+MOST_NODES = 100_000
+
+_NAME, _WORD, _SENTENCE = text(1000), word(), line(400)
+_SHARE = number(0.0, 1.000001)  # a sum of shares, rounded
+_CELSIUS = maybe(number(-100.0, 1000.0))
+
+
+def _option(value: Any, field: str) -> Any:
+    """A value of a provider's options."""
+    if isinstance(value, str):
+        return text(4000)(value, field)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return whole(-(2**53))(value, field)
+    return number(-1e300, 1e300)(value, field)
+
+
+_OPTIONS = map_of(_option, most=64)
+
+# -- what is measured -------------------------------------------------------------------------
+
+_NODE = table({"name": _NAME, "op": _WORD, "provider": _WORD, "share": _SHARE})
+_OF_TYPE: dict[Any, Form] = {"float": number(), "int": whole(), "str": _WORD, "bool": flag}
+_OF_TIMING: dict[str, Form] = {
+    "reason": _SENTENCE,
+    "median_ms": number(above=True),
+    "runs": whole(1),
+    "reorder_share": _SHARE,
+    "nodes": list_of(_NODE, MOST_NODES),
+    "providers": maybe(map_of(whole(), most=100)),
+    "optimised": text(1 << 25),
+}
+_OK = ("median_ms", "p10_ms", "p90_ms", "min_ms", "runs")
+_TIMING_FIELDS: dict[str, Form] = {
+    entry.name: _OF_TIMING.get(entry.name) or _OF_TYPE.get(entry.type, anything())
+    for entry in fields(Timing)
+    if entry.name != "status"
+}
+_TIMING = tagged(
+    "status",
+    {
+        "ok": table({name: _TIMING_FIELDS[name] for name in _OK}, _TIMING_FIELDS),
+        "failed": table({"reason": _SENTENCE}),
+    },
+)
+TIMINGS = list_of(_TIMING, MOST_MODELS * 16)
+
+
+def timings(told: Sequence[Mapping[str, Any]], models: int) -> list[Timing]:
+    """The timings of ``models`` models that TIMINGS let pass; Wrong where they are others."""
+    if len(told) != models:
+        raise Wrong(f"timings holds {len(told)} for {models} models")
+    return [
+        Timing.from_dict(one) if one["status"] == "ok" else Timing.failed(one["reason"])
+        for one in told
+    ]
+
+
+_NODE_EVENT = table(
+    {
+        "cat": _WORD,
+        "name": text(1100),
+        "dur": number(0.0, 1e12),
+        "args": table({}, {"op_name": _WORD, "provider": _WORD}),
+    }
+)
+
+
+def node_events(value: Any, field: str) -> list[dict[str, Any]]:
+    """The events of a runtime's trace that tell how long a node took, those of others left out."""
+    if not isinstance(value, list):
+        raise Wrong(f"{field} is no list of events")
+    return [
+        _NODE_EVENT(event, f"{field}[{index}]")
+        for index, event in enumerate(value)
+        if not isinstance(event, dict) or event.get("cat") == "Node"
+    ]
+
+
+def check_trace(events: Sequence[Mapping[str, Any]], runs: int) -> None:
+    """Raise Wrong where ``events`` name far more nodes than ``runs`` runs of them can have made."""
+    nodes = len({(event["name"], *event["args"].values()) for event in events})
+    if nodes * runs > 16 * len(events) + 1000:
+        raise Wrong(f"a trace of {runs} runs has {len(events)} events of {nodes} nodes")
+
+
+# -- a device agent ---------------------------------------------------------------------------
+
+_CORE = table({"core": whole(0, 1 << 16)}, more="keep")
+_PROVIDERS = list_of(_WORD, most=100)
+_MACHINE = {
+    "chip": word(least=1),
+    "cpu": line(200),
+    "board": maybe(line(200)),
+    "machine": maybe(_WORD),
+    "cores": list_of(_CORE, most=4096),
+    "memory_mb": table({"total": maybe(whole()), "available": maybe(whole())}),
+    "temperature_c": _CELSIUS,
+    "load_1min": maybe(number()),
+    "runtime_version": _WORD,
+    "providers": _PROVIDERS,
+}
+_HELLO = {"protocol": whole(), "instance": _WORD}
+AGENT_HELLO = table(_HELLO)
+AGENT_FACTS = table({**_HELLO, **_MACHINE}, more="keep")
+FINGERPRINT = table(
+    {
+        "chip": word(least=1),
+        "runtime": _WORD,
+        "runtime_version": _WORD,
+        "execution_provider": _WORD,
+        "provider_options": _OPTIONS,
+        "threads": whole(1, 4096),
+        "precision": choice("fp32", "int8"),
+    },
+    more="keep",
+)
+_DESCRIBE = {
+    "simulated": flag,
+    "fingerprint": FINGERPRINT,
+    "pinned": flag,
+    "load_1min": maybe(number()),
+    "empty_run_ms": number(),
+    "notes": list_of(_SENTENCE, most=100),
+}
+DESCRIBE = table(_DESCRIBE, more="keep")
+AGENT_EVENT = tagged(
+    "event",
+    {
+        "hello": AGENT_HELLO,
+        "tick": table({}),
+        "wait": table({}),
+        "error": table({"what": line(200)}, {"why": line(300), "fix": line(200)}),
+        "described": table(
+            {"describe": table({**_DESCRIBE, "agent": table(_MACHINE, more="keep")}, more="keep")}
+        ),
+        "timings": table({"timings": TIMINGS}),
+        "outputs": table(
+            {"arrays": ARRAYS, "sizes": list_of(whole(0, LONGEST_OUTPUTS), most=MOST_BLOBS)}
+        ),
+    },
+)
+LAST_EVENT = {"describe": "described", "time": "timings", "run": "outputs"}
+AGENT_REFUSAL = table({"error": line(300)})
+
+
+def _plan_field(name: str, kind: Any) -> Form:
+    if name == "profile_runs":
+        return whole(0, MOST_TRACED_RUNS)
+    of_type: dict[Any, Form] = {"int": whole(0, MOST_RUNS), "float": number(0.0, LONGEST_MODEL_MS)}
+    return of_type.get(kind) or _OF_TYPE.get(kind, anything())
+
+
+def _threads(value: Any, field: str) -> int | str:
+    if value == "all" or (type(value) is int and 1 <= value <= 1024):
+        return value
+    raise not_as(field, value, "a whole number from 1 to 1024 or 'all'")
+
+
+_CONFIG = table(
+    {
+        "execution_provider": word(least=1),
+        "provider_options": _OPTIONS,
+        "threads": _threads,
+        "pin": flag,
+        "timeout_s": number(0.0, 3600.0, above=True),
+        "precision": choice("fp32", "int8"),
+    },
+    more="refuse",
+)
+_PLAN = table({}, {e.name: _plan_field(e.name, e.type) for e in fields(TimingPlan)}, more="refuse")
+AGENT_REQUEST = tagged(
+    "command",
+    {
+        "describe": table({"config": _CONFIG}),
+        "time": table({"config": _CONFIG, "plan": _PLAN}, {"rounds": whole(1, 1000)}),
+        "run": table({"config": _CONFIG, "arrays": ARRAYS}, {"batch": flag}),
+    },
+)
+
+# -- a worker ---------------------------------------------------------------------------------
+
+_PLACED_NODE = table({"name": _NAME, "op": _WORD, "provider": _WORD})
+_BYTES = maybe(whole())
+WORKER_REPLY = tagged(
+    "reply",
+    {
+        "tick": table({"index": whole(-1, 1 << 32), "phase": line(60)}),
+        "error": table({"reason": _SENTENCE}),
+        "configured": table(
+            {"runtime_version": _WORD, "providers": _PROVIDERS, "pin_note": _SENTENCE}
+        ),
+        "timings": table({"timings": TIMINGS}),
+        "outputs": table({"arrays": ARRAYS}),
+        "started": table(
+            {
+                "session_ms": number(),
+                "first_run_ms": number(),
+                "cold_start_ms": number(),
+                "peak_memory_bytes": _BYTES,
+                "runtime_memory_bytes": _BYTES,
+            }
+        ),
+        "placed": table(
+            {
+                "nodes": list_of(_PLACED_NODE, MOST_NODES),
+                "partitions": map_of(whole(), most=100),
+                "failure": _SENTENCE,
+                "log": anything(),
+            }
+        ),
+        "compiled": table({}),
+    },
+)
+REPLY_TO = {
+    "configure": "configured",
+    "time": "timings",
+    "run": "outputs",
+    "run_batch": "outputs",
+    "start_up": "started",
+    "place": "placed",
+    "compile": "compiled",
+}
+
+# -- a page -----------------------------------------------------------------------------------
+
+_SHOWN = unless_wrong(line(60))
+_YES = unless_wrong(flag)
+_BRAND = table({}, {"brand": _SHOWN, "version": _SHOWN})
+_HINTS = ("model", "platform", "platformVersion", "architecture", "bitness")
+_GPU = {"vendor": _SHOWN, "architecture": _SHOWN, "description": _SHOWN, "software": _YES}
+PAGE_FACTS = table(  # a browser that is odd in one of them can still measure
+    {},
+    {
+        "user_agent": unless_wrong(line(400)),
+        "hints": unless_wrong(
+            table(
+                {},
+                {
+                    **dict.fromkeys(_HINTS, _SHOWN),
+                    "mobile": _YES,
+                    "fullVersionList": unless_wrong(list_of(_BRAND, most=20)),
+                },
+            )
+        ),
+        "cores": unless_wrong(whole(1, 4096)),
+        "memory_gb": unless_wrong(number()),
+        "isolated": _YES,
+        "secure": _YES,
+        "simd": _YES,
+        "relaxed_simd": _YES,
+        "shared_memory": _YES,
+        "webgpu": unless_wrong(table({}, _GPU)),
+        "webnn": _YES,
+        "tick_ms": unless_wrong(number()),
+        "touch": unless_wrong(whole()),
+    },
+)
+PAGE_HELLO = table({}, {"token": _WORD, "facts": PAGE_FACTS})
+PAGE_TICK = table({"index": whole(-1, 1 << 32), "phase": line(60)})
+_PAGE_TIME = number(0.0, 1e9, above=True)
+PAGE_RESULT = tagged(
+    "status",
+    {
+        "ok": table(
+            {
+                **dict.fromkeys(("median_ms", "p10_ms", "p90_ms", "min_ms"), _PAGE_TIME),
+                "runs": whole(1, 10**9),
+            },
+            {
+                "session_ms": unless_wrong(number()),
+                "mean_ms": unless_wrong(number()),
+                "events": node_events,
+                "traced_runs": whole(1, MOST_TRACED_RUNS),
+            },
+        ),
+        "failed": table({"reason": _SENTENCE}),
+    },
+)
+PAGE_REPLY = tagged(
+    "reply", {"outputs": table({"arrays": ARRAYS}), "error": table({"reason": _SENTENCE})}
+)
+
+# -- a phone ----------------------------------------------------------------------------------
+
+RUNNER_VERSION = table({"runtime_version": _WORD, "providers": _PROVIDERS})
+RUNNER_HEAD = table({"pin_note": _SENTENCE})
+_FILE = text(200)
+_WRITTEN = table(
+    {
+        "name": _NAME,
+        "file": _FILE,
+        "dtype": choice(*DTYPES),
+        "shape": list_of(whole(0, 2**31), most=32),
+    }
+)
+_RUNNER_FAILED = table({"index": whole(), "reason": _SENTENCE})
+RUNNER_TIMED = tagged(
+    "status",
+    {
+        "ok": table(
+            {
+                "index": whole(),
+                "session_ms": number(),
+                "samples_ns": list_of(whole(0, 10**15), most=MOST_RUNS * 2, least=1),
+            },
+            {"trace": _FILE, "optimised": _FILE},
+        ),
+        "failed": _RUNNER_FAILED,
+    },
+)
+RUNNER_RAN = tagged(
+    "status",
+    {
+        "ok": table({"index": whole(), "outputs": list_of(_WRITTEN, most=1000)}, {"joined": flag}),
+        "failed": _RUNNER_FAILED,
+    },
+)
+PHONE_FACTS = table(
+    {
+        "chip": line(300),
+        "cores": list_of(
+            table(
+                {
+                    "core": whole(0, 4096),
+                    "part": maybe(line(40)),
+                    "max_mhz": maybe(whole()),
+                    "governor": maybe(line(40)),
+                }
+            ),
+            most=1024,
+        ),
+        "memory_mb": maybe(whole()),
+        "thermal_c": _CELSIUS,
+        "battery_percent": maybe(whole()),
+        "battery_c": maybe(number(-1000.0, 1000.0)),
+    },
+    more="keep",
+)
+
+
+def read(content: bytes, form: Form, longest: int = LONGEST_FACTS) -> Any:
+    """The message in a JSON text; Wrong names what is not as ``form`` wants it."""
+    return form(parse_json(content, longest), "")
+'''
+
 SOURCES['factory.devices.environment'] = r'''"""The Python that runs a worker: the factory's own, or one of an environment named in a profile.
 
 Some execution providers come as a package that replaces onnxruntime (onnxruntime-openvino), so they
@@ -1682,6 +2479,7 @@ NEEDED_FILES = (
     "devices/memory.py",
     "devices/placing.py",
     "devices/start_up.py",
+    "devices/wire.py",
     "devices/worker.py",
 )
 
@@ -1748,7 +2546,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -1757,10 +2555,12 @@ import numpy as np
 from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
+from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.environment import copy_worker, emulator, own_command
-from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
+from factory.devices.messages import timings
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
+from factory.devices.wire import Wrong, printable
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
@@ -1797,6 +2597,7 @@ class LocalDevice(Closing):
         profile: threads, execution provider and the rest.
         command: how the worker is started; tests put a misbehaving one here.
         memory_limit_mb: memory that the worker may take beyond what it starts with; None: any.
+        longest_answer: most bytes of the outputs of one request.
 
     Attributes:
         watch: called while a request is waited for; what it raises ends the worker.
@@ -1807,11 +2608,12 @@ class LocalDevice(Closing):
         profile: DeviceProfile,
         command: Sequence[str] = COMMAND,
         memory_limit_mb: int | None = None,
+        longest_answer: int = LONGEST_CONTENT,
     ) -> None:
         self.profile = profile
         self.watch: Watch | None = None
         self._command = tuple(command)
-        self._memory_limit_mb = memory_limit_mb
+        self._memory_limit_mb, self._longest_answer = memory_limit_mb, longest_answer
         self._cores = allowed_cores()
         if profile.threads != "all":
             if profile.threads > len(self._cores):
@@ -1832,7 +2634,16 @@ class LocalDevice(Closing):
         if self._worker is not None and self._worker.alive:
             return self._worker
         own = own_command(self.profile)
-        worker = WorkerProcess(own, copy_worker) if own else WorkerProcess(self._command)
+        try:
+            worker = WorkerProcess(
+                own or self._command, copy_worker if own else None, self._longest_answer
+            )
+        except OSError as error:
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=error.strerror or str(error),
+                fix="check interpreter in its profile, and free memory and disk",
+            ) from None
         options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,
@@ -1843,7 +2654,6 @@ class LocalDevice(Closing):
         request = {
             "command": "configure",
             "config": config,
-            "folder": worker.folder,
             "cores": self._cores if self.profile.pin else None,
             "memory_limit_mb": self._memory_limit_mb,
         }
@@ -1869,7 +2679,7 @@ class LocalDevice(Closing):
             raise InputError(
                 f"this onnxruntime {hello['runtime_version']} has no {provider}",
                 where=f"device profile {self.profile.id!r}",
-                why="available: " + ", ".join(hello["providers"]),
+                why="available: " + printable(", ".join(hello["providers"]), 300),
                 fix=HOW_TO_GET.get(provider, "install a build of onnxruntime that has it"),
             )
         self._hello, self._worker, self._loaded = hello, worker, ""
@@ -1942,13 +2752,19 @@ class LocalDevice(Closing):
     ) -> None:
         if not indices:
             return
-        request = {"command": "time", "plan": asdict(plan), "rounds": max(1, rounds)}
+        first = len(models) - plan.references
+        here = replace(plan, references=sum(index >= first for index in indices))
+        request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
             reply, _ = self._request(request, [models[index] for index in indices])
+            try:
+                found = timings(reply["timings"], len(indices))
+            except Wrong as wrong:
+                raise WorkerLost(f"the runtime's process answers {wrong}") from None
         except WorkerLost as lost:
             if len(indices) == 1:
                 results[indices[0]] = Timing.failed(lost.reason)
-            elif lost.timed_out and lost.suspect is not None:
+            elif lost.timed_out and lost.suspect is not None and lost.suspect < len(indices):
                 # A hang names its model; waiting for it a second time would cost the timeout.
                 culprit = indices[lost.suspect]
                 results[culprit] = Timing.failed(lost.reason)
@@ -1959,10 +2775,8 @@ class LocalDevice(Closing):
                 for index in indices:
                     self._time_block(models, [index], plan, rounds, results)
             return
-        for index, timing in zip(indices, reply["timings"], strict=True):
-            ok = timing["status"] == "ok"
-            made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
-            results[index] = made.placed_on(self.profile.execution_provider)
+        for index, timing in zip(indices, found, strict=True):
+            results[index] = timing.placed_on(self.profile.execution_provider)
 
     def start_up(self, path: Path) -> dict[str, Any]:
         """Cold start and memory of the file, in a worker of its own that has run nothing before.
@@ -1985,11 +2799,15 @@ class LocalDevice(Closing):
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""
-        return self._run("run", model, feeds)
+        with answers_of(self.profile.id):
+            return self._run("run", model, feeds)
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being in the worker."""
-        return in_chunks(lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES)
+        with answers_of(self.profile.id):
+            return in_chunks(
+                lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES
+            )
 
     def _run(
         self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -2032,7 +2850,7 @@ class LocalDevice(Closing):
         timeout_s = self.profile.timeout_s
         reply = worker.request(header, blobs, timeout_s=timeout_s, watch=self.watch)
         if reply[0]["reply"] == "error" and header["command"] == "time":
-            raise RuntimeError(f"the worker failed: {reply[0]['reason']}")
+            raise WorkerLost(f"the worker failed: {reply[0]['reason']}")
         return reply
 
     def close(self) -> None:
@@ -2070,6 +2888,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.provenance import chip_fingerprint, cpu_name, machine_id
+from factory.devices.wire import digits
 
 CPU = Path("/sys/devices/system/cpu")
 THERMAL = Path("/sys/class/thermal")
@@ -2138,8 +2957,8 @@ def memory_mb() -> dict[str, int | None]:
     for line in read_text("/proc/meminfo").splitlines():
         key, _, value = line.partition(":")
         name = {"MemTotal": "total", "MemAvailable": "available"}.get(key)
-        if name and value.split():
-            found[name] = int(value.split()[0]) // 1024
+        if name and (kb := digits(value.split(maxsplit=1)[0] if value.split() else "")):
+            found[name] = kb // 1024
     return found
 
 
@@ -2169,8 +2988,8 @@ def _busy_and_all() -> tuple[int, int] | None:
 
 
 def _mhz(path: Path) -> int | None:
-    text = read_text(path)
-    return int(text) // 1000 if text.isdigit() else None
+    khz = digits(read_text(path))
+    return None if khz is None else khz // 1000
 '''
 
 SOURCES['factory.devices.agent_gate'] = r'''"""The gate before a measurement: it waits while the chip is hot or others use it.
@@ -2251,6 +3070,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 DEEPEST = 100  # protobuf's own limit
+MOST_FIELDS = 2_000_000  # of those that are looked at: a second or two
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # message -> field number -> message inside it
@@ -2285,14 +3105,16 @@ def check_wire_model(model: bytes) -> None:
         raise RefusedModel("the model is empty: it has no graph")
     if model[4:8] == b"ORTM":
         raise RefusedModel("ORT format models are not accepted, send ONNX")
-    _check("Model", memoryview(model), 0)
+    _check("Model", memoryview(model), 0, iter(range(MOST_FIELDS)))
 
 
-def _check(kind: str, content: memoryview, depth: int) -> None:
+def _check(kind: str, content: memoryview, depth: int, budget: Iterator[int]) -> None:
     if depth > DEEPEST:
         raise RefusedModel(f"the model is nested deeper than {DEEPEST} levels")
     inside = _INSIDE[kind]
     for number, wire_type, value in _fields(content):
+        if next(budget, None) is None:
+            raise RefusedModel(f"the model has more than {MOST_FIELDS} fields")
         if kind == "Tensor" and number == _TENSOR_EXTERNAL:
             raise RefusedModel("the model keeps weights in another file (external data)")
         if kind == "Tensor" and number == _TENSOR_LOCATION and value != 0:
@@ -2304,7 +3126,7 @@ def _check(kind: str, content: memoryview, depth: int) -> None:
             if refused:
                 raise RefusedModel(f"the model holds {refused}")
         if number in inside:
-            _check(inside[number], value, depth + 1)
+            _check(inside[number], value, depth + 1, budget)
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
@@ -2358,8 +3180,6 @@ memory limit here. Part of the device agent: standard library, numpy and onnxrun
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -2372,13 +3192,12 @@ from factory.devices.agent_models import RefusedModel, check_wire_model
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.local import LocalDevice
+from factory.devices.messages import AGENT_REQUEST, MOST_MODELS
 from factory.devices.process import COMMAND
+from factory.devices.wire import Wrong, printable
 
 Say = Callable[[Mapping[str, Any]], None]
 SAY_EVERY_S = 0.25
-MOST_MODELS = 256
-MOST_RUNS = 1_000_000
-LONGEST_MODEL_MS = 600_000.0
 
 
 class BadRequest(Exception):
@@ -2386,7 +3205,11 @@ class BadRequest(Exception):
 
 
 class OverLimit(Exception):
-    """The request took longer than one may take."""
+    """The request took longer than one may take, or the agent ends."""
+
+
+class ClientGone(Exception):
+    """Whoever asked does not listen any more."""
 
 
 @dataclass(frozen=True)
@@ -2405,28 +3228,16 @@ class AgentProfile:
     runtime: str = "onnxruntime"
 
     @classmethod
-    def parse(cls, data: Any) -> AgentProfile:
-        """The profile in a request; BadRequest when it is wrong or names a file."""
-        names = ("execution_provider", "provider_options", "threads", "pin", "timeout_s")
-        if not isinstance(data, dict) or set(data) != {*names, "precision"}:
-            raise BadRequest("config must hold " + ", ".join((*names, "precision")))
-        threads, timeout_s, options = data["threads"], data["timeout_s"], data["provider_options"]
-        if threads != "all" and not (type(threads) is int and 1 <= threads <= 1024):
-            raise BadRequest(f"threads = {threads!r} is neither a number of cores nor 'all'")
-        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 3600:
-            raise BadRequest(f"timeout_s = {timeout_s!r} is not between 0 and 3600")
-        if type(data["pin"]) is not bool or not isinstance(data["execution_provider"], str):
-            raise BadRequest("pin must be true or false, execution_provider a text")
-        if data["precision"] not in ("fp32", "int8") or not isinstance(options, dict):
-            raise BadRequest("precision must be fp32 or int8, provider_options a table")
-        for key, value in options.items():
+    def of(cls, config: Mapping[str, Any]) -> AgentProfile:
+        """The profile of a request; BadRequest when one of its options names a file."""
+        for key, value in config["provider_options"].items():
             text = str(value).lower()
             if any(mark in text for mark in ("/", "\\", ".so", ".dll", ".dylib")):
                 raise BadRequest(
-                    f"the provider option {key!r} names a file, which is not accepted from the "
-                    "network (for QNN give backend_type in place of backend_path)"
+                    f"the provider option {printable(key, 40)!r} names a file, which is not "
+                    "accepted from the network (for QNN give backend_type, not backend_path)"
                 )
-        return cls(**{name: data[name] for name in (*names, "precision")})
+        return cls(**config)
 
 
 @dataclass(frozen=True)
@@ -2445,6 +3256,7 @@ class Jobs:
         self.limits, self.gate, self._command = limits, gate, tuple(command)
         self._device: LocalDevice | None = None
         self._last_said = 0.0
+        self.ending = False  # what is at work then ends soon
 
     def facts(self) -> dict[str, Any]:
         """The machine, its runtime and what a request may take; nothing is started."""
@@ -2463,34 +3275,44 @@ class Jobs:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """The last event of a request, and contents that follow it; ``say`` hears the others.
 
-        An exception of ``say`` (the client is gone) ends the work and the child process.
+        When the client is gone (an OSError of ``say``), the work and the child process end with
+        :class:`ClientGone`.
         """
-        handlers = {"describe": self._describe, "time": self._time, "run": self._run}
-        handler = handlers.get(str(header.get("command")))
-        if handler is None:
-            raise BadRequest(f"the command is not one of {', '.join(handlers)}")
-        device = self._device_for(AgentProfile.parse(header.get("config")))
+        try:
+            header = AGENT_REQUEST(header, "")
+        except Wrong as wrong:
+            raise BadRequest(str(wrong)) from None
+        device = self._device_for(AgentProfile.of(header["config"]))
         deadline = time.monotonic() + self.limits.request_s
+
+        def tell(event: Mapping[str, Any]) -> None:
+            if self.ending:
+                raise OverLimit("the agent is being stopped")
+            try:
+                say(event)
+            except OSError as error:
+                raise ClientGone(str(error)) from None
 
         def watch(model: int | None, phase: str) -> None:
             if time.monotonic() > deadline:
                 raise OverLimit(f"the request took more than {self.limits.request_s:g} s")
-            if time.monotonic() - self._last_said > SAY_EVERY_S:
+            if self.ending or time.monotonic() - self._last_said > SAY_EVERY_S:
                 self._last_said = time.monotonic()
-                say({"event": "tick", "model": model, "phase": phase})
+                tell({"event": "tick", "model": model, "phase": phase})
 
         device.watch = watch
+        handlers = {"describe": self._describe, "time": self._time, "run": self._run}
         try:
-            return handler(device, header, blobs, say)
+            return handlers[header["command"]](device, header, blobs, tell)
         except OverLimit as error:
             return {"event": "error", "what": str(error), "why": "", "fix": ""}, []
         except FactoryError as error:
             return {"event": "error", "what": error.what, "why": error.why, "fix": error.fix}, []
-        except (BadRequest, OSError):
+        except (BadRequest, ClientGone):
             raise
         except Exception as error:  # a fault of ours: told, and the next request starts afresh
             self.close()
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            why = f"{type(error).__name__}: {printable(str(error), 300)}"
             return {"event": "error", "what": "the agent itself failed", "why": why, "fix": ""}, []
         finally:
             device.watch = None
@@ -2509,6 +3331,7 @@ class Jobs:
                     profile,  # type: ignore[arg-type]
                     command=self._command,
                     memory_limit_mb=self.limits.memory_mb,
+                    longest_answer=self.limits.body_mb << 20,
                 )
             except InputError as error:
                 raise BadRequest(str(error)) from None
@@ -2522,7 +3345,7 @@ class Jobs:
     def _time(
         self, device: LocalDevice, header: Mapping[str, Any], blobs: list[bytes], say: Say
     ) -> tuple[dict[str, Any], list[bytes]]:
-        plan, rounds = _plan(header)
+        plan, rounds = _plan(header["plan"]), header.get("rounds", 1)
         if len(blobs) > MOST_MODELS:
             raise BadRequest(f"{len(blobs)} models at once, {MOST_MODELS} may be sent")
         timings: list[Timing | None] = []
@@ -2554,10 +3377,8 @@ class Jobs:
             return {"event": "error", "what": "the model does not run", "why": str(refused)}, []
         try:
             arrays = unpack_arrays(header["arrays"], contents)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadRequest(
-                f"the arrays cannot be read ({' '.join(str(error).split())})"
-            ) from None
+        except Wrong as wrong:
+            raise BadRequest(str(wrong)) from None
         if header.get("batch"):
             if set(arrays) != {"inputs"} or not arrays["inputs"].ndim:
                 raise BadRequest("a batch is one array called inputs")
@@ -2568,29 +3389,11 @@ class Jobs:
         return {"event": "outputs", "arrays": facts, "sizes": [len(part) for part in parts]}, parts
 
 
-def _plan(header: Mapping[str, Any]) -> tuple[TimingPlan, int]:
-    """The plan and the rounds of a request, within what a model may take."""
-    data, rounds = header.get("plan"), header.get("rounds", 1)
-    names = {entry.name for entry in fields(TimingPlan)}
-    if not isinstance(data, dict) or not set(data) <= names:
-        raise BadRequest(f"the plan holds something else than {', '.join(sorted(names))}")
-    numbers = [value for value in data.values() if type(value) in (int, float, bool)]
-    if len(numbers) < len(data) or not all(map(math.isfinite, numbers)):
-        raise BadRequest(f"the plan holds something that is no number: {json.dumps(data)[:200]}")
-    runs = ("min_runs", "max_runs", "warmup_runs", "profile_runs")
-    if any(type(data[name]) is not int for name in runs if name in data):
-        raise BadRequest(f"{', '.join(runs)} are whole numbers")
+def _plan(data: Mapping[str, Any]) -> TimingPlan:
     try:
-        plan = TimingPlan(**data)
+        return TimingPlan(**data)
     except ValueError as error:
-        raise BadRequest(str(error)) from None
-    longest_ms = max(plan.max_time_ms, plan.warmup_time_ms)
-    most = max(plan.max_runs, plan.warmup_runs, plan.profile_runs)
-    if type(rounds) is not int or not 1 <= rounds <= 1000:
-        raise BadRequest(f"rounds = {rounds!r} is not between 1 and 1000")
-    if longest_ms > LONGEST_MODEL_MS or most > MOST_RUNS:
-        raise BadRequest(f"a model may take {LONGEST_MODEL_MS:g} ms and {MOST_RUNS} runs")
-    return plan, rounds
+        raise BadRequest(printable(str(error), 300)) from None
 '''
 
 SOURCES['factory.devices.agent_server'] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
@@ -2620,8 +3423,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO, cast
 
-from factory.devices.agent_jobs import BadRequest, Jobs
+from factory.devices.agent_jobs import BadRequest, ClientGone, Jobs
 from factory.devices.frames import BrokenFrame, read_frame
+from factory.devices.wire import digits, printable
 
 PROTOCOL = 1
 MEDIA_TYPE = "application/x-factory-frame"
@@ -2745,19 +3549,19 @@ class Handler(BaseHTTPRequestHandler):
         if not self._allowed(0):
             return
         if self.path != "/v1/facts":
-            self._refuse(404, f"there is nothing at {self.path[:100]}")
+            self._refuse(404, f"there is nothing at {printable(self.path, 100)}")
             return
         self._json(200, {**self._hello(), **self.server.jobs.facts()})
 
     def do_POST(self) -> None:
         """Work."""
-        text = self.headers.get("Content-Length", "")
-        length = int(text) if text.isdigit() and len(text) < 16 else -1
+        announced = digits(self.headers.get("Content-Length", ""))
+        length = -1 if announced is None else announced
         if not self._allowed(length):
             return
         limit = self.server.jobs.limits.body_mb << 20
         if self.path != "/v1/work":
-            self._refuse(404, f"there is nothing at {self.path[:100]}", length)
+            self._refuse(404, f"there is nothing at {printable(self.path, 100)}", length)
         elif self.headers.get("Content-Type") != MEDIA_TYPE:
             self._refuse(415, f"the body must be {MEDIA_TYPE}", length)
         elif length < 0 or "Transfer-Encoding" in self.headers:
@@ -2781,11 +3585,13 @@ class Handler(BaseHTTPRequestHandler):
         """Do what the body asks, all of the answer but its end; why it is refused, if it is."""
         body = _Body(self.rfile, self.connection, length)
         try:
-            frame = read_frame(cast(BinaryIO, body), longest_header=LONGEST_HEADER)
+            frame = read_frame(cast(BinaryIO, body), LONGEST_HEADER, length)
             if frame is None or body.left:
                 raise BrokenFrame("the body is empty" if frame is None else "more than one frame")
         except (BrokenFrame, OSError) as error:
-            return f"the body is damaged ({error})"
+            return f"the body is damaged ({printable(str(error), 300)})"
+        except MemoryError:
+            return f"there is no memory here for a body of {length} bytes"
         self.connection.settimeout(BODY_TIMEOUT_S)
         self._started = False
         try:
@@ -2796,6 +3602,8 @@ class Handler(BaseHTTPRequestHandler):
                 return str(error)
             self._say({"event": "error", "what": str(error)})
             return ""
+        except ClientGone as gone:
+            raise ConnectionAbortedError(str(gone)) from None
         self._say(last)
         for content in contents:
             for start in range(0, len(content), 1 << 20):
@@ -2867,7 +3675,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """One line a request, where it is wanted."""
         if self.server.log is not None:
-            clean = (format % args).encode("ascii", "backslashreplace").decode()
+            clean = printable((format % args).encode("ascii", "backslashreplace").decode(), 300)
             print(
                 f"{time.strftime('%H:%M:%S')} {self.client_address[0]} {clean}",
                 file=self.server.log,
@@ -2928,6 +3736,7 @@ from factory.devices.process import COMMAND
 TOKEN_VARIABLE = "FACTORY_AGENT_TOKEN"
 DEFAULT_PORT = 8765
 SHORTEST_TOKEN = 8
+ENDING_S = 5.0  # for what is at work to notice
 
 
 class Refused(Exception):
@@ -2986,6 +3795,8 @@ def main(
         print("stopped", flush=True)
     finally:
         server.server_close()
+        server.jobs.ending = True
+        server.at_work.acquire(timeout=ENDING_S)
         server.jobs.close()
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +33,11 @@ from factory.devices.adb_job import (
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
-from factory.devices.base import CHUNK_BYTES, CPU, Timing, TimingPlan, in_chunks
+from factory.devices.base import CHUNK_BYTES, CPU, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.local import EMPTY_MODEL, EMPTY_RUN_PLAN
+from factory.devices.messages import RUNNER_RAN, RUNNER_TIMED, RUNNER_VERSION, read
 from factory.devices.profile import DeviceProfile
+from factory.devices.wire import Form, Wrong, printable
 
 
 class AdbDevice(Closing):
@@ -98,22 +99,31 @@ class AdbDevice(Closing):
 
     def start(self) -> None:
         """Put the runner on the phone and ask it for its version and providers."""
-        if self.perf_test:
-            self.link.patiently(lambda: None)
-            self._version = {"runtime_version": self.options.runtime_version or "unknown"}
-            return
         try:
-            self._version = json.loads(self.link.patiently(self.link.tell_version))
-        except ValueError:
+            if self.perf_test:
+                self.link.patiently(lambda: None)
+                self._version = {"runtime_version": self.options.runtime_version or "unknown"}
+                return
+            self._version = read(
+                self.link.patiently(self.link.tell_version).encode(), RUNNER_VERSION
+            )
+        except RunnerFailed as failed:
             raise InputError(
-                f"{self.link.program!r} is no runner of the factory", fix="see tools/android_runner"
+                f"device {self.profile.id!r} cannot be set up", why=failed.reason
+            ) from None
+        except Wrong as wrong:
+            raise InputError(
+                f"{self.link.program!r} is no runner of the factory",
+                where=f"device {self.profile.id!r}",
+                why=str(wrong),
+                fix="see tools/android_runner",
             ) from None
         provider, known = self.profile.execution_provider, self._version["providers"]
         if provider not in known:
             raise InputError(
                 f"onnxruntime {self._version['runtime_version']} on the phone has no {provider}",
                 where=f"device profile {self.profile.id!r}",
-                why="available: " + ", ".join(known),
+                why="available: " + printable(", ".join(known), 300),
                 fix="use a build of libonnxruntime.so that has it",
             )
 
@@ -191,7 +201,7 @@ class AdbDevice(Closing):
         except RunnerFailed as failed:
             if len(indices) == 1:
                 results[indices[0]] = Timing.failed(failed.reason)
-            elif failed.timed_out and failed.suspect is not None:
+            elif failed.timed_out and failed.suspect is not None and failed.suspect < len(indices):
                 culprit = indices[failed.suspect]
                 results[culprit] = Timing.failed(failed.reason)
                 rest = [index for index in indices if index != culprit]
@@ -209,7 +219,7 @@ class AdbDevice(Closing):
         with self.link.job({**dict(zip(names, models, strict=True)), JOB: text}) as here:
             self.link.run_job(self.profile.timeout_s, here)
             with _damaged_results():
-                results = self._results(here, len(models))
+                results = self._results(here, len(models), RUNNER_TIMED)
                 names = [name for kind in WRITTEN for name in file_names(kind, results, kind)]
                 self.link.fetch(names, here)
                 return [timing_of(result, here, plan.profile_runs) for result in results]
@@ -268,8 +278,10 @@ class AdbDevice(Closing):
     def _traces(self, prefix: str, here: Path) -> str:
         """Pull the trace whose name begins with ``prefix``; its name."""
         _, listed = self.link.adb.shell("ls", f"{self.link.root}/job")
-        names = [n for n in listed.split() if n.startswith(prefix + "_") and "/" not in n]
-        self.link.fetch(names[:1], here)
+        names = [n for n in listed.split() if n.startswith(prefix + "_")][:1]
+        with _damaged_results():
+            file_names("trace", [{"trace": name} for name in names], "trace")
+        self.link.fetch(names, here)
         return names[0] if names else ""
 
     def _call_timeout_s(self, plan: TimingPlan) -> float:
@@ -282,7 +294,8 @@ class AdbDevice(Closing):
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being on the phone."""
-        return in_chunks(lambda chunk: self._run("batch", model, chunk), inputs, CHUNK_BYTES)
+        with answers_of(self.profile.id):
+            return in_chunks(lambda chunk: self._run("batch", model, chunk), inputs, CHUNK_BYTES)
 
     def _run(
         self, kind: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -302,9 +315,9 @@ class AdbDevice(Closing):
             with self.link.job({"m0.onnx": model, **files, JOB: text}) as here:
                 self.link.run_job(self.profile.timeout_s, here)
                 with _damaged_results():
-                    [result] = self._results(here, 1)
+                    [result] = self._results(here, 1, RUNNER_RAN)
                     if result["status"] != "ok":
-                        raise RunnerFailed(str(result["reason"]))
+                        raise RunnerFailed(result["reason"])
                     self.link.fetch(file_names("out", result["outputs"], "file"), here)
                     return outputs_of(result, here)
 
@@ -321,10 +334,10 @@ class AdbDevice(Closing):
         memory_mb = self.options.memory_mb
         return job_text(kind, self.profile, self.cores, memory_mb, models, **more).encode()
 
-    def _results(self, here: Path, count: int) -> list[dict[str, Any]]:
-        self._pin_note, results = read_results(here)
+    def _results(self, here: Path, count: int, form: Form) -> list[dict[str, Any]]:
+        self._pin_note, results = read_results(here, form)
         if len(results) != count:
-            raise ValueError(f"{len(results)} results for {count} models")
+            raise Wrong(f"{len(results)} results for {count} models")
         return results
 
     def _battery_c(self) -> float | None:
@@ -341,5 +354,5 @@ def _damaged_results() -> Iterator[None]:
     """What cannot be read of a runner's results costs the model, not the profile."""
     try:
         yield
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise RunnerFailed(f"the results are damaged ({error})") from None
+    except Wrong as wrong:
+        raise RunnerFailed(f"the results are damaged ({wrong})") from None

@@ -7,19 +7,24 @@ texts with wildcards are constants of this package.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shlex
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from factory.core.errors import InputError
+from factory.devices.wire import printable
 
 QUICK_TIMEOUT_S = 20.0
 STATE_TIMEOUT_S = 5.0
 TRANSFER_TIMEOUT_S = 300.0
+LONGEST_ANSWER = 1 << 20  # what comes after it is not kept
 _SERIAL = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")
 
 
@@ -62,13 +67,14 @@ def parse_devices(text: str) -> list[Phone]:
 
 def list_phones() -> list[Phone]:
     """Every phone that the adb server knows, whatever its state."""
-    return parse_devices(_run([adb_path(), "devices", "-l"], QUICK_TIMEOUT_S).stdout.decode())
+    listed = _run([adb_path(), "devices", "-l"], QUICK_TIMEOUT_S).stdout
+    return parse_devices(listed.decode("utf-8", "replace"))
 
 
 def find_phone(serial: str) -> Phone:
     """The phone of that serial, or the only one; InputError with what to do otherwise."""
     phones = list_phones()
-    listed = ", ".join(f"{p.serial} ({p.state})" for p in phones) or "none"
+    listed = printable(", ".join(f"{p.serial} ({p.state})" for p in phones), 300) or "none"
     fix = "connect it by USB with USB debugging on, or `adb connect ADDRESS`"
     if serial:
         chosen = [phone for phone in phones if phone.serial == serial]
@@ -174,16 +180,36 @@ class Adb:
 
 
 def _run(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """What a call of adb printed, as much of it as any honest phone says, and its exit code."""
+    pipe, kept = subprocess.PIPE, (bytearray(), bytearray())
     try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise PhoneGone(f"no answer within {timeout_s:g} s") from None
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
     except OSError as error:
         raise InputError("adb cannot be started", why=str(error.strerror)) from None
+    streams = zip((process.stdout, process.stderr), kept, strict=True)
+    readers = [threading.Thread(target=_take, args=pair, daemon=True) for pair in streams]
+    deadline = time.monotonic() + timeout_s
+    for reader in readers:
+        reader.start()
+    try:
+        for reader in readers:
+            reader.join(max(deadline - time.monotonic(), 0.0))
+        process.wait(max(deadline - time.monotonic(), 0.0))
+    except subprocess.TimeoutExpired:
+        raise PhoneGone(f"no answer within {timeout_s:g} s") from None
+    finally:
+        process.kill()
+        process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, *map(bytes, kept))
+
+
+def _take(stream: io.BufferedReader, kept: bytearray) -> None:
+    """Read a stream to its end and keep its beginning."""
+    with stream:
+        while part := stream.read1(1 << 16):
+            kept += part[: max(LONGEST_ANSWER - len(kept), 0)]
 
 
 def _last_line(output: bytes) -> str:
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "")[:300]
+    return printable(next((line for line in reversed(lines) if line), ""), 300)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import Any
 
 from factory.devices.adb_client import Adb
+from factory.devices.base import answers_of
+from factory.devices.messages import PHONE_FACTS
+from factory.devices.wire import digits
 
 _PROPERTIES = "getprop"
 _FILES = (
@@ -28,7 +30,7 @@ def phone_facts(adb: Adb) -> dict[str, Any]:
     model = properties.get("ro.product.model", "unknown model")
     abi = properties.get("ro.product.cpu.abi", "unknown ABI")
     battery = battery_facts(adb)
-    return {
+    facts = {
         "chip": f"android/{abi}/{maker} {soc}/{model}/{len(cores)}c",
         "model": model,
         "maker": properties.get("ro.product.manufacturer"),
@@ -42,6 +44,9 @@ def phone_facts(adb: Adb) -> dict[str, Any]:
         "thermal_c": _thermal(files),
         **battery,
     }
+    with answers_of(adb.serial):
+        checked: dict[str, Any] = PHONE_FACTS(facts, "")
+    return checked
 
 
 def battery_facts(adb: Adb) -> dict[str, Any]:
@@ -50,10 +55,10 @@ def battery_facts(adb: Adb) -> dict[str, Any]:
     for line in adb.shell(constant=_BATTERY)[1].splitlines():
         key, _, value = line.strip().partition(": ")
         values[key] = value.strip()
-    tenths, level = values.get("temperature", ""), values.get("level", "")
+    tenths = values.get("temperature", "")
     return {
-        "battery_percent": int(level) if level.isdigit() else None,
-        "battery_c": int(tenths) / 10 if re.fullmatch(r"-?\d+", tenths) else None,
+        "battery_percent": digits(values.get("level", "")),
+        "battery_c": int(tenths) / 10 if re.fullmatch(r"-?[0-9]{1,4}", tenths) else None,
         "plugged": any(values.get(f"{kind} powered") == "true" for kind in ("AC", "USB")),
     }
 
@@ -62,7 +67,7 @@ def parse_properties(text: str) -> dict[str, str]:
     """`[key]: [value]` lines of getprop; what a phone answers is only ever shown, never run."""
     return {
         key: "".join(c if c.isprintable() else " " for c in value)[:200]
-        for key, value in re.findall(r"^\[([^\]]+)\]: \[([^\]]*)\]", text, re.MULTILINE)
+        for key, value in re.findall(r"^\[([^\]\n]+)\]: \[([^\]\n]*)\]", text, re.MULTILINE)
     }
 
 
@@ -81,23 +86,23 @@ def _cores(files: dict[str, list[str]]) -> list[dict[str, Any]]:
     number = -1
     for line in files.get("/proc/cpuinfo", []):
         key, _, value = (word.strip() for word in line.partition(":"))
-        if key == "processor" and value.isdigit():
-            number = int(value)
+        if key == "processor" and (told := digits(value)) is not None:
+            number = told
             parts.setdefault(number, "")
         elif key == "CPU part" and number >= 0:
             parts[number] = value
     for path in files:
-        if match := re.match(r"/sys/devices/system/cpu/cpu(\d+)/", path):
+        if match := re.match(r"/sys/devices/system/cpu/cpu([0-9]{1,5})/", path):
             parts.setdefault(int(match[1]), "")
     cores = []
     for core in sorted(parts):
         clock = f"/sys/devices/system/cpu/cpu{core}/cpufreq"
-        highest = files.get(f"{clock}/cpuinfo_max_freq", [""])[0]
+        highest = digits(files.get(f"{clock}/cpuinfo_max_freq", [""])[0])
         cores.append(
             {
                 "core": core,
                 "part": parts[core] or None,
-                "max_mhz": int(highest) // 1000 if highest.isdigit() else None,
+                "max_mhz": None if highest is None else highest // 1000,
                 "governor": files.get(f"{clock}/scaling_governor", [None])[0],
             }
         )
@@ -110,18 +115,17 @@ def _thermal(files: dict[str, list[str]]) -> float | None:
     for path, lines in files.items():
         kind = files.get(path.removesuffix("/temp") + "/type", [""])[0].lower()
         if path.endswith("/temp") and any(word in kind for word in ("cpu", "soc")):
-            with contextlib.suppress(ValueError):
-                degrees = int(lines[0]) / 1e3
-                if -40 < degrees < 200:
-                    found.append(degrees)
+            told = digits(lines[0].removeprefix("-"))
+            if told is not None and (degrees := told / 1e3) < 200:
+                found.append(-degrees if lines[0].startswith("-") else degrees)
     return round(max(found), 1) if found else None
 
 
 def _memory_mb(files: dict[str, list[str]]) -> int | None:
     for line in files.get("/proc/meminfo", []):
         key, _, value = line.partition(":")
-        if key == "MemTotal" and value.split() and value.split()[0].isdigit():
-            return int(value.split()[0]) // 1024
+        if key == "MemTotal" and (kb := digits((value.split() or [""])[0])) is not None:
+            return kb // 1024
     return None
 
 

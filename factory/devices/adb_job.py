@@ -7,7 +7,7 @@ program that carries it out.
 from __future__ import annotations
 
 import base64
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +17,19 @@ from typing import Any
 import numpy as np
 
 from factory.devices.base import Timing, TimingPlan
+from factory.devices.frames import unpack_arrays
+from factory.devices.messages import (
+    LONGEST_OUTPUTS,
+    RUNNER_HEAD,
+    RUNNER_TIMED,
+    TIMINGS,
+    check_trace,
+    node_events,
+    read,
+    timings,
+)
 from factory.devices.profile import DeviceProfile
+from factory.devices.wire import LONGEST_JSON, Form, Wrong, parse_json
 
 JOB, RESULTS = "job.txt", "results.jsonl"
 WRITTEN = ("trace", "optimised")  # files that "time" writes for each model
@@ -67,44 +79,58 @@ def job_text(
     return "\n".join(lines) + "\n"
 
 
-def read_results(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+def read_results(folder: Path, form: Form = RUNNER_TIMED) -> tuple[str, list[dict[str, Any]]]:
     """What the runner could not do when it started, and a result a model, in order.
 
-    Raises ValueError when the file is cut or not what a runner writes.
+    Raises Wrong when the file is cut or not what a runner writes; ``form`` is that of a result.
     """
-    lines = (folder / RESULTS).read_text(encoding="utf-8").splitlines()
-    head, *results = (json.loads(line) for line in lines)
-    if not isinstance(head, dict) or "pin_note" not in head:
-        raise ValueError("the results have no first line")
-    for index, result in enumerate(results):
-        if not isinstance(result, dict) or result.get("index") != index:
-            raise ValueError(f"result {index} is missing")
-    return str(head["pin_note"]), results
+    head, *lines = content_of(folder / RESULTS, LONGEST_JSON).splitlines() or [b""]
+    pin_note = read(head, RUNNER_HEAD)["pin_note"]
+    results: list[dict[str, Any]] = []
+    for index, line in enumerate(lines):
+        result = read(line, form, LONGEST_JSON)
+        if result["index"] != index:
+            raise Wrong(f"result {index} is missing")
+        results.append(result)
+    return pin_note, results
+
+
+def content_of(path: Path, longest: int) -> bytes:
+    """The content of a file that came from a phone; Wrong when it is not there or too long."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(min(longest, path.stat().st_size) + 1)
+    except OSError as error:
+        raise Wrong(f"{path.name} cannot be read ({error.strerror})") from None
+    if len(content) > longest:
+        raise Wrong(f"{path.name} has more than {longest} bytes")
+    return content
 
 
 def file_names(kind: str, entries: Sequence[Mapping[str, Any]], key: str) -> list[str]:
     """Names of files that a runner says it wrote ("trace0_1.json", "out0.bin"), none else.
 
-    ValueError when one has another form: what a phone answers must not lead out of the folder.
+    Wrong when one has another form: what a phone answers must not lead out of the folder.
     """
-    names = [str(entry[key]) for entry in entries if entry.get(key)]
+    names = [entry[key] for entry in entries if entry.get(key)]
     for name in names:
         if not re.fullmatch(rf"{kind}[0-9A-Za-z_-]+\.(json|bin|onnx)", name):
-            raise ValueError(f"a file called {name!r}")
+            raise Wrong(f"a file called {name[:60]!r}")
     return names
 
 
 def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Timing:
-    """The Timing of one result, its trace and executed graph read from ``folder``."""
+    """The Timing of one result, its trace and executed graph read from ``folder``; or Wrong."""
     from factory.devices.measure import nodes_of_events, reorder_share, sample_statistics
 
-    if result.get("status") != "ok":
-        return Timing.failed(str(result.get("reason", "")))
+    if result["status"] != "ok":
+        return Timing.failed(result["reason"])
     nodes: list[dict[str, Any]] = []
     traced_ms = 0.0
-    if result.get("trace"):
+    if result.get("trace") and profile_runs:
         [name] = file_names("trace", [result], "trace")
-        events = json.loads((folder / name).read_text(encoding="utf-8"))
+        events = node_events(parse_json(content_of(folder / name, LONGEST_JSON)), name)
+        check_trace(events, profile_runs)
         nodes, traced_ms = nodes_of_events(events, profile_runs)
     providers: dict[str, int] = {}
     for node in nodes:
@@ -112,32 +138,34 @@ def timing_of(result: Mapping[str, Any], folder: Path, profile_runs: int) -> Tim
     optimised = ""
     if nodes and result.get("optimised"):
         [name] = file_names("optimised", [result], "optimised")
-        optimised = base64.b64encode((folder / name).read_bytes()).decode()
-    return Timing(
-        status="ok",
+        optimised = base64.b64encode(content_of(folder / name, 1 << 24)).decode()
+    told = {
+        "status": "ok",
         **sample_statistics(result["samples_ns"]),
-        session_ms=float(result["session_ms"]),
-        nodes=tuple(nodes),
-        traced_ms=traced_ms,
-        reorder_share=reorder_share(nodes) if nodes else 0.0,
-        providers=providers,
-        optimised=optimised,
-    )
+        "session_ms": result["session_ms"],
+        "nodes": nodes,
+        "traced_ms": traced_ms,
+        "reorder_share": reorder_share(nodes) if nodes else 0.0,
+        "providers": providers,
+        "optimised": optimised,
+    }
+    return timings(TIMINGS([told], "timings"), 1)[0]
 
 
 def outputs_of(result: Mapping[str, Any], folder: Path) -> dict[str, np.ndarray]:
-    """The arrays that a "run" or "batch" wrote, by output name."""
-    arrays = {}
+    """The arrays that a "run" or "batch" wrote, by output name; Wrong where they are damaged."""
+    facts, contents = [], []
     for output in result["outputs"]:
-        [name] = file_names("out", [output], "file")
-        content = (folder / name).read_bytes()
-        flat = np.frombuffer(content, dtype=output["dtype"])
-        shape = list(output["shape"])
+        names = file_names("out", [output], "file")
+        contents.append(content_of(folder / names[0], LONGEST_OUTPUTS) if names else b"")
+        shape, size = output["shape"], np.dtype(output["dtype"]).itemsize
         if "joined" in result:  # the outputs of a batch, one after the other
-            repeats = len(flat) // max(int(np.prod(shape, dtype=np.int64)), 1)
+            repeats = len(contents[-1]) // max(size * math.prod(shape), 1)
+            if result["joined"] and not shape:
+                raise Wrong(f"{names} has no dimension along which it could be joined")
             shape = [repeats * shape[0], *shape[1:]] if result["joined"] else [repeats, *shape]
-        arrays[output["name"]] = flat.reshape(shape).copy()
-    return arrays
+        facts.append({"name": output["name"], "dtype": output["dtype"], "shape": shape})
+    return unpack_arrays(facts, contents)
 
 
 def _hex(text: str) -> str:

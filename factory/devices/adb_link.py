@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeVar, cast
@@ -20,11 +21,13 @@ from factory.core.errors import InputError
 from factory.devices.adb_client import Adb, PhoneGone
 from factory.devices.adb_job import JOB, RESULTS
 from factory.devices.adb_options import AdbOptions
+from factory.devices.wire import digits, printable
 
 T = TypeVar("T")
 RUNNER_VARIABLE = "FACTORY_ANDROID_RUNNER"
 MOST_CUTS = 3
 LONGEST_PAUSE_S = 5.0
+LONGEST_LINE, MOST_LINES = 1 << 16, 1000  # of a runner, in memory at a time
 _ELF_MACHINES = {183: "arm64-v8a", 40: "armeabi-v7a", 62: "x86_64", 3: "x86"}
 
 
@@ -112,7 +115,7 @@ class AdbLink:
             lines = said.strip().splitlines()
             raise InputError(
                 f"the runner does not start on phone {self.adb.serial!r}",
-                why=lines[-1] if lines else f"exit code {code}",
+                why=printable(lines[-1], 300) if lines else f"exit code {code}",
                 fix="check its ABI and that libonnxruntime.so is among the libraries of the "
                 "[adb] table",
             )
@@ -152,9 +155,13 @@ class AdbLink:
         """
         folder = shlex.quote(f"{self.root}/job")
         process = self.adb.start(f"cd {folder} && LD_LIBRARY_PATH=.. exec {shlex.join(words)}")
-        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        errors: list[str] = []
-        _pump(cast("IO[bytes]", process.stdout), lines.put, lambda: lines.put(None))
+        lines: queue.Queue[str | None] = queue.Queue(MOST_LINES)
+        errors: deque[str] = deque(maxlen=1)
+
+        def put(line: str | None) -> None:
+            lines.put(line, timeout=timeout_s)
+
+        _pump(cast("IO[bytes]", process.stdout), put, lambda: put(None))
         _pump(cast("IO[bytes]", process.stderr), errors.append, lambda: None)
         suspect: int | None = None
         phase, done = "", False
@@ -163,8 +170,9 @@ class AdbLink:
                 words_said = line.split(maxsplit=2)
                 done = done or line == "done"
                 if words_said[:1] == ["tick"] and len(words_said) > 1:
-                    suspect = int(words_said[1]) if words_said[1].isdigit() else suspect
-                    phase = words_said[2] if len(words_said) > 2 else phase
+                    told = digits(words_said[1])
+                    suspect = suspect if told is None else told
+                    phase = printable(words_said[2], 60) if len(words_said) > 2 else phase
             code = process.wait(timeout=10)
         except (queue.Empty, subprocess.TimeoutExpired):
             if not self.adb.is_there():
@@ -219,11 +227,12 @@ def _pump(stream: IO[bytes], sink: Callable[[str], None], end: Callable[[], None
     """Hand on the lines of a stream, then its end, from a thread of its own."""
 
     def work() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in stream:
+        with contextlib.suppress(OSError, ValueError, queue.Full):
+            while line := stream.readline(LONGEST_LINE):
                 if text := line.decode("utf-8", "replace").strip():
                     sink(text)
-        end()
+        with contextlib.suppress(queue.Full):
+            end()
 
     threading.Thread(target=work, daemon=True).start()
 
@@ -238,7 +247,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _death(code: int, errors: Sequence[str]) -> str:
-    said = f": {errors[-1][:300]}" if errors else ""
+    said = f": {printable(errors[-1], 300)}" if errors else ""
     if code > 128:
         with contextlib.suppress(ValueError):
             return f"the runner died of {signal.Signals(code - 128).name}{said}"

@@ -12,11 +12,14 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from factory.devices.adb_job import content_of
 from factory.devices.base import TimingPlan
 from factory.devices.profile import DeviceProfile
+from factory.devices.wire import LONGEST_JSON, Wrong, printable
 
 PROGRAM = "onnxruntime_perf_test"
 PROBE_RUNS = 5
+LONGEST_RUN_S = 1e5
 FEWEST_RUNS = 3
 PROVIDERS = {
     "CPUExecutionProvider": "cpu",
@@ -45,14 +48,20 @@ def arguments(
 
 
 def parse_results(path: Path) -> list[int]:
-    """Nanoseconds of every run that the file holds; ValueError when it holds none."""
+    """Nanoseconds of every run that the file holds; Wrong when it holds none, or another thing."""
     samples = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in content_of(path, LONGEST_JSON).decode("utf-8", "replace").splitlines():
         cells = line.split(",")
         if len(cells) >= 5:
-            samples.append(round(float(cells[1]) * 1e9))
+            try:
+                seconds = float(cells[1])
+            except ValueError:
+                seconds = -1.0
+            if not 0 <= seconds <= LONGEST_RUN_S:
+                raise Wrong(f"{PROGRAM} wrote {printable(cells[1], 40)!r} as a time")
+            samples.append(round(seconds * 1e9))
     if not samples:
-        raise ValueError(f"{PROGRAM} wrote no times")
+        raise Wrong(f"{PROGRAM} wrote no times")
     return samples
 
 

@@ -8,7 +8,7 @@ that is alone and loses the agent three times is given up.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.devices.agent_client import AgentClient, Event, RequestCut
 from factory.devices.agent_token import load_token
-from factory.devices.base import Timing, TimingPlan, in_chunks
+from factory.devices.base import Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.messages import timings
 from factory.devices.profile import DeviceProfile
 
-TIMING_FIELDS = frozenset(entry.name for entry in fields(Timing))  # an agent may know more
 MOST_CUTS = 3  # of one request before it is divided, and of a single model before it fails
 
 
@@ -117,23 +117,18 @@ class AgentDevice(Closing):
                 return [Timing.failed(event["what"] + why)]
             alone = replace(plan, references=0)
             return [self._time([model], alone, rounds)[0] for model in models]
-        timings = [
-            Timing.from_dict({key: timing[key] for key in timing if key in TIMING_FIELDS})
-            if timing["status"] == "ok"
-            else Timing.failed(timing["reason"])
-            for timing in event["timings"]
-        ]
-        if len(timings) != len(models):
-            raise RequestCut(f"{len(timings)} timings came for {len(models)} models")
-        return timings
+        with answers_of(self.profile.id):
+            return timings(event["timings"], len(models))
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed there."""
-        return self._run(model, feeds, batch=False)
+        with answers_of(self.profile.id):
+            return self._run(model, feeds, batch=False)
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being there."""
-        return in_chunks(lambda chunk: self._run(model, chunk, batch=True), inputs)
+        with answers_of(self.profile.id):
+            return in_chunks(lambda chunk: self._run(model, chunk, batch=True), inputs)
 
     def _run(
         self, model: bytes, arrays: Mapping[str, np.ndarray], batch: bool
@@ -142,7 +137,7 @@ class AgentDevice(Closing):
         event, content = self._work("run", {"arrays": facts, "batch": batch}, [model, *blobs])
         parts, start = [], 0
         for size in event["sizes"]:
-            parts.append(content[start : start + size])
+            parts.append(memoryview(content)[start : start + size])
             start += size
         return unpack_arrays(event["arrays"], parts)
 
@@ -163,9 +158,9 @@ class AgentDevice(Closing):
                     ) from None
         if event["event"] == "error":
             raise InputError(
-                str(event["what"]).replace("'agent'", repr(self.profile.id)),
-                why=str(event.get("why", "")),
-                fix=str(event.get("fix", "")),
+                event["what"].replace("'agent'", repr(self.profile.id)),
+                why=event.get("why", ""),
+                fix=event.get("fix", ""),
             )
         return event, content
 

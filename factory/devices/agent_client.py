@@ -8,24 +8,39 @@ may be asked again.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
-import json
+import socket
 import ssl
+import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from factory.core.errors import InputError
 from factory.devices.agent_options import AgentOptions
 from factory.devices.agent_server import MEDIA_TYPE, PROTOCOL
+from factory.devices.base import answers_of
 from factory.devices.frames import write_frame
+from factory.devices.messages import (
+    AGENT_EVENT,
+    AGENT_FACTS,
+    AGENT_HELLO,
+    AGENT_REFUSAL,
+    LAST_EVENT,
+    LONGEST_FACTS,
+    LONGEST_OUTPUTS,
+    read,
+)
+from factory.devices.wire import LONGEST_JSON, Wrong, parse_json, printable
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-LONGEST_ANSWER = 1 << 26
+PIECE = 1 << 20
+OTHER_AGENT = "check that a device agent of this factory listens there (`factory agent --write`)"
 Event = dict[str, Any]
 
 
@@ -61,7 +76,7 @@ class AgentClient:
 
         def ask() -> dict[str, Any]:
             try:
-                return self._exchange("GET", "/v1/facts", b"")[0]
+                return self._exchange("GET", "/v1/facts", b"", self._facts)
             except RequestCut as cut:
                 raise _Away(str(cut)) from None
 
@@ -73,7 +88,10 @@ class AgentClient:
         buffer = io.BytesIO()
         write_frame(buffer, header, blobs)
         body = buffer.getvalue()
-        return self._patiently(lambda: self._exchange("POST", "/v1/work", body))
+        last = LAST_EVENT[header["command"]]
+        return self._patiently(
+            lambda: self._exchange("POST", "/v1/work", body, lambda r: self._events(r, last))
+        )
 
     def _patiently(self, attempt: Callable[[], Any]) -> Any:
         """The result of ``attempt``, which is made again while the agent is away or busy."""
@@ -101,8 +119,14 @@ class AgentClient:
             self._sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _exchange(self, method: str, path: str, body: bytes) -> tuple[Event, bytes]:
-        """One request; _Away before it was heard, RequestCut after that."""
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        answer: Callable[[http.client.HTTPResponse], Any],
+    ) -> Any:
+        """``answer`` to one request; _Away before it was heard, RequestCut after that."""
         connection = self._connection()
         try:
             try:
@@ -116,10 +140,18 @@ class AgentClient:
                 ) from None
             except (OSError, ValueError) as error:
                 raise _Away(_reason(error)) from None
-            assert connection.sock is not None
-            connection.sock.settimeout(self.answer_timeout_s)
+            connected = connection.sock
+            assert connected is not None
+            connected.settimeout(self.answer_timeout_s)
             response = self._send(connection, method, path, body)
-            return self._answer(response)
+            quick_s = self.answer_timeout_s if method == "GET" else None
+            try:
+                with answers_of(self.device_id, OTHER_AGENT), _within(connected, quick_s):
+                    if response.status != 200:
+                        self._refused(response.status, response.read(1 << 16))
+                    return answer(response)
+            except (OSError, http.client.HTTPException) as error:
+                raise RequestCut(_reason(error)) from None
         finally:
             connection.close()
 
@@ -139,49 +171,53 @@ class AgentClient:
         except OSError as error:
             broken = error  # an agent that refuses may close before it has read everything
         try:
-            return connection.getresponse()
+            assert connection.sock is not None
+            with _within(connection.sock, self.answer_timeout_s):
+                return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             if broken is not None:
                 raise _Away(_reason(broken)) from None
             raise RequestCut(_reason(error)) from None
 
-    def _answer(self, response: http.client.HTTPResponse) -> tuple[Event, bytes]:
-        try:
-            if response.status != 200:
-                self._refused(response.status, response.read(1 << 16))
-            if response.getheader("Content-Type") == "application/json":
-                facts = _object(response.read(LONGEST_ANSWER))
-                self._remember(facts)
-                return facts, b""
-            while True:
-                event = _object(response.readline(LONGEST_ANSWER))
-                if event.get("event") == "hello":
-                    self._remember(event)
-                elif event.get("event") == "outputs":
-                    size = sum(event["sizes"])
-                    content = response.read(size)
-                    if len(content) < size:
-                        raise RequestCut(f"{len(content)} of {size} bytes of the outputs came")
-                    return event, content
-                elif event.get("event") not in ("tick", "wait"):
-                    return event, b""
-        except (OSError, http.client.HTTPException) as error:
-            raise RequestCut(_reason(error)) from None
+    def _facts(self, response: http.client.HTTPResponse) -> dict[str, Any]:
+        content = response.read(LONGEST_FACTS + 1)
+        if not content.endswith(b"\n") and len(content) <= LONGEST_FACTS:
+            raise RequestCut("the answer was cut")
+        self._remember(AGENT_HELLO(parse_json(content, LONGEST_FACTS), ""))
+        facts: dict[str, Any] = read(content, AGENT_FACTS)
+        return facts
+
+    def _events(self, response: http.client.HTTPResponse, last: str) -> tuple[Event, bytes]:
+        """The event that ends a request, ``last`` or an error, and what follows it."""
+        while True:
+            content = response.readline(LONGEST_JSON)
+            if not content.endswith(b"\n") and len(content) < LONGEST_JSON:
+                raise RequestCut("the answer was cut")
+            event = read(content, AGENT_EVENT, LONGEST_JSON)
+            kind = event["event"]
+            if kind == "hello":
+                self._remember(event)
+            elif kind == "outputs" and last == kind:
+                return event, _outputs(response, sum(event["sizes"]))
+            elif kind in (last, "error"):
+                return event, b""
+            elif kind not in ("tick", "wait"):
+                raise Wrong(f"event is {kind!r}, not {last!r}")
 
     def _remember(self, hello: Mapping[str, Any]) -> None:
-        if hello.get("protocol") != PROTOCOL:
+        if hello["protocol"] != PROTOCOL:
             raise InputError(
                 f"the agent at {self.options.url} speaks another protocol",
-                why=f"{hello.get('protocol')!r}, this factory speaks {PROTOCOL}",
+                why=f"{hello['protocol']}, this factory speaks {PROTOCOL}",
                 fix="write a new one with `factory agent --write device_agent.py` and start it",
             )
-        self.instance = str(hello.get("instance", ""))
+        self.instance = hello["instance"]
 
     def _refused(self, status: int, content: bytes) -> None:
         """Raise what an answer other than 200 means."""
         try:
-            said = str(json.loads(content)["error"])[:300]
-        except (ValueError, KeyError, TypeError):
+            said = str(read(content, AGENT_REFUSAL)["error"])
+        except Wrong:
             said = f"status {status}"
         if status == 409:
             raise _Busy(said)
@@ -204,13 +240,25 @@ class AgentClient:
         )
 
     def _connection(self) -> http.client.HTTPConnection:
-        address = urllib.parse.urlsplit(self.options.url)
-        host = address.hostname or ""
-        if self._tls is not None:
-            return http.client.HTTPSConnection(
-                host, address.port, timeout=CONNECT_TIMEOUT_S, context=self._tls
-            )
-        return http.client.HTTPConnection(host, address.port, timeout=CONNECT_TIMEOUT_S)
+        connection: http.client.HTTPConnection
+        try:
+            address = urllib.parse.urlsplit(self.options.url)
+            host, port, limit_s = address.hostname or "", address.port, CONNECT_TIMEOUT_S
+            if self._tls is None:
+                connection = http.client.HTTPConnection(host, port, timeout=limit_s)
+            else:
+                connection = http.client.HTTPSConnection(
+                    host, port, timeout=limit_s, context=self._tls
+                )
+        except (ValueError, http.client.HTTPException) as error:
+            raise InputError(
+                f"{self.options.url!r} is no address of a device agent",
+                where=f"device {self.device_id!r}",
+                why=_reason(error),
+                fix="write http://host:port",
+            ) from None
+        connection.response_class = _Response
+        return connection
 
 
 class _Away(Exception):
@@ -221,16 +269,47 @@ class _Busy(Exception):
     """The agent works for somebody else."""
 
 
-def _object(line: bytes) -> Event:
-    if not line.endswith(b"\n"):
-        raise RequestCut("the answer was cut")
+class _Response(http.client.HTTPResponse):
+    """An answer in chunks of possible lengths; a negative one would mean "all there is"."""
+
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if not 0 <= size < 2**62:
+            raise ValueError("an impossible length")
+        return size
+
+
+@contextlib.contextmanager
+def _within(connected: socket.socket, limit_s: float | None) -> Iterator[None]:
+    """Hang up when this takes longer: whoever sends a byte now and then is never silent."""
+    if limit_s is None:
+        yield
+        return
+    watchdog = threading.Timer(limit_s, _hang_up, (connected,))
+    watchdog.daemon = True
+    watchdog.start()
     try:
-        value = json.loads(line)
-    except ValueError:
-        raise RequestCut("the answer is not JSON") from None
-    if not isinstance(value, dict):
-        raise RequestCut("the answer is not an object")
-    return value
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _hang_up(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+def _outputs(response: http.client.HTTPResponse, size: int) -> bytes:
+    """``size`` bytes; memory is taken for what comes, not for what is announced."""
+    if size > LONGEST_OUTPUTS:
+        raise Wrong(f"outputs of {size} bytes, {LONGEST_OUTPUTS} are accepted")
+    content = io.BytesIO()
+    while missing := size - content.tell():
+        part = response.read(min(missing, PIECE))
+        if not part:
+            raise RequestCut(f"{content.tell()} of {size} bytes of the outputs came")
+        content.write(part)
+    return content.getvalue()
 
 
 def _tls(options: AgentOptions) -> ssl.SSLContext:
@@ -247,4 +326,4 @@ def _tls(options: AgentOptions) -> ssl.SSLContext:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return printable(str(error), 200) or type(error).__name__

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.provenance import chip_fingerprint, cpu_name, machine_id
+from factory.devices.wire import digits
 
 CPU = Path("/sys/devices/system/cpu")
 THERMAL = Path("/sys/class/thermal")
@@ -82,8 +83,8 @@ def memory_mb() -> dict[str, int | None]:
     for line in read_text("/proc/meminfo").splitlines():
         key, _, value = line.partition(":")
         name = {"MemTotal": "total", "MemAvailable": "available"}.get(key)
-        if name and value.split():
-            found[name] = int(value.split()[0]) // 1024
+        if name and (kb := digits(value.split(maxsplit=1)[0] if value.split() else "")):
+            found[name] = kb // 1024
     return found
 
 
@@ -113,5 +114,5 @@ def _busy_and_all() -> tuple[int, int] | None:
 
 
 def _mhz(path: Path) -> int | None:
-    text = read_text(path)
-    return int(text) // 1000 if text.isdigit() else None
+    khz = digits(read_text(path))
+    return None if khz is None else khz // 1000

@@ -6,8 +6,6 @@ memory limit here. Part of the device agent: standard library, numpy and onnxrun
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,13 +18,12 @@ from factory.devices.agent_models import RefusedModel, check_wire_model
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.local import LocalDevice
+from factory.devices.messages import AGENT_REQUEST, MOST_MODELS
 from factory.devices.process import COMMAND
+from factory.devices.wire import Wrong, printable
 
 Say = Callable[[Mapping[str, Any]], None]
 SAY_EVERY_S = 0.25
-MOST_MODELS = 256
-MOST_RUNS = 1_000_000
-LONGEST_MODEL_MS = 600_000.0
 
 
 class BadRequest(Exception):
@@ -34,7 +31,11 @@ class BadRequest(Exception):
 
 
 class OverLimit(Exception):
-    """The request took longer than one may take."""
+    """The request took longer than one may take, or the agent ends."""
+
+
+class ClientGone(Exception):
+    """Whoever asked does not listen any more."""
 
 
 @dataclass(frozen=True)
@@ -53,28 +54,16 @@ class AgentProfile:
     runtime: str = "onnxruntime"
 
     @classmethod
-    def parse(cls, data: Any) -> AgentProfile:
-        """The profile in a request; BadRequest when it is wrong or names a file."""
-        names = ("execution_provider", "provider_options", "threads", "pin", "timeout_s")
-        if not isinstance(data, dict) or set(data) != {*names, "precision"}:
-            raise BadRequest("config must hold " + ", ".join((*names, "precision")))
-        threads, timeout_s, options = data["threads"], data["timeout_s"], data["provider_options"]
-        if threads != "all" and not (type(threads) is int and 1 <= threads <= 1024):
-            raise BadRequest(f"threads = {threads!r} is neither a number of cores nor 'all'")
-        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 3600:
-            raise BadRequest(f"timeout_s = {timeout_s!r} is not between 0 and 3600")
-        if type(data["pin"]) is not bool or not isinstance(data["execution_provider"], str):
-            raise BadRequest("pin must be true or false, execution_provider a text")
-        if data["precision"] not in ("fp32", "int8") or not isinstance(options, dict):
-            raise BadRequest("precision must be fp32 or int8, provider_options a table")
-        for key, value in options.items():
+    def of(cls, config: Mapping[str, Any]) -> AgentProfile:
+        """The profile of a request; BadRequest when one of its options names a file."""
+        for key, value in config["provider_options"].items():
             text = str(value).lower()
             if any(mark in text for mark in ("/", "\\", ".so", ".dll", ".dylib")):
                 raise BadRequest(
-                    f"the provider option {key!r} names a file, which is not accepted from the "
-                    "network (for QNN give backend_type in place of backend_path)"
+                    f"the provider option {printable(key, 40)!r} names a file, which is not "
+                    "accepted from the network (for QNN give backend_type, not backend_path)"
                 )
-        return cls(**{name: data[name] for name in (*names, "precision")})
+        return cls(**config)
 
 
 @dataclass(frozen=True)
@@ -93,6 +82,7 @@ class Jobs:
         self.limits, self.gate, self._command = limits, gate, tuple(command)
         self._device: LocalDevice | None = None
         self._last_said = 0.0
+        self.ending = False  # what is at work then ends soon
 
     def facts(self) -> dict[str, Any]:
         """The machine, its runtime and what a request may take; nothing is started."""
@@ -111,34 +101,44 @@ class Jobs:
     ) -> tuple[dict[str, Any], list[bytes]]:
         """The last event of a request, and contents that follow it; ``say`` hears the others.
 
-        An exception of ``say`` (the client is gone) ends the work and the child process.
+        When the client is gone (an OSError of ``say``), the work and the child process end with
+        :class:`ClientGone`.
         """
-        handlers = {"describe": self._describe, "time": self._time, "run": self._run}
-        handler = handlers.get(str(header.get("command")))
-        if handler is None:
-            raise BadRequest(f"the command is not one of {', '.join(handlers)}")
-        device = self._device_for(AgentProfile.parse(header.get("config")))
+        try:
+            header = AGENT_REQUEST(header, "")
+        except Wrong as wrong:
+            raise BadRequest(str(wrong)) from None
+        device = self._device_for(AgentProfile.of(header["config"]))
         deadline = time.monotonic() + self.limits.request_s
+
+        def tell(event: Mapping[str, Any]) -> None:
+            if self.ending:
+                raise OverLimit("the agent is being stopped")
+            try:
+                say(event)
+            except OSError as error:
+                raise ClientGone(str(error)) from None
 
         def watch(model: int | None, phase: str) -> None:
             if time.monotonic() > deadline:
                 raise OverLimit(f"the request took more than {self.limits.request_s:g} s")
-            if time.monotonic() - self._last_said > SAY_EVERY_S:
+            if self.ending or time.monotonic() - self._last_said > SAY_EVERY_S:
                 self._last_said = time.monotonic()
-                say({"event": "tick", "model": model, "phase": phase})
+                tell({"event": "tick", "model": model, "phase": phase})
 
         device.watch = watch
+        handlers = {"describe": self._describe, "time": self._time, "run": self._run}
         try:
-            return handler(device, header, blobs, say)
+            return handlers[header["command"]](device, header, blobs, tell)
         except OverLimit as error:
             return {"event": "error", "what": str(error), "why": "", "fix": ""}, []
         except FactoryError as error:
             return {"event": "error", "what": error.what, "why": error.why, "fix": error.fix}, []
-        except (BadRequest, OSError):
+        except (BadRequest, ClientGone):
             raise
         except Exception as error:  # a fault of ours: told, and the next request starts afresh
             self.close()
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            why = f"{type(error).__name__}: {printable(str(error), 300)}"
             return {"event": "error", "what": "the agent itself failed", "why": why, "fix": ""}, []
         finally:
             device.watch = None
@@ -157,6 +157,7 @@ class Jobs:
                     profile,  # type: ignore[arg-type]
                     command=self._command,
                     memory_limit_mb=self.limits.memory_mb,
+                    longest_answer=self.limits.body_mb << 20,
                 )
             except InputError as error:
                 raise BadRequest(str(error)) from None
@@ -170,7 +171,7 @@ class Jobs:
     def _time(
         self, device: LocalDevice, header: Mapping[str, Any], blobs: list[bytes], say: Say
     ) -> tuple[dict[str, Any], list[bytes]]:
-        plan, rounds = _plan(header)
+        plan, rounds = _plan(header["plan"]), header.get("rounds", 1)
         if len(blobs) > MOST_MODELS:
             raise BadRequest(f"{len(blobs)} models at once, {MOST_MODELS} may be sent")
         timings: list[Timing | None] = []
@@ -202,10 +203,8 @@ class Jobs:
             return {"event": "error", "what": "the model does not run", "why": str(refused)}, []
         try:
             arrays = unpack_arrays(header["arrays"], contents)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadRequest(
-                f"the arrays cannot be read ({' '.join(str(error).split())})"
-            ) from None
+        except Wrong as wrong:
+            raise BadRequest(str(wrong)) from None
         if header.get("batch"):
             if set(arrays) != {"inputs"} or not arrays["inputs"].ndim:
                 raise BadRequest("a batch is one array called inputs")
@@ -216,26 +215,8 @@ class Jobs:
         return {"event": "outputs", "arrays": facts, "sizes": [len(part) for part in parts]}, parts
 
 
-def _plan(header: Mapping[str, Any]) -> tuple[TimingPlan, int]:
-    """The plan and the rounds of a request, within what a model may take."""
-    data, rounds = header.get("plan"), header.get("rounds", 1)
-    names = {entry.name for entry in fields(TimingPlan)}
-    if not isinstance(data, dict) or not set(data) <= names:
-        raise BadRequest(f"the plan holds something else than {', '.join(sorted(names))}")
-    numbers = [value for value in data.values() if type(value) in (int, float, bool)]
-    if len(numbers) < len(data) or not all(map(math.isfinite, numbers)):
-        raise BadRequest(f"the plan holds something that is no number: {json.dumps(data)[:200]}")
-    runs = ("min_runs", "max_runs", "warmup_runs", "profile_runs")
-    if any(type(data[name]) is not int for name in runs if name in data):
-        raise BadRequest(f"{', '.join(runs)} are whole numbers")
+def _plan(data: Mapping[str, Any]) -> TimingPlan:
     try:
-        plan = TimingPlan(**data)
+        return TimingPlan(**data)
     except ValueError as error:
-        raise BadRequest(str(error)) from None
-    longest_ms = max(plan.max_time_ms, plan.warmup_time_ms)
-    most = max(plan.max_runs, plan.warmup_runs, plan.profile_runs)
-    if type(rounds) is not int or not 1 <= rounds <= 1000:
-        raise BadRequest(f"rounds = {rounds!r} is not between 1 and 1000")
-    if longest_ms > LONGEST_MODEL_MS or most > MOST_RUNS:
-        raise BadRequest(f"a model may take {LONGEST_MODEL_MS:g} ms and {MOST_RUNS} runs")
-    return plan, rounds
+        raise BadRequest(printable(str(error), 300)) from None

@@ -26,6 +26,7 @@ from factory.devices.process import COMMAND
 TOKEN_VARIABLE = "FACTORY_AGENT_TOKEN"
 DEFAULT_PORT = 8765
 SHORTEST_TOKEN = 8
+ENDING_S = 5.0  # for what is at work to notice
 
 
 class Refused(Exception):
@@ -84,6 +85,8 @@ def main(
         print("stopped", flush=True)
     finally:
         server.server_close()
+        server.jobs.ending = True
+        server.at_work.acquire(timeout=ENDING_S)
         server.jobs.close()
     return 0
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 DEEPEST = 100  # protobuf's own limit
+MOST_FIELDS = 2_000_000  # of those that are looked at: a second or two
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # message -> field number -> message inside it
@@ -46,14 +47,16 @@ def check_wire_model(model: bytes) -> None:
         raise RefusedModel("the model is empty: it has no graph")
     if model[4:8] == b"ORTM":
         raise RefusedModel("ORT format models are not accepted, send ONNX")
-    _check("Model", memoryview(model), 0)
+    _check("Model", memoryview(model), 0, iter(range(MOST_FIELDS)))
 
 
-def _check(kind: str, content: memoryview, depth: int) -> None:
+def _check(kind: str, content: memoryview, depth: int, budget: Iterator[int]) -> None:
     if depth > DEEPEST:
         raise RefusedModel(f"the model is nested deeper than {DEEPEST} levels")
     inside = _INSIDE[kind]
     for number, wire_type, value in _fields(content):
+        if next(budget, None) is None:
+            raise RefusedModel(f"the model has more than {MOST_FIELDS} fields")
         if kind == "Tensor" and number == _TENSOR_EXTERNAL:
             raise RefusedModel("the model keeps weights in another file (external data)")
         if kind == "Tensor" and number == _TENSOR_LOCATION and value != 0:
@@ -65,7 +68,7 @@ def _check(kind: str, content: memoryview, depth: int) -> None:
             if refused:
                 raise RefusedModel(f"the model holds {refused}")
         if number in inside:
-            _check(inside[number], value, depth + 1)
+            _check(inside[number], value, depth + 1, budget)
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:

@@ -25,8 +25,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO, cast
 
-from factory.devices.agent_jobs import BadRequest, Jobs
+from factory.devices.agent_jobs import BadRequest, ClientGone, Jobs
 from factory.devices.frames import BrokenFrame, read_frame
+from factory.devices.wire import digits, printable
 
 PROTOCOL = 1
 MEDIA_TYPE = "application/x-factory-frame"
@@ -150,19 +151,19 @@ class Handler(BaseHTTPRequestHandler):
         if not self._allowed(0):
             return
         if self.path != "/v1/facts":
-            self._refuse(404, f"there is nothing at {self.path[:100]}")
+            self._refuse(404, f"there is nothing at {printable(self.path, 100)}")
             return
         self._json(200, {**self._hello(), **self.server.jobs.facts()})
 
     def do_POST(self) -> None:
         """Work."""
-        text = self.headers.get("Content-Length", "")
-        length = int(text) if text.isdigit() and len(text) < 16 else -1
+        announced = digits(self.headers.get("Content-Length", ""))
+        length = -1 if announced is None else announced
         if not self._allowed(length):
             return
         limit = self.server.jobs.limits.body_mb << 20
         if self.path != "/v1/work":
-            self._refuse(404, f"there is nothing at {self.path[:100]}", length)
+            self._refuse(404, f"there is nothing at {printable(self.path, 100)}", length)
         elif self.headers.get("Content-Type") != MEDIA_TYPE:
             self._refuse(415, f"the body must be {MEDIA_TYPE}", length)
         elif length < 0 or "Transfer-Encoding" in self.headers:
@@ -186,11 +187,13 @@ class Handler(BaseHTTPRequestHandler):
         """Do what the body asks, all of the answer but its end; why it is refused, if it is."""
         body = _Body(self.rfile, self.connection, length)
         try:
-            frame = read_frame(cast(BinaryIO, body), longest_header=LONGEST_HEADER)
+            frame = read_frame(cast(BinaryIO, body), LONGEST_HEADER, length)
             if frame is None or body.left:
                 raise BrokenFrame("the body is empty" if frame is None else "more than one frame")
         except (BrokenFrame, OSError) as error:
-            return f"the body is damaged ({error})"
+            return f"the body is damaged ({printable(str(error), 300)})"
+        except MemoryError:
+            return f"there is no memory here for a body of {length} bytes"
         self.connection.settimeout(BODY_TIMEOUT_S)
         self._started = False
         try:
@@ -201,6 +204,8 @@ class Handler(BaseHTTPRequestHandler):
                 return str(error)
             self._say({"event": "error", "what": str(error)})
             return ""
+        except ClientGone as gone:
+            raise ConnectionAbortedError(str(gone)) from None
         self._say(last)
         for content in contents:
             for start in range(0, len(content), 1 << 20):
@@ -272,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """One line a request, where it is wanted."""
         if self.server.log is not None:
-            clean = (format % args).encode("ascii", "backslashreplace").decode()
+            clean = printable((format % args).encode("ascii", "backslashreplace").decode(), 300)
             print(
                 f"{time.strftime('%H:%M:%S')} {self.client_address[0]} {clean}",
                 file=self.server.log,

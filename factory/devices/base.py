@@ -6,7 +6,8 @@ an exception: one kernel that a runtime refuses must not end a profile of a thou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.registry import Registry
+from factory.devices.wire import Wrong
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from typing import Self
@@ -172,6 +174,17 @@ class Device(Protocol):
     ) -> None: ...
 
 
+@contextlib.contextmanager
+def answers_of(device_id: str, fix: str = "") -> Iterator[None]:
+    """An answer of the device that is Wrong becomes an InputError with its name and the field."""
+    try:
+        yield
+    except Wrong as wrong:
+        raise InputError(
+            f"device {device_id!r} sent an answer that cannot be used", why=str(wrong), fix=fix
+        ) from None
+
+
 def in_chunks(
     run: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]],
     inputs: np.ndarray,
@@ -179,15 +192,23 @@ def in_chunks(
 ) -> np.ndarray:
     """First outputs of ``run({"inputs": part})`` over parts of ``inputs`` [N, ...], joined.
 
-    Raises InputError for an empty batch.
+    Raises InputError for an empty batch, and Wrong where the outputs are not those of N inputs.
     """
     if len(inputs) == 0:
         raise InputError("an empty batch cannot be run", fix="give at least one input")
     step = max(1, chunk_bytes // max(inputs[0].nbytes, 1))
     starts = range(0, len(inputs), step)
-    return np.concatenate(
-        [next(iter(run({"inputs": inputs[at : at + step]}).values())) for at in starts]
-    )
+    joined: list[np.ndarray] = []
+    for at in starts:
+        part = inputs[at : at + step]
+        output = next(iter(run({"inputs": part}).values()), None)
+        if output is None or output.ndim == 0 or len(output) % len(part):
+            shape = None if output is None else list(output.shape)
+            raise Wrong(f"the output of {len(part)} inputs is of the shape {shape}")
+        if joined and output.shape[1:] != joined[0].shape[1:]:
+            raise Wrong(f"outputs of the shapes {joined[0].shape} and {output.shape}")
+        joined.append(output)
+    return np.concatenate(joined)
 
 
 def mirrored(device: Device, progress: Progress) -> Progress:

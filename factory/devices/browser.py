@@ -22,7 +22,7 @@ from factory.core.errors import InputError
 from factory.core.progress import Progress
 from factory.core.resources import user_home
 from factory.devices import browser_boundary, browser_facts
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
+from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_files import ort_version
 from factory.devices.browser_launch import HeadlessChromium, show_address
@@ -220,11 +220,15 @@ class BrowserDevice(Closing):
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the page."""
-        return self._run("run", model, feeds)
+        with answers_of(self.profile.id):
+            return self._run("run", model, feeds)
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being in the page."""
-        return in_chunks(lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES)
+        with answers_of(self.profile.id):
+            return in_chunks(
+                lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES
+            )
 
     def _run(
         self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -232,15 +236,11 @@ class BrowserDevice(Closing):
         facts, blobs = pack_arrays(arrays)
         job = self._do("run", {"command": command}, [model], ({"arrays": facts}, blobs))
         header, contents = job.reply or ({"reply": "error", "reason": "no answer"}, [])
-        try:
-            if header["reply"] == "outputs":
-                return unpack_arrays(header["arrays"], contents)
-            reason = browser_facts.text(header["reason"], 400)
-        except (KeyError, TypeError, ValueError):
-            reason = "the page's answer makes no sense"
+        if header["reply"] == "outputs":
+            return unpack_arrays(header["arrays"], contents)
         raise InputError(
             f"the model does not run on device {self.profile.id!r}",
-            why=reason,
+            why=header["reason"],
             fix="check the model with `factory inspect` and the inputs' names, types and shapes",
         )
 

@@ -21,10 +21,16 @@ from aiohttp import web
 from factory.core.errors import InputError
 from factory.devices.browser_files import PAGE, WEB, ort_files
 from factory.devices.browser_link import Job, Link, Refused
+from factory.devices.browser_timings import read_result
 from factory.devices.frames import BrokenFrame, read_frame, write_frame
+from factory.devices.messages import PAGE_HELLO, PAGE_REPLY, PAGE_TICK
+from factory.devices.wire import Form, Wrong, digits, parse_json
 
+LONGEST_WORDS = 64 << 10  # of what may come before the page is known
 LONGEST_JSON = 4 << 20
-LONGEST_REPLY = 512 << 20
+LONGEST_REPLY = 128 << 20
+MOST_VALUES = 1 << 18
+SILENCE_S = 30.0  # in the middle of a body
 POLL_S = 0.02
 LONG_POLL_S = 20.0
 HEADERS = {
@@ -58,6 +64,7 @@ class PageServer:
         self._files |= ort_files()
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._large = asyncio.Lock()  # one large body in memory at a time
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(
@@ -93,7 +100,9 @@ class PageServer:
         if certificate is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(certificate)
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.2)
+        runner = web.AppRunner(
+            self._application(), access_log=None, shutdown_timeout=0.2, auto_decompress=False
+        )
         await runner.setup()
         try:
             site = web.TCPSite(runner, host, port, ssl_context=context)
@@ -111,7 +120,7 @@ class PageServer:
             await runner.cleanup()
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=LONGEST_JSON, middlewares=[_guard])
+        app = web.Application(middlewares=[_guard])
         for path in self._files:
             app.router.add_get(path, self._file)
         app.router.add_post("/api/pair", self._pair)
@@ -129,13 +138,13 @@ class PageServer:
         return web.FileResponse(path, headers={"Content-Type": kind})
 
     async def _pair(self, request: web.Request) -> web.StreamResponse:
-        body = await _json(request)
-        session, visit = self.link.pair(str(body.get("token", "")), _facts(body))
+        body = await _words(request, PAGE_HELLO)
+        session, visit = self.link.pair(body.get("token", ""), body.get("facts", {}))
         return web.json_response({"session": session, "visit": visit})
 
     async def _hello(self, request: web.Request) -> web.StreamResponse:
         session = request.headers.get("X-Session", "")
-        visit = self.link.hello(session, _facts(await _json(request)))
+        visit = self.link.hello(session, (await _words(request, PAGE_HELLO)).get("facts", {}))
         return web.json_response({"session": session, "visit": visit})
 
     async def _work(self, request: web.Request) -> web.StreamResponse:
@@ -171,33 +180,47 @@ class PageServer:
         return web.Response(body=stream.getvalue(), content_type="application/octet-stream")
 
     async def _tick(self, request: web.Request) -> web.StreamResponse:
-        job, body = self._job(request), await _json(request)
-        index, phase = body.get("index"), body.get("phase")
-        self.link.tick(job, index if isinstance(index, int) else -1, str(phase or ""))
+        job, body = self._job(request), await _words(request, PAGE_TICK)
+        self.link.tick(job, body["index"], body["phase"])
         return web.json_response({"status": self.link.status})
 
     async def _result(self, request: web.Request) -> web.StreamResponse:
-        job = self._job(request)
-        self.link.result(job, int(request.match_info["index"]), await _json(request))
+        job = self._job(request, "time")
+        async with self._large:
+            raw = _parsed(await _bounded(request, LONGEST_JSON))
+            most_runs = max(1, job.header["plan"]["profile_runs"])
+            result = read_result(raw, most_runs)
+        self.link.result(job, int(request.match_info["index"]), result)
         return web.json_response({"status": self.link.status})
 
     async def _reply(self, request: web.Request) -> web.StreamResponse:
-        job = self._job(request)
-        try:
-            frame = read_frame(io.BytesIO(await _bounded(request)))
-        except (BrokenFrame, KeyError, TypeError, ValueError):
-            frame = None
+        job = self._job(request, "run")
+        async with self._large:
+            self._job(request, "run")  # an answer may have come meanwhile
+            content = io.BytesIO(await _bounded(request, LONGEST_REPLY))
+            try:
+                frame = read_frame(content, LONGEST_JSON, LONGEST_REPLY)
+            except BrokenFrame:
+                frame = None
         if frame is None:
             raise Refused(400, "this is not a whole answer")
-        self.link.reply(job, frame)
+        try:
+            self.link.reply(job, (PAGE_REPLY(frame[0], ""), frame[1]))
+        except Wrong as wrong:
+            reason = f"the page's answer makes no sense: {wrong}"
+            self.link.reply(job, ({"reply": "error", "reason": reason}, []))
         return web.json_response({"status": self.link.status})
 
     def _check(self, request: web.Request) -> None:
         self.link.check(request.headers.get("X-Session", ""), request.headers.get("X-Visit", ""))
 
-    def _job(self, request: web.Request) -> Job:
+    def _job(self, request: web.Request, kind: str = "") -> Job:
+        """The job that the request is about, when it still wants an answer (of that kind)."""
         self._check(request)
-        return self.link.job(int(request.match_info["job"]))
+        job = self.link.job(int(request.match_info["job"]))
+        if kind and (job.kind != kind or job.done):
+            raise Refused(404, "this job wants no such answer")
+        return job
 
 
 @web.middleware
@@ -213,28 +236,33 @@ async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
-async def _json(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the body, which must be small (aiohttp refuses a longer one)."""
+async def _words(request: web.Request, form: Form) -> dict[str, Any]:
+    """The small message in the body, of that form."""
     try:
-        body = await request.json()
-    except ValueError:
-        raise Refused(400, "this is not JSON") from None
-    if not isinstance(body, dict):
-        raise Refused(400, "this is not a JSON object")
+        body: dict[str, Any] = form(_parsed(await _bounded(request, LONGEST_WORDS)), "")
+    except Wrong as wrong:
+        raise Refused(400, str(wrong)) from None
     return body
 
 
-async def _bounded(request: web.Request) -> bytes:
-    """The body, unless it is longer than any honest answer."""
-    parts, size = [], 0
-    async for part in request.content.iter_chunked(1 << 20):
-        size += len(part)
-        if size > LONGEST_REPLY:
-            raise Refused(413, "this answer is too long")
-        parts.append(part)
-    return b"".join(parts)
+def _parsed(content: bytes) -> Any:
+    try:
+        return parse_json(content, LONGEST_JSON, MOST_VALUES)
+    except Wrong as wrong:
+        raise Refused(400, str(wrong)) from None
 
 
-def _facts(body: dict[str, Any]) -> dict[str, Any]:
-    facts = body.get("facts")
-    return facts if isinstance(facts, dict) else {}
+async def _bounded(request: web.Request, longest: int) -> bytes:
+    """The body, unless it is longer than any honest one or stays away."""
+    if (digits(request.headers.get("Content-Length", "0")) or 0) > longest:
+        raise Refused(413, f"at most {longest} bytes are accepted")
+    content = io.BytesIO()
+    while not request.content.at_eof():
+        try:
+            part = await asyncio.wait_for(request.content.readany(), SILENCE_S)
+        except TimeoutError:
+            raise Refused(408, "the rest of this message did not come") from None
+        if content.tell() + len(part) > longest:
+            raise Refused(413, f"at most {longest} bytes are accepted")
+        content.write(part)
+    return content.getvalue()

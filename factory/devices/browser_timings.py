@@ -7,13 +7,14 @@ and a model that fell back whole is a failure, never a time of the accelerator.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from factory.devices.base import CPU, Timing
 from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_facts import text
+from factory.devices.messages import PAGE_RESULT, check_trace
+from factory.devices.wire import Wrong
 
 WASM = "wasm"
 NAMES = {  # the runtime's names of its providers -> those of a profile
@@ -22,38 +23,39 @@ NAMES = {  # the runtime's names of its providers -> those of a profile
     "WebGpuExecutionProvider": "webgpu",
     "WebNNExecutionProvider": "webnn",
 }
-NUMBERS = ("median_ms", "p10_ms", "p90_ms", "min_ms")
 OPTIONAL = ("session_ms", "mean_ms")
 
 
+def read_result(raw: Any, most_traced_runs: int) -> dict[str, Any]:
+    """What the page posted for one model, checked, its trace made into nodes with their shares.
+
+    A failure where it makes no sense: that costs the model, not the block.
+    """
+    try:
+        result: dict[str, Any] = PAGE_RESULT(raw, "")
+        events, runs = result.pop("events", []), result.pop("traced_runs", 0)
+        if events and not 1 <= runs <= most_traced_runs:
+            raise Wrong(f"traced_runs is {runs}, not 1 to {most_traced_runs}")
+        if events:
+            check_trace(events, runs)
+            result.update(_traced(events, runs))
+    except Wrong as wrong:
+        return {"status": "failed", "reason": f"the page sent no proper times: {wrong}"}
+    return result
+
+
 def timing_of(
-    raw: Mapping[str, Any], model: bytes, provider: str, boundary: Boundary = NO_BOUNDARY
+    result: Mapping[str, Any], model: bytes, provider: str, boundary: Boundary = NO_BOUNDARY
 ) -> Timing:
-    """The timing of one model on ``provider`` ("wasm", "webgpu", "webnn").
+    """The timing of one model on ``provider`` ("wasm", "webgpu", "webnn"), as it was read.
 
     The share of its time at the ``boundary`` joins that of the nodes that one kernel's graph adds.
     """
-    if raw.get("status") != "ok":
-        return Timing.failed(text(raw.get("reason"), 400))
-    values = {name: raw.get(name) for name in NUMBERS}
-    runs = raw.get("runs")
-    if not all(_is_time(value) for value in values.values()) or not _is_count(runs):
-        return Timing.failed("the page sent no proper times")
-    timing: dict[str, Any] = {
-        "status": "ok",
-        **values,
-        "runs": runs,
-        **{name: raw[name] for name in OPTIONAL if _is_time(raw.get(name))},
-        "providers": {},
-    }
-    events, traced_runs = raw.get("events"), raw.get("traced_runs")
-    if isinstance(events, list) and events and isinstance(traced_runs, int):
-        try:
-            timing.update(_traced(events, traced_runs))
-        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
-            return Timing.failed("the page sent a trace that makes no sense")
-    elif provider == WASM:
-        timing["providers"] = {WASM: count_nodes(model)}
+    if result["status"] != "ok":
+        return Timing.failed(result["reason"])
+    timing = {**result, **{name: result.get(name) or 0.0 for name in OPTIONAL}}
+    if "nodes" not in timing:
+        timing["providers"] = {WASM: count_nodes(model)} if provider == WASM else {}
     within = 1.0 - boundary.share(model, timing["median_ms"])
     timing["reorder_share"] = 1.0 - (1.0 - timing.get("reorder_share", 0.0)) * within
     return Timing.from_dict(timing).placed_on(provider, WASM)
@@ -82,12 +84,3 @@ def _traced(events: Sequence[Mapping[str, Any]], runs: int) -> dict[str, Any]:
         "reorder_share": reorder_share(nodes),
         "providers": providers,
     }
-
-
-def _is_time(value: Any) -> bool:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    return good and math.isfinite(value) and 0 < value < 1e9
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9

@@ -32,6 +32,7 @@ NEEDED_FILES = (
     "devices/memory.py",
     "devices/placing.py",
     "devices/start_up.py",
+    "devices/wire.py",
     "devices/worker.py",
 )
 

@@ -19,10 +19,12 @@ import numpy as np
 from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, machine_id
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
+from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.environment import copy_worker, emulator, own_command
-from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
+from factory.devices.messages import timings
 from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
+from factory.devices.wire import Wrong, printable
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
@@ -59,6 +61,7 @@ class LocalDevice(Closing):
         profile: threads, execution provider and the rest.
         command: how the worker is started; tests put a misbehaving one here.
         memory_limit_mb: memory that the worker may take beyond what it starts with; None: any.
+        longest_answer: most bytes of the outputs of one request.
 
     Attributes:
         watch: called while a request is waited for; what it raises ends the worker.
@@ -69,11 +72,12 @@ class LocalDevice(Closing):
         profile: DeviceProfile,
         command: Sequence[str] = COMMAND,
         memory_limit_mb: int | None = None,
+        longest_answer: int = LONGEST_CONTENT,
     ) -> None:
         self.profile = profile
         self.watch: Watch | None = None
         self._command = tuple(command)
-        self._memory_limit_mb = memory_limit_mb
+        self._memory_limit_mb, self._longest_answer = memory_limit_mb, longest_answer
         self._cores = allowed_cores()
         if profile.threads != "all":
             if profile.threads > len(self._cores):
@@ -94,7 +98,16 @@ class LocalDevice(Closing):
         if self._worker is not None and self._worker.alive:
             return self._worker
         own = own_command(self.profile)
-        worker = WorkerProcess(own, copy_worker) if own else WorkerProcess(self._command)
+        try:
+            worker = WorkerProcess(
+                own or self._command, copy_worker if own else None, self._longest_answer
+            )
+        except OSError as error:
+            raise InputError(
+                f"the runtime of device {self.profile.id!r} does not start",
+                why=error.strerror or str(error),
+                fix="check interpreter in its profile, and free memory and disk",
+            ) from None
         options = getattr(self.profile, "local", None)
         config = {
             "execution_provider": self.profile.execution_provider,
@@ -105,7 +118,6 @@ class LocalDevice(Closing):
         request = {
             "command": "configure",
             "config": config,
-            "folder": worker.folder,
             "cores": self._cores if self.profile.pin else None,
             "memory_limit_mb": self._memory_limit_mb,
         }
@@ -131,7 +143,7 @@ class LocalDevice(Closing):
             raise InputError(
                 f"this onnxruntime {hello['runtime_version']} has no {provider}",
                 where=f"device profile {self.profile.id!r}",
-                why="available: " + ", ".join(hello["providers"]),
+                why="available: " + printable(", ".join(hello["providers"]), 300),
                 fix=HOW_TO_GET.get(provider, "install a build of onnxruntime that has it"),
             )
         self._hello, self._worker, self._loaded = hello, worker, ""
@@ -209,10 +221,14 @@ class LocalDevice(Closing):
         request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
             reply, _ = self._request(request, [models[index] for index in indices])
+            try:
+                found = timings(reply["timings"], len(indices))
+            except Wrong as wrong:
+                raise WorkerLost(f"the runtime's process answers {wrong}") from None
         except WorkerLost as lost:
             if len(indices) == 1:
                 results[indices[0]] = Timing.failed(lost.reason)
-            elif lost.timed_out and lost.suspect is not None:
+            elif lost.timed_out and lost.suspect is not None and lost.suspect < len(indices):
                 # A hang names its model; waiting for it a second time would cost the timeout.
                 culprit = indices[lost.suspect]
                 results[culprit] = Timing.failed(lost.reason)
@@ -223,10 +239,8 @@ class LocalDevice(Closing):
                 for index in indices:
                     self._time_block(models, [index], plan, rounds, results)
             return
-        for index, timing in zip(indices, reply["timings"], strict=True):
-            ok = timing["status"] == "ok"
-            made = Timing.from_dict(timing) if ok else Timing.failed(timing["reason"])
-            results[index] = made.placed_on(self.profile.execution_provider)
+        for index, timing in zip(indices, found, strict=True):
+            results[index] = timing.placed_on(self.profile.execution_provider)
 
     def start_up(self, path: Path) -> dict[str, Any]:
         """Cold start and memory of the file, in a worker of its own that has run nothing before.
@@ -249,11 +263,15 @@ class LocalDevice(Closing):
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name, computed by the worker."""
-        return self._run("run", model, feeds)
+        with answers_of(self.profile.id):
+            return self._run("run", model, feeds)
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...], the loop being in the worker."""
-        return in_chunks(lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES)
+        with answers_of(self.profile.id):
+            return in_chunks(
+                lambda chunk: self._run("run_batch", model, chunk), inputs, CHUNK_BYTES
+            )
 
     def _run(
         self, command: str, model: bytes, arrays: Mapping[str, np.ndarray]
@@ -296,7 +314,7 @@ class LocalDevice(Closing):
         timeout_s = self.profile.timeout_s
         reply = worker.request(header, blobs, timeout_s=timeout_s, watch=self.watch)
         if reply[0]["reply"] == "error" and header["command"] == "time":
-            raise RuntimeError(f"the worker failed: {reply[0]['reason']}")
+            raise WorkerLost(f"the worker failed: {reply[0]['reason']}")
         return reply
 
     def close(self) -> None:

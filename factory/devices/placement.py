@@ -175,7 +175,7 @@ def compile_context(device: LocalDevice, model: bytes) -> bytes:
     Raises InputError when the provider took no node: a context of the CPU is none.
     """
     reply, contents = device.ask("compile", model)
-    if reply["reply"] == "compiled" and _has_context(contents[0]):
+    if reply["reply"] == "compiled" and contents and _has_context(contents[0]):
         return contents[0]
     why = str(reply.get("reason", ""))
     if not why or why == NOTHING_COMPILED:  # only the log tells

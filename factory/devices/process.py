@@ -21,7 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from factory.devices.frames import BrokenFrame, read_frame, write_frame
+from factory.devices.frames import (
+    FOLDER_VARIABLE,
+    LONGEST_CONTENT,
+    BrokenFrame,
+    read_frame,
+    write_frame,
+)
+from factory.devices.messages import REPLY_TO, WORKER_REPLY
+from factory.devices.wire import Wrong, printable
 
 COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
 Frame = tuple[dict[str, Any], list[bytes]]
@@ -41,25 +49,41 @@ class WorkerProcess:
     """One child process. A request that fails leaves it dead; make a new one then."""
 
     def __init__(
-        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
+        self,
+        command: Sequence[str] = COMMAND,
+        code: Callable[[Path], Path] | None = None,
+        longest_answer: int = LONGEST_CONTENT,
     ) -> None:
-        """``code`` copies the worker's source into the folder it is given (another Python)."""
+        """Start it.
+
+        Args:
+            command: how.
+            code: copies the worker's source into the folder it is given (another Python).
+            longest_answer: most bytes of the arrays that it may send.
+        """
         self.folder = tempfile.mkdtemp(prefix="factory-worker-")
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
             options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env=_environment(None if code is None else code(Path(self.folder))),
-            **options,
-        )
-        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        try:
+            environment = _environment(None if code is None else code(Path(self.folder)))
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                env={**environment, FOLDER_VARIABLE: self.folder},
+                **options,
+            )
+        except BaseException:
+            self.errors.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self._frames: queue.SimpleQueue[Frame | str] = queue.SimpleQueue()
         stdout = cast(BinaryIO, self.process.stdout)
-        threading.Thread(target=_pump, args=(stdout, self._frames), daemon=True).start()
+        pumped = (stdout, self._frames, longest_answer)
+        threading.Thread(target=_pump, args=pumped, daemon=True).start()
         self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
 
     @property
@@ -105,18 +129,28 @@ class WorkerProcess:
             except queue.Empty:
                 while_ = f" while {phase}" if phase else ""
                 raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
-            if frame is None:
-                raise WorkerLost(self._death(), suspect=suspect)
-            if frame[0].get("reply") != "tick":
-                return frame
-            index = frame[0]["index"]
-            if frame[0]["phase"] or index < 0:
-                suspect, phase = (index if index >= 0 else None), frame[0]["phase"]
+            if isinstance(frame, str):
+                raise WorkerLost(frame or self._death(), suspect=suspect)
+            try:
+                reply = WORKER_REPLY(frame[0], "")
+            except Wrong as wrong:
+                raise WorkerLost(f"the runtime's process answers {wrong}") from None
+            kind = reply["reply"]
+            if kind in ("error", REPLY_TO[header["command"]]):
+                return reply, frame[1]
+            if kind != "tick":
+                raise WorkerLost(f"the runtime's process answers {kind!r}")
+            index = reply["index"]
+            if reply["phase"] or index < 0:
+                suspect, phase = (index if index >= 0 else None), reply["phase"]
 
     def _next(
         self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
-    ) -> Frame | None:
-        """The next frame; queue.Empty after ``timeout_s`` of silence."""
+    ) -> Frame | str:
+        """The next frame, or what :func:`_pump` says in its place.
+
+        Raises queue.Empty after ``timeout_s`` of silence.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             if watch is not None:
@@ -199,12 +233,20 @@ def _environment(code: Path | None) -> dict[str, str]:
     return environment
 
 
-def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | None]) -> None:
-    """Move frames from the pipe to the queue; None at its end."""
-    with contextlib.suppress(BrokenFrame, OSError, ValueError):
-        while (frame := read_frame(stdout)) is not None:
+def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | str], longest: int) -> None:
+    """Move frames from the pipe to the queue; then why there are no more, "" at its end."""
+    reason = ""
+    try:
+        while (frame := read_frame(stdout, longest_content=longest)) is not None:
             frames.put(frame)
-    frames.put(None)
+    except BrokenFrame as broken:
+        reason = f"the answer of the runtime's process is damaged: {printable(str(broken), 200)}"
+    except MemoryError:
+        reason = "there is no memory for the answer of the runtime's process"
+    except (OSError, ValueError):  # closed meanwhile
+        pass
+    finally:
+        frames.put(reason)
 
 
 def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:

@@ -15,10 +15,13 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
-from factory.devices.base import Timing, TimingPlan
+from factory.devices.base import Timing, TimingPlan, answers_of
+from factory.devices.frames import DTYPES
 from factory.devices.local import LocalDevice
+from factory.devices.messages import DESCRIBE, TIMINGS, timings
 from factory.devices.profile import DeviceProfile
 from factory.devices.ray_options import RayOptions
+from factory.devices.wire import Wrong, printable
 
 ACTOR_WITHIN_S = 120.0
 
@@ -84,25 +87,31 @@ class RayDevice(Closing):
 
     def describe(self) -> dict[str, Any]:
         """Facts about that machine now."""
-        facts: dict[str, Any] = self._call("describe")
+        with answers_of(self.profile.id):
+            facts: dict[str, Any] = DESCRIBE(self._call("describe"), "")
         return {**facts, "device": self.profile.id, "transport": self.profile.transport}
 
     def time_many(
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved, over there."""
-        timings: list[Timing] = self._call("time_many", list(models), plan, rounds)
-        return timings
+        with answers_of(self.profile.id):
+            told = TIMINGS(self._call("time_many", list(models), plan, rounds), "timings")
+            return timings(told, len(models))
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of ``model`` by name."""
-        outputs: dict[str, np.ndarray] = self._call("run", model, dict(feeds))
-        return outputs
+        outputs = self._call("run", model, dict(feeds))
+        with answers_of(self.profile.id):
+            if not isinstance(outputs, dict):
+                raise Wrong("the outputs are no table of arrays")
+            return {str(name): _array(output) for name, output in outputs.items()}
 
     def run_batch(self, model: bytes, inputs: np.ndarray) -> np.ndarray:
         """First output for each of ``inputs`` [N, ...]."""
-        outputs: np.ndarray = self._call("run_batch", model, inputs)
-        return outputs
+        outputs = self._call("run_batch", model, inputs)
+        with answers_of(self.profile.id):
+            return _array(outputs)
 
     def _call(self, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """The result of a method of the actor; InputError when it or its node is gone."""
@@ -112,21 +121,30 @@ class RayDevice(Closing):
         except (errors.RayActorError, errors.NodeDiedError, errors.GetTimeoutError) as error:
             raise InputError(
                 f"the Ray node of device {self.profile.id!r} is lost",
-                why=str(error).split("\n")[0],
+                why=printable(str(error), 200),
                 fix="look at `ray status` and run the same command again, it goes on",
             ) from None
-        except errors.RayTaskError as error:
+        except errors.RayError as error:
+            why = printable(str(getattr(error, "cause", None) or error), 300)
             raise InputError(
-                f"the Ray node of device {self.profile.id!r} failed", why=str(error.cause)[:300]
+                f"the Ray node of device {self.profile.id!r} failed", why=why
             ) from None
         if isinstance(result, _Refused):
-            raise InputError(result.what, why=result.why, fix=result.fix)
+            said = (printable(str(text), 200) for text in (result.what, result.why, result.fix))
+            what, why, fix = said
+            raise InputError(what, why=why, fix=fix)
         return result
 
     def close(self) -> None:
         """End the actor and with it the child process."""
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor)
+
+
+def _array(output: Any) -> np.ndarray:
+    if not isinstance(output, np.ndarray) or output.dtype.str not in DTYPES:
+        raise Wrong(f"an output is {printable(str(type(output)), 60)}, not an array of numbers")
+    return output
 
 
 class _Refused:
@@ -150,7 +168,9 @@ class _Host:
         return self._guarded(lambda: self._open().describe())
 
     def time_many(self, models: list[bytes], plan: TimingPlan, rounds: int) -> Any:
-        return self._guarded(lambda: self._open().time_many(models, plan, rounds=rounds))
+        return self._guarded(
+            lambda: [one.to_dict() for one in self._open().time_many(models, plan, rounds=rounds)]
+        )
 
     def run(self, model: bytes, feeds: dict[str, np.ndarray]) -> Any:
         return self._guarded(lambda: self._open().run(model, feeds))

@@ -20,7 +20,7 @@ from factory.devices.browser import BrowserDevice
 from factory.devices.browser_boundary import Boundary, io_bytes
 from factory.devices.browser_launch import HeadlessChromium, show_address
 from factory.devices.browser_options import BrowserOptions
-from factory.devices.browser_timings import timing_of
+from factory.devices.browser_timings import read_result, timing_of
 from factory.devices.profile import DeviceProfile
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +28,10 @@ import tiny_models
 from fake_page import FACTS, FakePage, ok
 
 PLAN = TimingPlan(min_runs=3, max_runs=5, min_time_ms=1.0)
+
+
+def timed(raw, *more):
+    return timing_of(read_result(raw, most_traced_runs=100), *more)
 
 
 def profile(**more) -> DeviceProfile:
@@ -237,8 +241,27 @@ def test_foreign_bodies_are_refused_and_the_server_lives(opened):
     assert page.ask("POST", "/api/hello", b"[1]")[0] == 400
     assert page.ask("POST", "/api/hello", b"{cut")[0] == 400
     assert page.ask("POST", "/api/hello", b"x" * (browser_server.LONGEST_JSON + 10))[0] == 413
+    assert page.ask("POST", "/api/hello", b"x", {"Content-Length": "99999999999"})[0] == 413
+    assert page.ask("POST", "/api/hello", b"[" * 50_000)[0] == 400
+    assert page.ask("POST", "/api/hello", b'{"facts": [1]}')[0] == 400
     assert page.ask("POST", "/api/job/7/result/0", ok())[0] == 404
     assert page.hello() == 200
+
+
+def test_a_wrong_result_costs_its_model_alone(opened):
+    device, page = opened()
+
+    def course():
+        job = page.work()
+        path = f"/api/job/{job['job']}"
+        assert page.ask("POST", f"{path}/reply", b"factory1")[0] == 404  # that is no run
+        assert page.tell(f"{path}/result/0", ok(runs=10**30))[0] == 200
+        page.tell(f"{path}/result/1", ok())
+
+    page.in_background(course)
+    bad, good = device.time_many([tiny_models.add()] * 2, PLAN)
+    assert bad.reason.startswith("the page sent no proper times: runs is a number too large")
+    assert good.ok
 
 
 @pytest.mark.parametrize(
@@ -257,7 +280,7 @@ def test_foreign_bodies_are_refused_and_the_server_lives(opened):
     ],
 )
 def test_an_odd_answer_is_a_failed_timing_in_one_line(raw):
-    timing = timing_of(raw, tiny_models.add(), "wasm")
+    timing = timed(raw, tiny_models.add(), "wasm")
     assert timing.status == "failed"
     assert timing.reason.isprintable()
 
@@ -270,11 +293,11 @@ def node(name, provider, us=10):
 def test_a_whole_fallback_is_never_a_time_of_the_accelerator():
     cpu, gpu = "CPUExecutionProvider", "WebGpuExecutionProvider"
     whole = ok(events=[node("a", cpu), node("b", cpu)] * 5, traced_runs=2)
-    timing = timing_of(whole, tiny_models.add(), "webgpu")
+    timing = timed(whole, tiny_models.add(), "webgpu")
     assert timing.reason == "no node ran on webgpu: the CPU took the whole model"
-    assert not timing_of(ok(), tiny_models.add(), "webgpu").ok  # no trace: nobody knows
+    assert not timed(ok(), tiny_models.add(), "webgpu").ok  # no trace: nobody knows
     part = ok(events=[node("a", gpu), node("b", cpu)] * 5, traced_runs=2)
-    timing = timing_of(part, tiny_models.add(), "webgpu")
+    timing = timed(part, tiny_models.add(), "webgpu")
     assert timing.providers == {"wasm": 1, "webgpu": 1}
     assert sum(n["share"] for n in timing.nodes) == pytest.approx(1)
 
@@ -284,10 +307,10 @@ def test_the_boundary_is_taken_off_a_kernel():
     assert io_bytes(model) == (16384, 16384)
     boundary = Boundary(0.01, 1e-6, 2e-6)
     cost_ms = 0.01 + 16384e-6 + 2 * 16384e-6
-    timing = timing_of(ok(1.0), model, "wasm", boundary)
+    timing = timed(ok(1.0), model, "wasm", boundary)
     assert timing.median_ms * (1 - timing.reorder_share) == pytest.approx(1.0 - cost_ms)
-    assert timing_of(ok(0.001), model, "wasm", boundary).reorder_share < 1
-    assert timing_of(ok(1.0), model, "wasm").reorder_share == 0
+    assert timed(ok(0.001), model, "wasm", boundary).reorder_share < 1
+    assert timed(ok(1.0), model, "wasm").reorder_share == 0
 
 
 def test_another_browser_than_the_profiles_is_refused(opened):
