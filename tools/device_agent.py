@@ -286,18 +286,7 @@ def provenance() -> dict[str, object]:
     }
 '''
 
-SOURCES['factory.devices'] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
-'''
-
-SOURCES['factory.devices.context'] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
-
-The worker imports this: no imports.
-"""
-
-CONTEXT = "factory_context_"
-'''
-
-SOURCES['factory.devices.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
+SOURCES['factory.core.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
 
 Layout of a frame: 8 bytes b"factory1", 4 bytes big-endian length of the header, the header (JSON,
 with the lengths of the blobs under "blobs"), the blobs. Imported by the worker: standard library
@@ -377,6 +366,356 @@ def unpack_arrays(
         fact["name"]: np.frombuffer(blob, dtype=fact["dtype"]).reshape(fact["shape"]).copy()
         for fact, blob in zip(facts, blobs, strict=True)
     }
+'''
+
+SOURCES['factory.core.temporary'] = r'''"""Folders in the system's temporary folder that do not outlive the command that made them.
+
+A folder is removed when its ``with`` ends, when its object goes or when the interpreter ends. Its
+owner holds a lock on a file in it, which the system lets go however the owner ends: the next
+command removes the folders whose lock is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed: that is the lock
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "factory-"
+LOCK = ".factory-lock"
+LOG_PREFIX, LOG_SUFFIX = f"{PREFIX}error-", ".log"
+LOG_DAYS = 7.0
+"""The log of a fault is kept so long."""
+UNLOCKED_DAYS = 1.0
+"""A folder without a lock file is being made, or older than such files."""
+
+
+class TemporaryFolder:
+    """A new folder ``factory-<purpose>-...``; as a context manager it gives the path."""
+
+    def __init__(self, purpose: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+        lock = (self.path / (LOCK if fcntl is None else f"{LOCK}-free")).open("wb")
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(lock.name, self.path / LOCK)  # nobody sees it unlocked
+        self._finalizer = weakref.finalize(self, _remove, self.path, lock)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it; removing it twice is fine."""
+        self._finalizer()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def _remove(path: Path, lock: IO[bytes]) -> None:
+    lock.close()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_abandoned() -> None:
+    """Remove the folders of commands that were killed, and logs older than LOG_DAYS."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if not entry.name.startswith(PREFIX) or entry.is_symlink():
+                continue
+            with contextlib.suppress(OSError):
+                _remove_abandoned(entry)
+
+
+def _remove_abandoned(entry: os.DirEntry[str]) -> None:
+    days = (time.time() - entry.stat().st_mtime) / 86_400
+    if not entry.is_dir():
+        log = entry.name.startswith(LOG_PREFIX) and entry.name.endswith(LOG_SUFFIX)
+        if log and days > LOG_DAYS:
+            os.unlink(entry.path)
+        return
+    try:
+        lock = open(os.path.join(entry.path, LOCK), "rb+")  # noqa: SIM115 (closed by _remove)
+    except FileNotFoundError:
+        if days > UNLOCKED_DAYS:
+            shutil.rmtree(entry.path, ignore_errors=True)
+        return
+    if fcntl is None:
+        lock.close()
+        os.unlink(os.path.join(entry.path, LOCK))  # fails while its owner has it open
+        shutil.rmtree(entry.path, ignore_errors=True)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+    else:
+        _remove(Path(entry.path), lock)
+'''
+
+SOURCES['factory.core.process'] = r'''"""The parent's side of a child process: start it, talk to it, notice when it dies or hangs, end it.
+
+The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
+itself when its stdin ends: also when the factory is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from factory.core.frames import BrokenFrame, read_frame, write_frame
+from factory.core.temporary import TemporaryFolder
+
+Frame = tuple[dict[str, Any], list[bytes]]
+Watch = Callable[[int | None, str], None]
+WATCH_EVERY_S = 0.5
+
+
+class WorkerLost(Exception):
+    """The worker died or hung; ``suspect`` is the model it had announced, where known."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False, suspect: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.timed_out, self.suspect = reason, timed_out, suspect
+
+
+class WorkerProcess:
+    """One child process. A request that fails leaves it dead; make a new one then."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        code: Callable[[Path], Path] | None = None,
+        *,
+        name: str = "the runtime's process",
+        scratch: bool = True,
+    ) -> None:
+        """A child that runs ``command``.
+
+        Args:
+            command: the program and its arguments.
+            code: copies the child's source into the folder it is given (another Python).
+            name: what an error calls the child.
+            scratch: whether it gets a temporary folder, ``folder``.
+        """
+        self.name = name
+        temporary = TemporaryFolder("worker") if scratch or code is not None else None
+        self.folder = "" if temporary is None else str(temporary.path)
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
+        options: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=_environment(None if code is None else code(Path(self.folder))),
+            **options,
+        )
+        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        stdout = cast(BinaryIO, self.process.stdout)
+        threading.Thread(target=_pump, args=(stdout, self._frames), daemon=True).start()
+        self._finalizer = weakref.finalize(self, _end, self.process, temporary, self.errors)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child still runs and was not given up."""
+        return self._finalizer.alive and self.process.poll() is None
+
+    def request(
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes] = (),
+        *,
+        timeout_s: float,
+        watch: Watch | None = None,
+    ) -> Frame:
+        """Send a request and wait for its reply; ticks of life restart the clock.
+
+        ``watch(model, phase)`` is called at every tick, and while there is none.
+        Raises WorkerLost when the child dies or is silent for ``timeout_s``. Whatever interrupts
+        this ends the child: a late answer must not be taken for the next one.
+        """
+        try:
+            return self._exchange(header, blobs, timeout_s, watch)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _exchange(
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes],
+        timeout_s: float,
+        watch: Watch | None,
+    ) -> Frame:
+        silence = f"timed out after {timeout_s:g} s"
+        if not self._send(header, blobs, timeout_s):
+            raise WorkerLost(silence, timed_out=True)
+        suspect: int | None = None
+        phase = ""
+        while True:
+            try:
+                frame = self._next(timeout_s, watch, suspect, phase)
+            except queue.Empty:
+                while_ = f" while {phase}" if phase else ""
+                raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
+            if frame is None:
+                raise WorkerLost(self._death(), suspect=suspect)
+            if frame[0].get("reply") != "tick":
+                return frame
+            index = frame[0]["index"]
+            if frame[0]["phase"] or index < 0:
+                suspect, phase = (index if index >= 0 else None), frame[0]["phase"]
+
+    def _next(
+        self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
+    ) -> Frame | None:
+        """The next frame; queue.Empty after ``timeout_s`` of silence."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if watch is not None:
+                watch(suspect, phase)
+            left_s = max(deadline - time.monotonic(), 0.0)
+            try:
+                return self._frames.get(
+                    timeout=left_s if watch is None else min(left_s, WATCH_EVERY_S)
+                )
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _send(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> bool:
+        """Write the request; False when the child did not read it in time."""
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            self.process.kill()
+
+        watchdog = threading.Timer(timeout_s, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            write_frame(cast(BinaryIO, self.process.stdin), header, blobs)
+        except OSError:  # the child is gone; how it ended is read below
+            if expired.is_set():
+                return False
+            raise WorkerLost(self._death()) from None
+        finally:
+            watchdog.cancel()
+        return not expired.is_set()
+
+    def _death(self) -> str:
+        """How the child ended, in words."""
+        try:
+            code = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return f"{self.name} closed its connection"
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            return f"{self.name} died of {name}"
+        said = self.last_words()
+        return f"{self.name} ended with exit code {code}" + (f": {said}" if said else "")
+
+    def last_words(self) -> str:
+        """The last line that the child wrote to stderr."""
+        with contextlib.suppress(OSError, ValueError):
+            end = self.errors.seek(0, os.SEEK_END)
+            self.errors.seek(max(0, end - 2000))
+            lines = self.errors.read().decode(errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
+        return ""
+
+    def kill(self) -> None:
+        """End the child at once."""
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self._finalizer()
+
+    def close(self) -> None:
+        """Let the child end by itself, then make sure."""
+        self._finalizer()
+
+
+def _environment(code: Path | None) -> dict[str, str]:
+    """The parent's environment, in which the child finds this same package, or only ``code``."""
+    environment = dict(os.environ)
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
+        environment.pop("PYTHONHOME", None)
+        return environment
+    root = str(Path(__file__).resolve().parents[2])
+    known = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")
+    return environment
+
+
+def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | None]) -> None:
+    """Move frames from the pipe to the queue; None at its end."""
+    with contextlib.suppress(BrokenFrame, OSError, ValueError):
+        while (frame := read_frame(stdout)) is not None:
+            frames.put(frame)
+    frames.put(None)
+
+
+def _end(
+    process: subprocess.Popen[bytes], scratch: TemporaryFolder | None, errors: IO[bytes]
+) -> None:
+    """Close the child's stdin, wait a moment, kill it; remove its folder."""
+    with contextlib.suppress(OSError, ValueError):
+        cast(BinaryIO, process.stdin).close()
+    deadline = time.monotonic() + 1.0
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    errors.close()
+    if scratch is not None:
+        scratch.remove()
+'''
+
+SOURCES['factory.devices'] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
+'''
+
+SOURCES['factory.devices.context'] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
+
+The worker imports this: no imports.
+"""
+
+CONTEXT = "factory_context_"
 '''
 
 SOURCES['factory.devices.memory'] = r'''"""Most memory that a piece of work takes beyond what this process had before; Linux only.
@@ -967,7 +1306,7 @@ def peak_bytes() -> int | None:
 SOURCES['factory.devices.worker'] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
 
 A crash or a hang of the runtime ends this process and not the factory. It reads frames
-(factory/devices/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
+(factory/core/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
 and "run_batch". Between the pieces of a long request it sends "tick" frames that name the model
 it is busy with. It ends when stdin ends, also in the middle of a measurement, so that it never
 outlives its parent. Imports: standard library, numpy, onnxruntime.
@@ -989,8 +1328,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
+from factory.core.frames import pack_arrays, read_frame, unpack_arrays, write_frame
 from factory.devices import measure, placing, start_up
-from factory.devices.frames import pack_arrays, read_frame, unpack_arrays, write_frame
 
 TICK_EVERY_S = 0.5
 Frame = tuple[dict[str, Any], list[bytes]]
@@ -1162,229 +1501,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-'''
-
-SOURCES['factory.devices.process'] = r'''"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
-
-The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
-itself when its stdin ends: also when the factory is killed.
-"""
-
-from __future__ import annotations
-
-import contextlib
-import os
-import queue
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
-
-from factory.devices.frames import BrokenFrame, read_frame, write_frame
-
-COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
-Frame = tuple[dict[str, Any], list[bytes]]
-Watch = Callable[[int | None, str], None]
-WATCH_EVERY_S = 0.5
-
-
-class WorkerLost(Exception):
-    """The worker died or hung; ``suspect`` is the model it had announced, where known."""
-
-    def __init__(self, reason: str, *, timed_out: bool = False, suspect: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.timed_out, self.suspect = reason, timed_out, suspect
-
-
-class WorkerProcess:
-    """One child process. A request that fails leaves it dead; make a new one then."""
-
-    def __init__(
-        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
-    ) -> None:
-        """``code`` copies the worker's source into the folder it is given (another Python)."""
-        self.folder = tempfile.mkdtemp(prefix="factory-worker-")
-        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
-        options: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env=_environment(None if code is None else code(Path(self.folder))),
-            **options,
-        )
-        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        stdout = cast(BinaryIO, self.process.stdout)
-        threading.Thread(target=_pump, args=(stdout, self._frames), daemon=True).start()
-        self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the child still runs and was not given up."""
-        return self._finalizer.alive and self.process.poll() is None
-
-    def request(
-        self,
-        header: Mapping[str, Any],
-        blobs: Sequence[bytes] = (),
-        *,
-        timeout_s: float,
-        watch: Watch | None = None,
-    ) -> Frame:
-        """Send a request and wait for its reply; ticks of life restart the clock.
-
-        ``watch(model, phase)`` is called at every tick, and while there is none.
-        Raises WorkerLost when the child dies or is silent for ``timeout_s``. Whatever interrupts
-        this ends the child: a late answer must not be taken for the next one.
-        """
-        try:
-            return self._exchange(header, blobs, timeout_s, watch)
-        except BaseException:
-            self.kill()
-            raise
-
-    def _exchange(
-        self,
-        header: Mapping[str, Any],
-        blobs: Sequence[bytes],
-        timeout_s: float,
-        watch: Watch | None,
-    ) -> Frame:
-        silence = f"timed out after {timeout_s:g} s"
-        if not self._send(header, blobs, timeout_s):
-            raise WorkerLost(silence, timed_out=True)
-        suspect: int | None = None
-        phase = ""
-        while True:
-            try:
-                frame = self._next(timeout_s, watch, suspect, phase)
-            except queue.Empty:
-                while_ = f" while {phase}" if phase else ""
-                raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
-            if frame is None:
-                raise WorkerLost(self._death(), suspect=suspect)
-            if frame[0].get("reply") != "tick":
-                return frame
-            index = frame[0]["index"]
-            if frame[0]["phase"] or index < 0:
-                suspect, phase = (index if index >= 0 else None), frame[0]["phase"]
-
-    def _next(
-        self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
-    ) -> Frame | None:
-        """The next frame; queue.Empty after ``timeout_s`` of silence."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if watch is not None:
-                watch(suspect, phase)
-            left_s = max(deadline - time.monotonic(), 0.0)
-            try:
-                return self._frames.get(
-                    timeout=left_s if watch is None else min(left_s, WATCH_EVERY_S)
-                )
-            except queue.Empty:
-                if time.monotonic() >= deadline:
-                    raise
-
-    def _send(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> bool:
-        """Write the request; False when the child did not read it in time."""
-        expired = threading.Event()
-
-        def give_up() -> None:
-            expired.set()
-            self.process.kill()
-
-        watchdog = threading.Timer(timeout_s, give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            write_frame(cast(BinaryIO, self.process.stdin), header, blobs)
-        except OSError:  # the child is gone; how it ended is read below
-            if expired.is_set():
-                return False
-            raise WorkerLost(self._death()) from None
-        finally:
-            watchdog.cancel()
-        return not expired.is_set()
-
-    def _death(self) -> str:
-        """How the child ended, in words."""
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "the runtime closed its connection"
-        if code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = f"signal {-code}"
-            return f"the runtime's process died of {name}"
-        said = self.last_words()
-        return f"the runtime's process ended with exit code {code}" + (f": {said}" if said else "")
-
-    def last_words(self) -> str:
-        """The last line that the child wrote to stderr."""
-        with contextlib.suppress(OSError, ValueError):
-            end = self.errors.seek(0, os.SEEK_END)
-            self.errors.seek(max(0, end - 2000))
-            lines = self.errors.read().decode(errors="replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
-        return ""
-
-    def kill(self) -> None:
-        """End the child at once."""
-        with contextlib.suppress(OSError):
-            self.process.kill()
-        self._finalizer()
-
-    def close(self) -> None:
-        """Let the child end by itself, then make sure."""
-        self._finalizer()
-
-
-def _environment(code: Path | None) -> dict[str, str]:
-    """The parent's environment, in which the child finds this same package, or only ``code``."""
-    environment = dict(os.environ)
-    if code is not None:
-        environment["PYTHONPATH"] = str(code)
-        environment.pop("PYTHONHOME", None)
-        return environment
-    root = str(Path(__file__).resolve().parents[2])
-    known = environment.get("PYTHONPATH", "")
-    environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")
-    return environment
-
-
-def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | None]) -> None:
-    """Move frames from the pipe to the queue; None at its end."""
-    with contextlib.suppress(BrokenFrame, OSError, ValueError):
-        while (frame := read_frame(stdout)) is not None:
-            frames.put(frame)
-    frames.put(None)
-
-
-def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:
-    """Close the child's stdin, wait a moment, kill it; remove its folder."""
-    with contextlib.suppress(OSError, ValueError):
-        cast(BinaryIO, process.stdin).close()
-    deadline = time.monotonic() + 1.0
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-    errors.close()
-    shutil.rmtree(folder, ignore_errors=True)
 '''
 
 SOURCES['factory.devices.base'] = r'''"""What every device can do, whatever its transport: describe itself, time models, run one.
@@ -1660,6 +1776,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -1669,15 +1786,17 @@ if TYPE_CHECKING:
     from factory.devices.profile import DeviceProfile
 
 WORKER = ("-P", "-m", "factory.devices.worker")
+COMMAND = (sys.executable, *WORKER)
 PACKAGES = {
     "OpenVINOExecutionProvider": "onnxruntime-openvino==1.24.1",
     "QNNExecutionProvider": "onnxruntime==1.32.0 onnxruntime-qnn==2.7.0",
 }
 NEEDED_FILES = (
     "__init__.py",
+    "core/__init__.py",
+    "core/frames.py",
     "devices/__init__.py",
     "devices/context.py",
-    "devices/frames.py",
     "devices/measure.py",
     "devices/memory.py",
     "devices/placing.py",
@@ -1756,11 +1875,11 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import pack_arrays, unpack_arrays
+from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
-from factory.devices.environment import copy_worker, emulator, own_command
-from factory.devices.frames import pack_arrays, unpack_arrays
-from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
+from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
@@ -2366,13 +2485,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from factory.core.errors import FactoryError, InputError
+from factory.core.frames import pack_arrays, unpack_arrays
 from factory.devices.agent_facts import machine_facts, temperature_c
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_models import RefusedModel, check_wire_model
 from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.environment import COMMAND
 from factory.devices.local import LocalDevice
-from factory.devices.process import COMMAND
 
 Say = Callable[[Mapping[str, Any]], None]
 SAY_EVERY_S = 0.25
@@ -2596,7 +2715,7 @@ def _plan(header: Mapping[str, Any]) -> tuple[TimingPlan, int]:
 SOURCES['factory.devices.agent_server'] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
 
     GET  /v1/facts   the machine and its runtime, JSON
-    POST /v1/work    one frame (factory/devices/frames.py) with "command" describe, time or run;
+    POST /v1/work    one frame (factory/core/frames.py) with "command" describe, time or run;
                      answered in chunks, one JSON event a line; the contents of outputs follow
                      the last line as they are
 
@@ -2620,8 +2739,8 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO, cast
 
+from factory.core.frames import BrokenFrame, read_frame
 from factory.devices.agent_jobs import BadRequest, Jobs
-from factory.devices.frames import BrokenFrame, read_frame
 
 PROTOCOL = 1
 MEDIA_TYPE = "application/x-factory-frame"
@@ -2923,7 +3042,7 @@ from factory.devices.agent_facts import memory_mb
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_jobs import Jobs, Limits
 from factory.devices.agent_server import AgentServer
-from factory.devices.process import COMMAND
+from factory.devices.environment import COMMAND
 
 TOKEN_VARIABLE = "FACTORY_AGENT_TOKEN"
 DEFAULT_PORT = 8765

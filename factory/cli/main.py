@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from factory.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, FactoryError
+from factory.core.temporary import LOG_PREFIX, LOG_SUFFIX, remove_abandoned
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     _terminate_like_interrupt()
     _share_the_cores()
+    remove_abandoned()
     from factory.cli.app import app
 
     try:
@@ -111,7 +113,7 @@ def _unexpected(error: Exception, debug: bool) -> int:
 def _write_log(error: Exception) -> str:
     """The traceback in a new file; its path, or "" when even that cannot be written."""
     try:
-        handle, path = tempfile.mkstemp(prefix="factory-error-", suffix=".log")
+        handle, path = tempfile.mkstemp(prefix=LOG_PREFIX, suffix=LOG_SUFFIX)
         with os.fdopen(handle, "w") as stream:
             stream.write("command: factory " + shlex.join(sys.argv[1:]) + "\n\n")
             traceback.print_exception(error, file=stream)

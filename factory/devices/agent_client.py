@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from factory.core.errors import InputError
+from factory.core.frames import write_frame
 from factory.devices.agent_options import AgentOptions
 from factory.devices.agent_server import MEDIA_TYPE, PROTOCOL
-from factory.devices.frames import write_frame
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.1

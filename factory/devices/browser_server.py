@@ -19,9 +19,9 @@ from typing import Any
 from aiohttp import web
 
 from factory.core.errors import InputError
+from factory.core.frames import BrokenFrame, read_frame, write_frame
 from factory.devices.browser_files import PAGE, WEB, ort_files
 from factory.devices.browser_link import Job, Link, Refused
-from factory.devices.frames import BrokenFrame, read_frame, write_frame
 
 LONGEST_JSON = 4 << 20
 LONGEST_REPLY = 512 << 20

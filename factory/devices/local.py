@@ -18,11 +18,11 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import pack_arrays, unpack_arrays
+from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, in_chunks
-from factory.devices.environment import copy_worker, emulator, own_command
-from factory.devices.frames import pack_arrays, unpack_arrays
-from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
+from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile

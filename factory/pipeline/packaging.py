@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import read_json, sha256_file, write_atomic_bytes, write_atomic_text
+from factory.core.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from factory.pipeline.context import BuildContext
@@ -47,8 +47,8 @@ def write_package(ctx: BuildContext, tier: TierSection, out: Path) -> list[str]:
                 f"{out} is there and is no package", fix="name a new folder with --out"
             )
         shutil.rmtree(out)
-    with tempfile.TemporaryDirectory(prefix="factory-package-") as scratch:
-        folder = Path(scratch) / tier.name
+    with TemporaryFolder("package") as scratch:
+        folder = scratch / tier.name
         _fill(ctx, tier, folder)
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         if out.suffix == ".zip":

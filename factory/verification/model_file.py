@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.core.files import sha256_bytes
+from factory.core.temporary import TemporaryFolder
 from factory.graph.onnx_import import load_onnx
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def read_model(path_or_bytes: Path | str | bytes) -> ModelFile:
     Weights kept in a file beside the model are taken into the content.
     """
     if isinstance(path_or_bytes, bytes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
+        with TemporaryFolder("model") as folder:
+            path = folder / "model.onnx"
             path.write_bytes(path_or_bytes)
             return ModelFile(path_or_bytes, load_onnx(path))
     path = Path(path_or_bytes)

@@ -8,12 +8,12 @@ The file is a quarter of the size; the arithmetic is CoreML's own choice of 16 o
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from factory.core.temporary import TemporaryFolder
 from factory.deployment.flavours import Flavour
 from factory.deployment.passes.flatten_to_reshape import flatten_to_reshape
 from factory.deployment.passes.hard_swish_split import split_hard_swish
@@ -31,8 +31,8 @@ class CoreMl(Target):
         """Validity; that loading leaves no quantised node; how much CoreML takes."""
         import onnxruntime as ort
 
-        with tempfile.TemporaryDirectory(prefix="factory-coreml-") as folder:
-            unpacked = Path(folder) / "unpacked.onnx"
+        with TemporaryFolder("coreml") as folder:
+            unpacked = folder / "unpacked.onnx"
             options = ort.SessionOptions()
             options.add_session_config_entry(*UNPACK_AT_LOAD)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes, write_json
 from factory.core.progress import SILENT, Progress
+from factory.core.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from factory.deployment.gate_contract import GateConfig
@@ -94,12 +94,12 @@ def export(
         reduce_range=_reduced(profile),
         finetune_steps=finetune_steps,
     )
-    with tempfile.TemporaryDirectory(prefix="factory-export-") as scratch:
+    with TemporaryFolder("export") as scratch:
         from factory.pipeline.export_source import open_source
 
         source = open_source(
             model,
-            Path(scratch),
+            scratch,
             tier=tier,
             input=input,
             data=data,

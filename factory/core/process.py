@@ -1,4 +1,4 @@
-"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
+"""The parent's side of a child process: start it, talk to it, notice when it dies or hangs, end it.
 
 The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
 itself when its stdin ends: also when the factory is killed.
@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from factory.devices.frames import BrokenFrame, read_frame, write_frame
+from factory.core.frames import BrokenFrame, read_frame, write_frame
+from factory.core.temporary import TemporaryFolder
 
-COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
 Frame = tuple[dict[str, Any], list[bytes]]
 Watch = Callable[[int | None, str], None]
 WATCH_EVERY_S = 0.5
@@ -41,10 +39,24 @@ class WorkerProcess:
     """One child process. A request that fails leaves it dead; make a new one then."""
 
     def __init__(
-        self, command: Sequence[str] = COMMAND, code: Callable[[Path], Path] | None = None
+        self,
+        command: Sequence[str],
+        code: Callable[[Path], Path] | None = None,
+        *,
+        name: str = "the runtime's process",
+        scratch: bool = True,
     ) -> None:
-        """``code`` copies the worker's source into the folder it is given (another Python)."""
-        self.folder = tempfile.mkdtemp(prefix="factory-worker-")
+        """A child that runs ``command``.
+
+        Args:
+            command: the program and its arguments.
+            code: copies the child's source into the folder it is given (another Python).
+            name: what an error calls the child.
+            scratch: whether it gets a temporary folder, ``folder``.
+        """
+        self.name = name
+        temporary = TemporaryFolder("worker") if scratch or code is not None else None
+        self.folder = "" if temporary is None else str(temporary.path)
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
@@ -60,7 +72,7 @@ class WorkerProcess:
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         stdout = cast(BinaryIO, self.process.stdout)
         threading.Thread(target=_pump, args=(stdout, self._frames), daemon=True).start()
-        self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
+        self._finalizer = weakref.finalize(self, _end, self.process, temporary, self.errors)
 
     @property
     def alive(self) -> bool:
@@ -156,15 +168,15 @@ class WorkerProcess:
         try:
             code = self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "the runtime closed its connection"
+            return f"{self.name} closed its connection"
         if code < 0:
             try:
                 name = signal.Signals(-code).name
             except ValueError:
                 name = f"signal {-code}"
-            return f"the runtime's process died of {name}"
+            return f"{self.name} died of {name}"
         said = self.last_words()
-        return f"the runtime's process ended with exit code {code}" + (f": {said}" if said else "")
+        return f"{self.name} ended with exit code {code}" + (f": {said}" if said else "")
 
     def last_words(self) -> str:
         """The last line that the child wrote to stderr."""
@@ -207,7 +219,9 @@ def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | None]) -> None:
     frames.put(None)
 
 
-def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:
+def _end(
+    process: subprocess.Popen[bytes], scratch: TemporaryFolder | None, errors: IO[bytes]
+) -> None:
     """Close the child's stdin, wait a moment, kill it; remove its folder."""
     with contextlib.suppress(OSError, ValueError):
         cast(BinaryIO, process.stdin).close()
@@ -218,4 +232,5 @@ def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> No
         process.kill()
         process.wait()
     errors.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    if scratch is not None:
+        scratch.remove()
