@@ -260,8 +260,8 @@ def _load(model: bytes) -> Any:
 def _graph(model: bytes) -> OpGraph:
     """Canonical operators of a model in order of execution."""
     from factory.graph.canonical import canonicalise
+    from factory.graph.onnx_check import check_model
     from factory.graph.onnx_import import from_onnx
-    from factory.graph.onnx_load import check_model
 
     proto = _load(model)
     check_model(proto)

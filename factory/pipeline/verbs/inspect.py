@@ -73,7 +73,7 @@ def _is_onnx(name: str) -> bool:
 def _onnx_graph(name: str) -> OpGraph:
     from factory.graph.onnx_import import from_onnx, load_onnx
 
-    return from_onnx(load_onnx(name))
+    return from_onnx(load_onnx(name, weights=False))
 
 
 def _describe(name: str, kind: str, graph: OpGraph) -> dict[str, Any]:
