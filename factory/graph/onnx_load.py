@@ -50,12 +50,25 @@ def load_onnx(path: Path | str, *, weights: bool = True) -> onnx.ModelProto:
 
 def examine(path: str, where: str) -> None:
     """All checks of a file; run in the guarded child."""
+    examine_model(open_unchecked(Path(path), where, weights=False), where)
+
+
+def open_unchecked(path: Path, where: str, *, weights: bool = True) -> onnx.ModelProto:
+    """The model of a file whose parts are sound, its graph not looked at yet."""
+    model = parse_onnx(path.read_bytes(), where)
+    check_structure(model, where, path.parent)
+    return _read(path, model, weights)
+
+
+def examine_model(model: onnx.ModelProto, where: str) -> None:
+    """Operators, shapes and graph of ``model``; only within the guarded child.
+
+    Raises:
+        InputError: any of them is wrong.
+    """
     from factory.graph.onnx_import import from_onnx
 
-    model = parse_onnx(Path(path).read_bytes(), where)
-    check_structure(model, where, Path(path).parent)
     check_model(model, where)
-    _read(Path(path), model, weights=False)
     with foreign_errors(f"{where} is not a valid ONNX model"):
         inferred = shape_inference.infer_shapes(_without_weights(model))
         onnx.checker.check_model(inferred)
@@ -151,6 +164,31 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     with foreign_errors(f"the functions of model {model.graph.name!r} cannot be inlined"):
         return inliner.inline_local_functions(model)
+
+
+def with_shapes(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """``model`` with all shapes inferred anew, strictly, and checked.
+
+    Raises:
+        InputError: ``what``, with ONNX's reason.
+    """
+    del model.graph.value_info[:]
+    with foreign_errors(what):
+        model = shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
+        onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def weight_files_bytes(path: Path) -> int:
+    """Bytes of the files beside ``path`` that its model names."""
+    model = parse_onnx(path.read_bytes(), str(path))
+    entries = (e for tensor, _ in _tensors(model.graph, False) for e in tensor.external_data)
+    places = {entry.value for entry in entries if entry.key == "location"}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return sum(f.stat().st_size for f in (path.parent / place for place in places))
+    return 0
 
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:

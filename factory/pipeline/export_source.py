@@ -164,7 +164,9 @@ def _foreign_source(
 ) -> ExportSource:
     import onnx
 
-    shape = _image_shape(proto, origin)
+    from factory.deployment.sources import input_shape
+
+    shape = input_shape(proto, origin)
     known = {p.key: p.value for p in proto.metadata_props}
     preprocessing = _preprocessing(known, shape, origin, mean, std)
     classes = _classes(proto)
@@ -227,17 +229,6 @@ def _foreign_source(
         trainable=trainable,
         not_trainable=not_trainable,
     )
-
-
-def _image_shape(proto: onnx.ModelProto, origin: str) -> tuple[int, int, int]:
-    dims = tuple(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim)
-    if len(proto.graph.input) != 1 or len(dims) != 4 or dims[0] != 1:
-        raise InputError(
-            f"{origin} does not take one picture [1,C,H,W]",
-            why=f"{len(proto.graph.input)} inputs, the first of shape {dims}",
-            fix="only such models can be exported; `factory verify` measures any",
-        )
-    return dims[1], dims[2], dims[3]
 
 
 def _classes(proto: onnx.ModelProto) -> int:
