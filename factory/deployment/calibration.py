@@ -54,6 +54,14 @@ def calibrate(
     """
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
+    taken = model.graph.input[0]
+    kind = taken.type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        raise InputError(
+            f"the input {taken.name!r} takes {onnx.TensorProto.DataType.Name(kind).lower()}",
+            why="int8 files are calibrated with pictures in 32-bit floats",
+            fix="export the network without the conversion of its input",
+        )
     kinds = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
