@@ -9,7 +9,8 @@ from typing import Any, Literal
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
-from factory.core.files import read_json, sha256_bytes, write_json
+from factory.core.files import sha256_bytes, write_json
+from factory.core.reading import read_json
 from factory.core.validation import validate
 from factory.deployment.metadata import parse_props
 

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT
+from factory.core.reading import read_json
 from factory.pipeline.context import BuildContext
 from factory.pipeline.lock import locked
 from factory.pipeline.recipe import TierSection

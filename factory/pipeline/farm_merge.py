@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json, sha256_file, write_json
+from factory.core.files import sha256_file, write_json
+from factory.core.reading import read_json
 from factory.devices.profile import DeviceProfile
 from factory.profiling.rows import Row
 from factory.profiling.table import LatencyTable, table_name

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, unknown_name
-from factory.core.files import read_json, sha256_file, write_atomic_bytes, write_atomic_text
+from factory.core.files import sha256_file, write_atomic_bytes, write_atomic_text
+from factory.core.reading import read_json
 
 if TYPE_CHECKING:
     from factory.pipeline.context import BuildContext

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json
+from factory.core.reading import read_json
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import NO_LATENCY
 from factory.pipeline.recipe_loading import fingerprint

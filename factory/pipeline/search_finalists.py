@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import BudgetError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile
 from factory.latency.predictor import LatencyPredictor

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 
 SCHEMA_VERSION = 1
 LARGEST_STEP = 0.97  # a new target is at most this share of the one before

@@ -20,8 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT, Progress
+from factory.core.reading import read_json
 from factory.data.image_data import ImageData
 from factory.search import checkpoint, diagnostics
 from factory.search.axes import AXES

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import InputError
-from factory.core.files import read_json
+from factory.core.reading import read_json
 from factory.spaces.genotype import Genotype
 from factory.spaces.nas_bench_201 import Cell201
 

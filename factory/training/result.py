@@ -11,7 +11,8 @@ import safetensors.torch
 from torch import Tensor
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_atomic_bytes, write_atomic_text, write_json
+from factory.core.files import write_atomic_bytes, write_atomic_text, write_json
+from factory.core.reading import read_json
 from factory.training.checkpoint import refuse_other_run
 
 SCHEMA_VERSION = 1

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, sha256_file, write_json
+from factory.core.files import sha256_file, write_json
+from factory.core.reading import read_json
 from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.devices.base import Device, open_device
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
