@@ -206,9 +206,9 @@ def _check(document: Any, *, finite: bool) -> None:
         container, depth, _, _ = entry
         if depth > DEEPEST:
             raise ValueError(f"more than {DEEPEST} tables or lists inside each other")
-        is_table = isinstance(container, dict)
-        for key, value in container.items() if is_table else enumerate(container):
-            if is_table and (fault := _text_fault(key)):
+        items: Any = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in items:
+            if isinstance(key, str) and (fault := _text_fault(key)):
                 raise ValueError(f"a key {fault}{_place(entry)}")
             if isinstance(value, dict | list):
                 stack.append((value, depth + 1, key, entry))
