@@ -65,21 +65,6 @@ def write_json(path: Path | str, value: Any) -> None:
     write_atomic_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str, what: str = "file") -> Any:
-    """Read a JSON file; raises InputError that names the file and the line of the fault."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist", fix="check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{what} {path} is a folder", fix="name a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{what} {path} is not valid JSON", why=str(error), fix="repair or remove it"
-        ) from None
-
-
 def sha256_bytes(content: bytes) -> str:
     """Hex SHA-256 of ``content``."""
     return hashlib.sha256(content).hexdigest()

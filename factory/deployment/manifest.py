@@ -10,8 +10,9 @@ import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, sha256_bytes, write_json
+from factory.core.files import sha256_bytes, write_json
 from factory.core.guard import guarded
+from factory.core.reading import read_json
 from factory.core.validation import validate
 from factory.deployment.metadata import parse_props
 from factory.graph.onnx_load import file_bytes, parse_onnx

@@ -77,7 +77,9 @@ def network_of(spec: str, *, seed: int = 0, weights: Path | None = None) -> nn.M
     torch.manual_seed(seed)
     network = _call(spec)
     if weights is not None:
-        _load_weights(network, weights)
+        from factory.training.weights import load_weights
+
+        load_weights(network, weights)
     return network
 
 
@@ -119,19 +121,6 @@ def _call(spec: str) -> nn.Module:
             fix="give a function that returns the network",
         )
     return network
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    from factory.training.weights import load_weights
-
-    if not path.is_file():
-        raise InputError(f"weights {path} do not exist", fix="check the path")
-    try:
-        load_weights(network, path)
-    except Exception as error:
-        raise InputError(
-            f"the weights {path} do not fit the network", why=" ".join(str(error).split())[:200]
-        ) from None
 
 
 def from_file(path: Path, image_shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:

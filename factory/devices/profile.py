@@ -6,13 +6,13 @@ docs/formats/device-profile.md and every field's text below is its help.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 
 from factory.core.errors import InputError, nearest
+from factory.core.reading import is_file, is_folder, read_toml
 from factory.core.resources import find_resources
 from factory.core.validation import validate
 from factory.devices.adb_options import AdbOptions
@@ -144,14 +144,7 @@ def list_profiles() -> dict[str, Path]:
 def load_profile(id_or_path: str | Path) -> DeviceProfile:
     """The profile of that id, or from that file; InputError in one sentence otherwise."""
     path = _find(id_or_path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"device profile {path} is not valid TOML", why=str(error), fix="repair that line"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot read device profile {path}", why=str(error.strerror)) from None
+    data = read_toml(path, "device profile")
     profile = validate(DeviceProfile, data, where=f"device profile {path}")
     if profile.id != path.stem:
         raise InputError(
@@ -182,9 +175,9 @@ def _find(id_or_path: str | Path) -> Path:
     if name in known:
         return known[name]
     path = Path(id_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"device profile {path} is a folder", fix="name a TOML file")
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise InputError(

@@ -8,7 +8,10 @@ amount of memory on a file that somebody damaged. So a file is examined in a chi
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 
 from factory.core.errors import FactoryError, InputError
 from factory.core.guard import guarded
+from factory.core.reading import path_errors, read_bytes
 from factory.graph.onnx_check import check_model, check_sizes, check_structure, not_onnx
 
 LARGEST_BYTES = 2**31 - 1  # of a protobuf
@@ -45,7 +49,7 @@ def load_onnx(path: Path | str, *, weights: bool = True) -> onnx.ModelProto:
         path=str(path.absolute()),
         where=str(path),
     )
-    return _read(path, parse_onnx(path.read_bytes(), str(path)), weights)
+    return _read(path, parse_onnx(_content(path), str(path)), weights)
 
 
 def examine(path: str, where: str) -> None:
@@ -55,7 +59,7 @@ def examine(path: str, where: str) -> None:
 
 def open_unchecked(path: Path, where: str, *, weights: bool = True) -> onnx.ModelProto:
     """The model of a file whose parts are sound, its graph not looked at yet."""
-    model = parse_onnx(path.read_bytes(), where)
+    model = parse_onnx(_content(path), where)
     check_structure(model, where, path.parent)
     return _read(path, model, weights)
 
@@ -94,17 +98,17 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def file_bytes(path: Path) -> int:
     """Size of the file; InputError where there is none to read."""
-    try:
-        if path.is_dir():
-            raise InputError(f"model {path} is a folder", fix="name an .onnx file")
-        if not path.exists():
-            raise InputError(f"model {path} does not exist", fix="check the path")
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {path} cannot be read", why=str(error)) from None
-    if size == 0:
+    with path_errors(path, "model"):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if found.st_size == 0:
         raise InputError(f"model {path} is empty", fix="export it again")
-    return size
+    return found.st_size
+
+
+def _content(path: Path) -> bytes:
+    return read_bytes(path, "model", most_mb=math.inf)
 
 
 def _read(path: Path, model: onnx.ModelProto, weights: bool) -> onnx.ModelProto:
@@ -183,7 +187,7 @@ def with_shapes(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
 
 def weight_files_bytes(path: Path) -> int:
     """Bytes of the files beside ``path`` that its model names."""
-    model = parse_onnx(path.read_bytes(), str(path))
+    model = parse_onnx(_content(path), str(path))
     entries = (e for tensor, _ in _tensors(model.graph, False) for e in tensor.external_data)
     places = {entry.value for entry in entries if entry.key == "location"}
     with contextlib.suppress(OSError, ValueError, TypeError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes
 from factory.core.progress import SILENT, Progress
+from factory.core.reading import read_names
 from factory.pipeline.export_pictures import folder_pictures, made_up_pictures, trainable_on
 from factory.pipeline.shapes import parse_shape
 
@@ -273,11 +274,7 @@ def _label_names(labels: str | Path | None, known: dict[str, str], classes: int)
         said = parse_props(known).get("class_names")
         return tuple(str(n) for n in said) if isinstance(said, list) else ()
     path = Path(labels)
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the labels {path}", why=str(error)) from None
-    names = tuple(name for name in names if name)
+    names = tuple(read_names(path, "labels"))
     if len(names) != classes:
         raise InputError(
             f"{path} has {len(names)} labels but the model has {classes} outputs",

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import BudgetError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
+from factory.core.validation import checked
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile
 from factory.latency.predictor import LatencyPredictor
@@ -106,7 +108,9 @@ def check_on_chips(
     ctx: BuildContext, tier: TierSection, architecture: Any, path: Path
 ) -> dict[str, float | None]:
     """Median latency with random weights on every chip of the tier, measured once; kept in path."""
-    checks: dict[str, float | None] = read_json(path, "finalists") if path.exists() else {}
+    checks: dict[str, float | None] = {}
+    if path.exists():
+        checks = checked(dict[str, float | None], read_json(path, "finalists"), str(path))
     own = ctx.device(tier)
     found: dict[str, float | None] = {}
     for profile in (own, *ctx.also(tier)):

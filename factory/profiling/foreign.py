@@ -12,7 +12,6 @@ import csv
 import io
 import operator
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import pydantic
 
 from factory.core.errors import InputError, nearest
+from factory.core.reading import read_text, read_toml
 from factory.core.validation import validate
 from factory.graph.kernel import Kernel
 from factory.profiling.rows import Row
@@ -120,17 +120,7 @@ class Foreign:
 
 def read_mapping(path: Path | str) -> TableMapping:
     """The mapping in a TOML file; InputError in one sentence otherwise."""
-    path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"mapping {path} does not exist", fix="write one, see docs/formats/table-mapping.md"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read mapping {path}", why=str(error)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"mapping {path} is not valid TOML", why=str(error)) from None
+    data = read_toml(path, "mapping", fix="write one, see docs/formats/table-mapping.md")
     return validate(TableMapping, data, where=f"mapping {path}")
 
 
@@ -142,13 +132,7 @@ def read_foreign(path: Path | str, mapping: TableMapping) -> Foreign:
             or times that cannot be in the unit that the mapping says.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", fix="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}", why=str(error)) from None
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(read_text(path, "table")))
     _check_columns(path, mapping, list(reader.fieldnames or []))
     found = Foreign(mapping)
     for number, cells in enumerate(reader, start=2):

@@ -16,6 +16,7 @@ from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.files import disk_errors
 from factory.core.provenance import provenance
+from factory.core.reading import read_bytes
 from factory.core.resources import search_path
 from factory.devices.profile import DeviceProfile
 from factory.profiling.quarantine import load_quarantine, row_id
@@ -34,6 +35,8 @@ from factory.profiling.table_file import (
 
 if TYPE_CHECKING:
     import pandas
+
+UNMEASURED = "measure it with `factory profile`"
 
 
 class LatencyTable(Closing):
@@ -76,7 +79,7 @@ class LatencyTable(Closing):
     def read(cls, path: Path | str) -> LatencyTable:
         """Read a table; a row cut at the end is left out, every other fault is an InputError."""
         path = Path(path)
-        return cls._of(path, _content(path))[0]
+        return cls._of(path, read_bytes(path, "latency table", fix=UNMEASURED))[0]
 
     @classmethod
     def outline(cls, path: Path | str, kernels: Collection[str] = ()) -> LatencyTable:
@@ -85,7 +88,8 @@ class LatencyTable(Closing):
         For a table that was read as a whole before: other rows are not looked at, damaged or not.
         """
         path = Path(path)
-        header, rows = outline_of(path, _content(path), set(kernels))
+        content = read_bytes(path, "latency table", fix=UNMEASURED)
+        header, rows = outline_of(path, content, set(kernels))
         return cls(path, header, rows)
 
     @classmethod
@@ -202,19 +206,6 @@ class LatencyTable(Closing):
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            f"latency table {path} does not exist", fix="measure it with `factory profile`"
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"latency table {path} is a folder", fix="name a CSV file") from None
-    except OSError as error:
-        raise InputError(f"cannot read latency table {path}", why=str(error.strerror)) from None
 
 
 def table_name(describe: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json, write_atomic_text
+from factory.core.files import write_atomic_text
+from factory.core.reading import read_json
 from factory.reporting.artefacts import Json, mapping, number, records
 from factory.reporting.formatting import UNKNOWN, show_macs, show_ms, show_percent, show_size
 from factory.reporting.page import render_page

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from factory.core.errors import InputError, nearest, unknown_name
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.spaces.activations import EMITTERS
 
 SCHEMA_VERSION = 1

@@ -217,9 +217,9 @@ def _open(path: Path) -> BaseStorage:
                     stream.truncate(whole)
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # Optuna applies every line as it is, whatever it holds
         raise InputError(
             f"{path} is not a journal of trials",
-            why=" ".join(str(error).split())[:200],
+            why=f"{type(error).__name__}: {error}",
             fix="remove it to start afresh",
         ) from None
