@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from factory.core.errors import InputError
 from factory.core.files import sha256_bytes, write_json
 from factory.core.guard import guarded
-from factory.core.reading import read_json
+from factory.core.reading import read_bytes, read_json
 from factory.core.validation import validate
 from factory.deployment.metadata import parse_props
 from factory.graph.onnx_load import file_bytes, parse_onnx
@@ -71,7 +72,7 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
 def describe_model(path: Path | str) -> ModelManifest:
     """The manifest of an ONNX file as it is on disk."""
     path = Path(path)
-    content = path.read_bytes()
+    content = read_bytes(path, "model", most_mb=math.inf)
     model = parse_onnx(content, str(path))
     weights = {initializer.name for initializer in model.graph.initializer}
     nodes = Counter(node.op_type for node in model.graph.node)
