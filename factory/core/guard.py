@@ -5,7 +5,7 @@ The child is started at the first call (or by :func:`start`, which does not wait
 request after the other and ends with this process. The function it is asked for is named as
 "module:function"; its arguments and its value are plain (JSON), or bytes for the value.
 
-    python -P -m factory.core.guard          # the child: frames on stdin and stdout
+    python -P -m factory.core.guard [MODULE]    # the child, MODULE imported; frames on stdin, stdout
 """
 
 from __future__ import annotations
@@ -37,12 +37,17 @@ _owner = 0  # the process that started the child; one forked from it starts its 
 _inside = False
 
 
-def start() -> None:
-    """Start the child where there is none, without waiting for it."""
+def start(module: str = "") -> None:
+    """Start the child where there is none, without waiting for it.
+
+    Called before this process imports what it needs, both import at the same time; ``module`` is
+    what the child imports.
+    """
     global _child, _owner
     with _lock:
         if _owner != os.getpid() or _child is None or not _child.alive:
-            _child, _owner = WorkerProcess(COMMAND, name="its process", scratch=False), os.getpid()
+            command = (*COMMAND, module) if module else COMMAND
+            _child, _owner = WorkerProcess(command, name="its process", scratch=False), os.getpid()
 
 
 def stop() -> None:
@@ -77,7 +82,8 @@ def guarded(function: str, what: str, size_bytes: int, **arguments: Any) -> Any:
         start()
         assert _child is not None
         try:
-            _child.request({"function": "", "limit_s": START_S}, timeout_s=START_S)
+            hello = {"module": function.partition(":")[0], "limit_s": START_S}
+            _child.request(hello, timeout_s=START_S)
         except WorkerLost as lost:
             raise InputError(
                 "the process that checks files does not start",
@@ -106,25 +112,29 @@ def _call(function: str, arguments: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(module), name)(**arguments)
 
 
-def serve() -> None:
-    """Answer until stdin ends."""
+def serve(module: str = "") -> None:
+    """Answer until stdin ends; ``module`` is imported first."""
     global _inside
     _inside = True
     with contextlib.suppress(ValueError, OSError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes to stderr, not between the frames
+    if module:
+        importlib.import_module(module)
     while (frame := read_frame(sys.stdin.buffer)) is not None:
         request, _ = frame
         _end_at(request["limit_s"])
         reply, blobs = _answer(request)
         _end_at(0)
         write_frame(out, {**reply, "size_mb": _resident_mb()}, blobs)
+    os._exit(0)  # at once: there is nothing to put away, and the parent waits
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    if not request["function"]:
-        return {"reply": "ready", "value": None}, []
+    if "module" in request:
+        importlib.import_module(request["module"])
+        return {"reply": "ready"}, []
     _limit_memory(request["memory_mb"])
     try:
         value = _call(request["function"], request["arguments"])
@@ -178,4 +188,4 @@ def _resident_mb() -> float:
 if __name__ == "__main__":
     from factory.core import guard
 
-    guard.serve()
+    guard.serve(*sys.argv[1:2])

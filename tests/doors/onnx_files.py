@@ -113,20 +113,18 @@ def _verify(content: bytes, folder: Path) -> object:
     return found.to_dict()
 
 
-@functools.cache
-def _here() -> LocalDevice:
-    return LocalDevice(HERE, memory_limit_mb=2048)
+def _measured(model: ModelFile) -> object:
+    with LocalDevice(HERE, memory_limit_mb=2048) as device:
+        return [timing.to_dict() for timing in device.time_many([model.content], SHORT)]
 
 
 def _measure(content: bytes, folder: Path) -> object:
-    model = read_model(_file(folder, content))
-    return [timing.to_dict() for timing in _here().time_many([model.content], SHORT)]
+    return _measured(read_model(_file(folder, content)))
 
 
 def _measure_unread(content: bytes, folder: Path) -> object:
     """A file in ORT format is measured without being understood."""
-    model = ModelFile(content, None)
-    return [timing.to_dict() for timing in _here().time_many([model.content], SHORT)]
+    return _measured(ModelFile(content, None))
 
 
 def _run(content: bytes, folder: Path) -> object:
