@@ -5,7 +5,7 @@ The child is started at the first call (or by :func:`start`, which does not wait
 request after the other and ends with this process. The function it is asked for is named as
 "module:function"; its arguments and its value are plain (JSON), or bytes for the value.
 
-    python -P -m factory.core.guard [MODULE]    # the child, MODULE imported; frames on stdin, stdout
+    python -P -m factory.core.guard [MODULE]     # the child, with MODULE imported; frames
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from factory.core.process import WorkerLost, WorkerProcess
 
 COMMAND = (sys.executable, "-P", "-m", "factory.core.guard")
 START_S = 120.0
-LIMIT_S, LIMIT_S_A_MB = 25.0, 0.5
+LIMIT_S, LIMIT_S_A_MB = 20.0, 0.5
 MEMORY_MB, MEMORY_MB_A_MB = 4096, 12
 """What a request may take beyond what the child has: for any file, and for each MB of it."""
 KEPT_MB = 600

@@ -7,6 +7,7 @@ set, every node named. Our own trained tiers come from :mod:`factory.deployment.
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 OLDEST_OPSET = 17
+MOST_VALUES = 2**24  # of a picture: calibration holds hundreds of them
 OLDEST_IR = 4  # from here on weights need not be inputs
 MIN_SIGNAL_DB = 80.0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -161,8 +163,8 @@ def cleaned_file(path: str, where: str, image_shape: Sequence[int] | None) -> by
             why="targets are made from the fp32 model",
             fix="give the fp32 file, or check this one with `factory verify`",
         )
-    examine_model(model, where)
     input_shape(model, where)
+    examine_model(model, where)
     clean = _cleaned(_newer(model), model, where)
     with foreign_errors(f"the cleaned model of {where} cannot be written"):
         content: bytes = clean.SerializeToString()
@@ -178,6 +180,12 @@ def input_shape(model: onnx.ModelProto, where: str) -> tuple[int, int, int]:
             why=f"{len(model.graph.input)} inputs, the first of shape {dims}",
             fix="only such models can be exported; `factory verify` measures any",
         )
+    if math.prod(dims) > MOST_VALUES:
+        raise InputError(
+            f"{where} takes a picture of {'x'.join(map(str, dims[1:]))} values",
+            why=f"at most {MOST_VALUES:,} are exported",
+            fix="export the network for a smaller picture",
+        )
     return dims[1], dims[2], dims[3]
 
 
@@ -185,7 +193,7 @@ def _fixed(
     model: onnx.ModelProto, where: str, image_shape: Sequence[int] | None
 ) -> onnx.ModelProto:
     """``model`` with fixed input shapes and without weights among its inputs."""
-    from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_input_shape_fixed
+    from onnxruntime.tools.onnx_model_utils import fix_output_shapes
 
     weights = {w.name for w in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -194,7 +202,7 @@ def _fixed(
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, OLDEST_IR)
-    for value in inputs[:1]:
+    for value in model.graph.input[:1]:
         dims = list(value.type.tensor_type.shape.dim)
         shape = [max(d.dim_value, 0) for d in dims]
         if len(shape) != 4 or all(size > 0 for size in shape):
@@ -207,8 +215,13 @@ def _fixed(
                 why="a latency belongs to fixed shapes",
                 fix="give it with --input, for example --input 3x224x224",
             )
-        with foreign_errors(f"the input {value.name!r} of {where} cannot be fixed to {merged}"):
-            make_input_shape_fixed(model.graph, value.name, merged)
+        for dim, size in zip(dims, merged, strict=True):
+            dim.dim_value = size  # in the place of a name
+        del model.graph.value_info[:]
+        for made in model.graph.output:  # what follows from the old sizes
+            for dim in made.type.tensor_type.shape.dim:
+                if dim.dim_value < 1:
+                    dim.Clear()
     with silenced(), foreign_errors(f"{where} is not a valid ONNX model"):
         fix_output_shapes(model)
     return model
