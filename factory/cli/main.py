@@ -103,6 +103,13 @@ def _unexpected(error: Exception, debug: bool) -> int:
             "what is done is kept."
         )
         return EXIT_WRONG_INPUT
+    if isinstance(error, MemoryError):
+        _say(
+            "error: there is not enough memory"
+            + (f" ({' '.join(str(error).split())[:200]})" if str(error) else "")
+            + "; close other programs, or give a smaller input."
+        )
+        return EXIT_WRONG_INPUT
     log = "" if debug else _write_log(error)
     where = f"; the details are in {log}" if log else "; run it again with --debug for details"
     text = " ".join(str(error).split())[:300]

@@ -39,6 +39,7 @@ REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
+MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
 
 
@@ -197,6 +198,8 @@ def random_input(
         raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
     if kind not in NUMPY_TYPES:
         raise ValueError(f"input {name!r} has the unsupported type {kind}")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
     dtype = np.dtype(NUMPY_TYPES[kind])
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
