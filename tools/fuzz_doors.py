@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import select
@@ -230,10 +231,10 @@ def main() -> int:
         f"{'hangs':>5} {'leftovers':>9} {'longest':>8} {'peak MB':>7} {'seconds':>7}",
         file=sys.stderr if args.json else sys.stdout,
     )
-    share, more = divmod(args.inputs, len(names))
-    for number, name in enumerate(names):
+    shares = sum(known[name].share for name in names)
+    for name in names:
         with tempfile.TemporaryDirectory(prefix="fuzz-doors-") as scratch:
-            inputs = share + (number < more)
+            inputs = math.ceil(args.inputs * known[name].share / shares)
             tallies[name] = watch(name, args, inputs, Path(scratch) / "run", out)
         if not args.json:
             print(line_of(name, tallies[name]), flush=True)

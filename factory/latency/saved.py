@@ -140,8 +140,9 @@ class SavedRegressors(Mapping[str, KindRegressor]):
 
     def __getitem__(self, name: str) -> KindRegressor:
         if name not in self._made:
+            saved = self._saved[name]
             with damaged(self._path, f"regressor {name!r}: "):
-                self._made[name] = KindRegressor.from_dict(dict(self._saved[name]))
+                self._made[name] = KindRegressor.from_dict(dict(saved))
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:

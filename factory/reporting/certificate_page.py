@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.files import write_atomic_text
-from factory.core.reading import read_json
 from factory.reporting.artefacts import Json, mapping, number, records
 from factory.reporting.formatting import UNKNOWN, show_macs, show_ms, show_percent, show_size
 from factory.reporting.page import render_page
+from factory.verification.certificate import Certificate
 
 
 def write_certificate_page(certificate: Path | str, out: Path | str) -> Path:
-    """Write the page of the certificate JSON ``certificate`` to ``out``."""
+    """Write the page of the certificate JSON ``certificate`` to ``out``; InputError if none."""
     out = Path(out)
-    value = read_json(certificate, "certificate")
+    value = Certificate.load(certificate).model_dump(mode="json")
     write_atomic_text(out, render_certificate(value, Path(certificate).name))
     return out
 
