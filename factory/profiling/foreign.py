@@ -132,10 +132,10 @@ def read_foreign(path: Path | str, mapping: TableMapping) -> Foreign:
             or times that cannot be in the unit that the mapping says.
     """
     path = Path(path)
-    reader = csv.DictReader(io.StringIO(read_text(path, "table")))
-    _check_columns(path, mapping, list(reader.fieldnames or []))
+    header, lines = _parsed(path)
+    _check_columns(path, mapping, header)
     found = Foreign(mapping)
-    for number, cells in enumerate(reader, start=2):
+    for number, cells in enumerate(lines, start=2):
         if None in cells or None in cells.values():
             found.refused.append(f"line {number}: another number of cells than columns")
             continue
@@ -154,6 +154,15 @@ def read_foreign(path: Path | str, mapping: TableMapping) -> Foreign:
         )
     _check_unit(path, mapping, found.rows)
     return found
+
+
+def _parsed(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    """Names of the columns, and the cells of every line by them."""
+    reader = csv.DictReader(io.StringIO(read_text(path, "table")))
+    try:
+        return list(reader.fieldnames or []), list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path} is not CSV", why=f"line {reader.line_num}: {error}") from None
 
 
 def _check_columns(path: Path, mapping: TableMapping, header: list[str]) -> None:

@@ -699,7 +699,7 @@ DOORS = [
     Door("device-profile", lambda: [SIMULATED, AGENT], _profile, "toml"),
     Door("table-mapping", lambda: [MAPPING], lambda c, f: _import(c, FOREIGN, f), "toml"),
     Door("foreign-table", lambda: [FOREIGN], lambda c, f: _import(MAPPING, c, f), "csv"),
-    Door("table-check", lambda: [_table()], _check_table, "csv"),
+    Door("table-check", lambda: [_table()], _check_table, "csv", share=0.3),
     Door("table-merge", lambda: [_table()], _merge_tables, "csv"),
     Door("table-fit", lambda: [_table()], _fit_table, "csv", share=0.2),
     Door("quarantine", _quarantine_seeds, _quarantine, "json"),
