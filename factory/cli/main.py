@@ -16,7 +16,28 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from factory.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, FactoryError
+from factory.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_WRONG_INPUT,
+    FactoryError,
+    InputError,
+)
+
+LONGEST_WORD = 4096  # characters of an argument; no path of a file is longer
+# What a system says against a path that a person gave; every verb is at the mercy of these.
+REFUSED_PATH = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTEMPTY,
+)
 
 
 def main() -> None:
@@ -39,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     from factory.cli.app import app
 
     try:
+        _check_words(arguments)
         result = app(args=arguments, prog_name="factory", standalone_mode=False)
     except FactoryError as error:
         if debug:
@@ -54,6 +76,25 @@ def run(arguments: Sequence[str]) -> int:
     if result == EXIT_INTERRUPTED:
         _say(f"interrupted; to go on: {command_line(arguments)}")
     return result if isinstance(result, int) else EXIT_OK
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse what can be no name, number or path, before any part of the factory sees it."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{word!r} is not UTF-8 text", fix="rename the file and give its new name"
+            ) from None
+        if "\0" in word:
+            raise InputError(f"{word!r} holds a null character", fix="leave it out")
+        if len(word) > LONGEST_WORD:
+            raise InputError(
+                f"an argument of {len(word)} characters is too long",
+                why=f"{word[:40]}...",
+                fix=f"give at most {LONGEST_WORD}",
+            )
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -94,6 +135,14 @@ def _unexpected(error: Exception, debug: bool) -> int:
         return EXIT_WRONG_INPUT
     if debug:
         traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in REFUSED_PATH:
+        told = InputError(
+            f"cannot use {error.filename}" if error.filename else "a path cannot be used",
+            why=error.strerror or "",
+            fix="check the path",
+        )
+        _say(f"error: {told}")
+        return EXIT_WRONG_INPUT
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         at = f" while writing {error.filename}" if error.filename else ""
         _say(

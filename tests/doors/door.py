@@ -33,6 +33,7 @@ class Door:
         form: how the input is changed beside its bytes: "json", "toml", "lines" (JSON lines),
             "csv", "words" (separated by null bytes), "header" (safetensors) or "binary".
         share: of the inputs, where one takes long.
+        refused: makes inputs that are rightly refused, to be changed as the seeds are.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Door:
     feed: Callable[[bytes, Path], object]
     form: str = "binary"
     share: float = 1.0
+    refused: Callable[[], Sequence[bytes]] = tuple
 
 
 @dataclass(frozen=True)
