@@ -34,6 +34,7 @@ from door import Door, ask, known_doors  # noqa: E402
 from mutations import mutated  # noqa: E402
 
 START_S = 300.0  # to import what a door needs and to make its seeds
+OF_LIBRARIES = ("torchinductor_", ".ses")  # what torch and ONNX Runtime keep for themselves
 MOST_KEPT = 3  # inputs of one finding that are written
 
 
@@ -77,6 +78,7 @@ def child(name: str, seed: int, first: int, end: int, out: Path) -> None:
             content = content_of(door, seeds, seed, number)
             answer = ask(door, content, temp.parent / "in" / str(number))
             left = [path for path in temp.iterdir() if path not in before]
+            left = [path for path in left if not path.name.startswith(OF_LIBRARIES)]
             for path in left:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             finding = answer.finding

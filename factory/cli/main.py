@@ -23,21 +23,9 @@ from factory.core.errors import (
     FactoryError,
     InputError,
 )
+from factory.core.files import REFUSED
 
 LONGEST_WORD = 4096  # characters of an argument; no path of a file is longer
-# What a system says against a path that a person gave; every verb is at the mercy of these.
-REFUSED_PATH = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTEMPTY,
-)
 
 
 def main() -> None:
@@ -135,7 +123,7 @@ def _unexpected(error: Exception, debug: bool) -> int:
         return EXIT_WRONG_INPUT
     if debug:
         traceback.print_exc()
-    if isinstance(error, OSError) and error.errno in REFUSED_PATH:
+    if isinstance(error, OSError) and error.errno in (*REFUSED, errno.ENOENT):
         told = InputError(
             f"cannot use {error.filename}" if error.filename else "a path cannot be used",
             why=error.strerror or "",

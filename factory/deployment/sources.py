@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from factory.core.errors import InputError, nearest
+from factory.core.reading import is_file
 from factory.deployment.agreement import compare
 from factory.deployment.quiet import silenced
 from factory.deployment.run_here import run_model
@@ -141,7 +142,7 @@ def _fixed(path: Path, image_shape: tuple[int, int, int] | None) -> onnx.ModelPr
     """The file's model with fixed input shapes and without weights among its inputs."""
     from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_input_shape_fixed
 
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"model {path} does not exist", fix="check the path")
     try:
         model = onnx.load(path)
@@ -185,6 +186,17 @@ def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from None
 
 
+def _not_finite(model: onnx.ModelProto) -> str:
+    """Which weights hold NaN or infinity; "" where none does."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    names = [
+        weight.name
+        for weight in model.graph.initializer
+        if weight.data_type in floats and not np.isfinite(onnx.numpy_helper.to_array(weight)).all()
+    ]
+    return f"among the weights in {', '.join(map(repr, names[:3]))}" if names else ""
+
+
 def _cleaned(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """The model after all passes, its outputs compared with those of the file."""
     import onnx_ir as ir
@@ -202,8 +214,14 @@ def _cleaned(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelPro
     onnx.helper.set_model_props(clean, props)
     dims = [d.dim_value for d in clean.graph.input[0].type.tensor_type.shape.dim]
     probe = np.random.default_rng(0).standard_normal((2, *dims[1:]), dtype=np.float32)
-    ours = run_model(clean.SerializeToString(), probe)
     theirs = run_model(original.SerializeToString(), probe)
+    if not np.isfinite(theirs).all():
+        raise InputError(
+            "what the model computes of ordinary numbers is not finite (NaN or infinity)",
+            why=_not_finite(original) or "all of its weights are finite",
+            fix="train it again, or take a checkpoint from before it diverged",
+        )
+    ours = run_model(clean.SerializeToString(), probe)
     found = compare(ours, theirs)
     if found.signal_db < MIN_SIGNAL_DB:
         raise InputError(

@@ -15,13 +15,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from factory.core.errors import InputError, nearest
 from factory.core.reading import read_text, read_toml
 from factory.core.validation import validate
+from factory.devices.profile import ID_PATTERN, MOST_OF_ID
 from factory.graph.kernel import Kernel
 from factory.profiling.rows import Row
 
@@ -35,6 +36,8 @@ _ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+# Of the name of a table's file, which no part may leave or make too long.
+PartOfName = Annotated[str, pydantic.Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=50)]
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -43,11 +46,11 @@ class TableFacts(pydantic.BaseModel):
 
     model_config = _STRICT
 
-    device: str = pydantic.Field(pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$")
-    chip: str = pydantic.Field(min_length=1)
-    runtime: str = pydantic.Field(min_length=1)
-    runtime_version: str = "unknown"
-    execution_provider: str = "CPUExecutionProvider"
+    device: str = pydantic.Field(pattern=ID_PATTERN, max_length=MOST_OF_ID)
+    chip: str = pydantic.Field(min_length=1, max_length=200)
+    runtime: PartOfName
+    runtime_version: PartOfName = "unknown"
+    execution_provider: PartOfName = "CPUExecutionProvider"
     threads: int = pydantic.Field(default=1, ge=1, le=1024)
     precision: Literal["fp32", "int8"] = "fp32"
     source: str = pydantic.Field(min_length=1, description="Who measured it, where it is from.")
