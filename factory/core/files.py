@@ -14,12 +14,28 @@ from typing import Any
 
 from factory.core.errors import InputError
 
+# What a system says against a path, whoever gave it.
+REFUSED = (
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden path into one clear sentence."""
+    """Turn a full disk, or a path that the system refuses, into one clear sentence."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise InputError(
+            f"cannot write {str(path)!r}", why="no file can have that name", fix="choose another"
+        ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
@@ -27,7 +43,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 why="nothing was lost: the previous content is intact",
                 fix="free some space and run the same command again, it goes on from here",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in REFUSED:
             raise InputError(
                 f"cannot write {path}",
                 why=os.strerror(error.errno),

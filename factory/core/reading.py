@@ -74,6 +74,15 @@ def is_folder(path: Path | str) -> bool:
         return False
 
 
+def exists(path: Path | str) -> bool:
+    """Whether anything is there; False for a path that the system refuses."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def read_bytes(
     path: Path | str, what: str = "file", *, most_mb: float = MOST_MB, fix: str = ""
 ) -> bytes:

@@ -24,6 +24,8 @@ from factory.devices.local_options import LocalOptions
 from factory.devices.ray_options import RayOptions
 from factory.devices.simulated_options import SimulatedOptions
 
+ID_PATTERN = r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$"
+MOST_OF_ID = 80  # characters: it is a part of the names of files
 OptionValue = str | int | float | bool
 RUNTIMES = ("onnxruntime", BROWSER_RUNTIME)
 ONLY_A_TABLE = "table"  # transport of a chip that is known from an imported table only
@@ -37,7 +39,8 @@ class DeviceProfile(pydantic.BaseModel):
 
     schema_version: Literal[1] = pydantic.Field(default=1, description="Version of this format.")
     id: str = pydantic.Field(
-        pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$",
+        pattern=ID_PATTERN,
+        max_length=MOST_OF_ID,
         description="Name of the device, the same as the file's name without .toml.",
     )
     chip: str = pydantic.Field(

@@ -178,6 +178,12 @@ class LatencyPredictor:
         warnings += self._range_warnings(latency)
         if self._outside(latency):
             half *= OUT_OF_RANGE_FACTOR
+        if not np.isfinite(latency * (1.0 + half)):
+            raise InputError(
+                f"the predictor of {self.device_id} gives no finite latency",
+                why="a number of it is damaged",
+                fix="fit it again from its latency table with `factory fit`",
+            )
         parts = [
             Part(k, float(n), float(ms), float(share), source)
             for k, n, ms, share, source in zip(

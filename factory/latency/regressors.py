@@ -153,8 +153,11 @@ class KindRegressor:
             fits = fits and made.trees.width <= wide[0]
         if not fits or (made.model == EXPECTED and made.trees is None):
             raise ValueError("its parts do not fit together")
-        if not ((made.scale > 0).all() and made.error >= 0 and abs(made.offset) < 1e3):
-            raise ValueError("a scale, an error or an offset that is none")
+        errors = made.error, made.median_error
+        if not ((made.scale > 0).all() and min(errors) >= 0 and max(errors) < 1e6):
+            raise ValueError("a scale or an error that is none")
+        if not abs(made.offset) < 1e3:
+            raise ValueError(f"an offset of {made.offset:g}")
         return made
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes
 from factory.core.progress import SILENT, Progress
-from factory.core.reading import read_names
+from factory.core.reading import is_file, is_folder, read_names
 from factory.pipeline.export_pictures import folder_pictures, made_up_pictures, trainable_on
 from factory.pipeline.shapes import parse_shape
 
@@ -80,7 +80,7 @@ def open_source(
     from factory.deployment.sources import is_module_function
 
     path = Path(model)
-    if path.is_dir():
+    if is_folder(path):
         return _tier_source(path, folder, tier, progress)
     if tier is not None:
         raise InputError(
@@ -91,7 +91,7 @@ def open_source(
     from factory.deployment.sources import from_file, network_of
 
     network = None
-    if path.is_file() or path.suffix == ".onnx":
+    if is_file(path) or path.suffix == ".onnx":
         shape = parse_shape(input) if input else None
         proto, kind = from_file(path, shape), "onnx"
         name = path.stem

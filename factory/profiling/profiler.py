@@ -154,8 +154,9 @@ class _Run:
         self.summary = ProfileSummary()
         self.overhead_ms: float | None = None  # what tracing adds to a node, when first needed
         rows = table.rows()
-        self.next_block = max((row.block for row in rows), default=-1) + 1
         self.references_ms = [row.median_ms for row in table.rows("reference") if row.ok]
+        begun = bool(rows) and len(self.references_ms) < FIRST_REFERENCES
+        self.next_block = max((row.block for row in rows), default=-1) + (not begun)
         self.spreads: list[float] = []  # of the blocks of this call
         self.kept_ms = list(self.references_ms)  # without those of blocks measured again
 
@@ -183,6 +184,8 @@ class _Run:
 
     def _first_references(self) -> None:
         """What the reference takes, before anything is measured for the first time."""
+        if len(self.references_ms) >= FIRST_REFERENCES:
+            return
         while len(self.references_ms) < FIRST_REFERENCES:
             timing = self.device.time_many([self.reference], self.plan)[0]
             self._reference_row(timing, self.next_block)
@@ -215,11 +218,12 @@ class _Run:
         )
         for jobs, was in others:
             again = self._attempted([job.build() for job in jobs], progress)
-            if again.off(usual_ms) < was.off(usual_ms):
-                timed = [pair for pair in zip(jobs, again.timings, strict=True) if pair[1].ok]
-                self._write(timed, again)
-                self.summary.remeasured_blocks += 1
-            self._reference_row(again.reference, self.next_block)
+            with self.table.block():
+                if again.off(usual_ms) < was.off(usual_ms):
+                    timed = [pair for pair in zip(jobs, again.timings, strict=True) if pair[1].ok]
+                    self._write(timed, again)
+                    self.summary.remeasured_blocks += 1
+                self._reference_row(again.reference, self.next_block)
             self.next_block += 1
 
     def _block(self, jobs: Sequence[_Job], progress: Progress) -> tuple[list[_Job], Attempt]:
@@ -235,13 +239,14 @@ class _Run:
         self.summary.repeated_blocks += best.number > 1
         self.summary.marked_blocks += bool(best.mark)
         timed = [*zip(models, best.timings, strict=True), *unbuilt.items()]
-        self.summary.in_place += self._write(timed, best)
+        with self.table.block():
+            self.summary.in_place += self._write(timed, best)
+            self._reference_row(best.reference, self.next_block)
         for job, timing in timed:
             self.summary.measured += 1
             if not timing.ok:
                 self.summary.failed += 1
                 self.summary.reasons[job.key] = timing.reason
-        self._reference_row(best.reference, self.next_block)
         self.summary.reference_ms.append(best.reference_ms)
         self._watch_clock(progress)
         self.next_block += 1
@@ -329,7 +334,7 @@ class _Run:
         self.table.append(Row(**cells, kernels=job.kernels))
 
     def _in_place_rows(self, job: _Job, timing: Timing, reference_ms: float, mark: str) -> int:
-        """The network's kernels; before its own row, so that a killed profile loses none."""
+        """The network's kernels."""
         cells = self._cells("in_place", job.key, timing, reference_ms, self.next_block)
         if self.overhead_ms is None:
             calibration = self.device.time_many([calibration_model()], self.plan)[0]

@@ -1,14 +1,16 @@
 """The latency table: measured facts of one (device, runtime, execution provider, precision).
 
-A CSV file with a header of ``# key: json`` lines. Rows are appended and flushed to disk one by
-one; a row that a killed program or a full disk cut at the end is dropped when the table is opened
-again, and nothing else is ever rewritten. One process writes at a time.
+A CSV file with a header of ``# key: json`` lines. Rows are appended and flushed to disk, those of
+a block all at once. What a killed program or a full disk left of a block at the end is dropped when
+the table is opened again, so that a table is the same however often its making was killed; nothing
+else is ever rewritten. One process writes at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,9 @@ from factory.profiling.table_file import (
     open_locked,
     outline_of,
     parse_table,
+    start_of_last,
     sync_folder,
+    unfinished_rows,
     write_whole,
 )
 
@@ -57,6 +61,7 @@ class LatencyTable(Closing):
         self._rows: list[Row] = []
         self._position: dict[tuple[str, str], int] = {}
         self._handle: int | None = None
+        self._open_block: list[str] | None = None
         for row in rows:
             self._remember(row)
 
@@ -130,6 +135,9 @@ class LatencyTable(Closing):
                         f"not to {profile.id!r}",
                         fix="choose another folder or file",
                     )
+                if rows := unfinished_rows(table.all_rows()):
+                    end = start_of_last(content[:end], rows)
+                    table, _ = cls._of(path, content[:end])
                 if end < len(content):
                     os.ftruncate(handle, end)
         except BaseException:
@@ -160,17 +168,39 @@ class LatencyTable(Closing):
         return None if position is None else self._rows[position]
 
     def append(self, row: Row) -> None:
-        """Add a row and flush it to disk; a full disk leaves the table as it was."""
+        """Add a row and flush it to disk, or within :meth:`block` keep it for its end.
+
+        A full disk leaves the table as it was.
+        """
         if self._handle is None:
             raise RuntimeError(f"{self.path} was opened for reading")
         if fault := row.fault():
             raise ValueError(f"a row that must not be written: {fault}")
         text = row.text(self._columns)
+        if self._open_block is not None:
+            self._open_block.append(text)
+        else:
+            self._write([text])
+
+    @contextlib.contextmanager
+    def block(self) -> Iterator[None]:
+        """Rows appended within are written together, or not at all where something raises.
+
+        The last of them is the reference row of their block: see :func:`unfinished_rows`.
+        """
+        self._open_block = []
+        try:
+            yield
+            self._write(self._open_block)
+        finally:
+            self._open_block = None
+
+    def _write(self, texts: Sequence[str]) -> None:
+        assert self._handle is not None
         with disk_errors(self.path):
-            write_whole(self._handle, text.encode())
-        self._remember(
-            Row.parse(text, self._columns)
-        )  # the same digits as whoever reads the file gets
+            write_whole(self._handle, "".join(texts).encode())
+        for text in texts:  # the same digits as whoever reads the file gets
+            self._remember(Row.parse(text, self._columns))
 
     def frame(self) -> pandas.DataFrame:
         """All rows as a pandas frame; the numbers of failed rows are NaN."""

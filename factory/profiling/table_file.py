@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,6 +163,25 @@ def parse_table(path: Path, content: bytes) -> tuple[dict[str, Any], list[Row], 
             raise _damaged(path, number, row)
         rows.append(row)
     return header, rows, end
+
+
+def unfinished_rows(rows: Sequence[Row]) -> int:
+    """How many rows at the end are of a block that was not written whole.
+
+    A block ends with its reference row; in a table without any there are no blocks to tell.
+    """
+    whole = {row.block for row in rows if row.kind == "reference"}
+    if not whole:
+        return 0
+    return next((n for n, row in enumerate(reversed(rows)) if row.block in whole), len(rows))
+
+
+def start_of_last(content: bytes, lines: int) -> int:
+    """Where the last ``lines`` lines of a content that ends with a line end begin."""
+    end = len(content)
+    for _ in range(lines):
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    return end
 
 
 def scan_table(
