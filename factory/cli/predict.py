@@ -10,7 +10,6 @@ import typer
 
 from factory.cli import options
 from factory.cli.output import called, print_json, print_lines, table
-from factory.core import guard
 
 NAMED = 5
 
@@ -27,6 +26,8 @@ def predict(
     json: options.Json = False,
 ) -> None:
     """Predict the latency of an ONNX file on chips, kernel by kernel, and say what is slow."""
+    from factory.core import guard
+
     guard.start("factory.graph.onnx_import")
     from factory.api import predict as verb
 
