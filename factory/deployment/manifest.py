@@ -118,6 +118,11 @@ def describe_ort(path: str, precision: str) -> dict[str, Any]:
     def spec(value: ort.NodeArg) -> TensorSpec:
         kind = value.type.removeprefix("tensor(").removesuffix(")")
         dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+        if not all(isinstance(size, int) for size in value.shape):
+            raise InputError(
+                f"{value.name!r} of {path} has the dynamic shape {value.shape}",
+                fix="convert the model with fixed shapes",
+            )
         return TensorSpec(name=value.name, dtype=dtype, shape=tuple(value.shape))
 
     content = Path(path).read_bytes()

@@ -12,6 +12,7 @@ import errno
 import math
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def _content(path: Path) -> bytes:
 
 def _read(path: Path, model: onnx.ModelProto, weights: bool) -> onnx.ModelProto:
     """``model`` with what its tensors have in files beside ``path``; the small ones or all."""
-    with foreign_errors(f"model {path} lacks its external weights"):
+    with foreign_errors(f"model {path} lacks its external weights"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of entries that nobody reads
         for tensor, inside in _tensors(model.graph, False):
             small = inside or math.prod(tensor.dims) <= SMALL_ELEMENTS
             if uses_external_data(tensor) and (weights or small):
