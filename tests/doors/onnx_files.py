@@ -191,10 +191,10 @@ DOORS = [
     Door("onnx-predict", _plain, _predict, "onnx"),
     Door("onnx-profile", _plain, _profile, "onnx"),
     Door("onnx-verify", fixed, _verify, "onnx"),
-    Door("onnx-measure", fixed, _measure, "onnx"),
+    Door("onnx-measure", fixed, _measure, "onnx", share=0.5),
     Door("onnx-run", lambda: pictures()[:3], _run, "onnx"),
-    Door("onnx-export", pictures, _export, "onnx"),
+    Door("onnx-export", pictures, _export, "onnx", share=0.2),
     Door("onnx-manifest", fixed, _manifest, "onnx"),
     Door("ort-manifest", _ort_files, _ort_manifest),
-    Door("ort-measure", _ort_files, _measure_unread),
+    Door("ort-measure", _ort_files, _measure_unread, share=0.2),
 ]
