@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from bench_methods import latency_term, measure
 
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT
 from factory.core.provenance import provenance
+from factory.core.reading import read_json
 from factory.pipeline import search_files
 from factory.pipeline.build import run_build
 from factory.pipeline.recipe import Recipe

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT
 from factory.core.provenance import provenance
+from factory.core.reading import read_json
 from factory.data.config import DataConfig
 from factory.data.datasets import load_data
 from factory.search.architectures import TierBudget, search_architectures

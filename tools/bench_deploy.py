@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools.<name>:fun
 from factory.api import export, verify
 from factory.cli.output import table
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.deployment.agreement import compare
 from factory.deployment.run_here import open_session, run_images
 from factory.devices.base import Device, TimingPlan, open_device

@@ -27,7 +27,8 @@ import pandas as pd
 from table_noise import drift, drift_percent, half_width_percent, unseen
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.latency.design import d_optimal
 from factory.latency.few_shot import Interval
 from factory.latency.known_chips import KnownChips

@@ -20,7 +20,8 @@ from torch import nn
 from torchvision import models
 
 from factory.cli.progress import shown_progress
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.data.config import DataConfig
 from factory.data.datasets import load_data
 from factory.data.image_data import ImageData

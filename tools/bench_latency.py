@@ -30,8 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.provenance import provenance
+from factory.core.reading import read_json
 from factory.devices.base import open_device
 from factory.devices.profile import load_profile
 from factory.graph.canonical import canonicalise, kernel_counts

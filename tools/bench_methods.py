@@ -32,9 +32,10 @@ import numpy as np
 import torch
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT
 from factory.core.provenance import provenance
+from factory.core.reading import read_json
 from factory.data.config import DataConfig
 from factory.data.datasets import load_data
 from factory.devices.base import open_device

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from factory.core.files import read_json, sha256_file, write_json
+from factory.core.files import sha256_file, write_json
 from factory.core.provenance import package_version, provenance
+from factory.core.reading import read_json
 from factory.search.strategies import STRATEGIES
 from factory.search.strategies.problem import Problem
 from factory.search.strategies.study import run_search

@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from factory.cli.output import table
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.deployment.calibration import calibrate
 from factory.deployment.chip_flags import wants_reduced_range
 from factory.deployment.quantise import QuantiseConfig, quantise_model

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from factory.core.files import read_json
+from factory.core.reading import read_json
 from tools.bench_deploy import certificate_row, runtime_row
 
 Json = dict[str, Any]

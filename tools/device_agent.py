@@ -108,10 +108,18 @@ EXIT_DOES_NOT_HOLD = 1
 EXIT_WRONG_INPUT = 2
 EXIT_UNDECIDED = 3  # the machine was too busy to tell: the same command decides later
 EXIT_INTERRUPTED = 130
+LONGEST_MESSAGE = 900  # characters; a longer one has its parts cut to these
+_LONGEST_PART = {"what": 300, "where": 200, "why": 200, "fix": 180}
+_LONGEST_WORD = 300
+_LONGEST_NAME = 200  # of which the nearest known one is looked for
+_MOST_KNOWN = 30  # names that a message lists
 
 
 class FactoryError(Exception):
-    """A problem told in one sentence.
+    """A problem told in one sentence, on one line of at most LONGEST_MESSAGE characters.
+
+    Line breaks become spaces, what cannot be printed becomes an escape, and what is too long loses
+    its middle: parts of a message often quote input that nobody has looked at yet.
 
     Args:
         what: what is wrong ("the recipe has an unknown key 'lattency'").
@@ -123,14 +131,18 @@ class FactoryError(Exception):
     exit_code = EXIT_WRONG_INPUT
 
     def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
-        self.what, self.where, self.why, self.fix = what, where, why, fix
-        text = what.rstrip(".")
-        if where:
-            text += f" in {where}"
-        if why:
-            text += f" ({why.rstrip('.')})"
-        if fix:
-            text += f"; {fix.rstrip('.')}"
+        parts = {"what": what, "where": where, "why": why, "fix": fix}
+        parts = {name: on_one_line(part) for name, part in parts.items()}
+        if sum(map(len, parts.values())) > LONGEST_MESSAGE - 20:
+            parts = {name: shortened(part, _LONGEST_PART[name]) for name, part in parts.items()}
+        self.what, self.where, self.why, self.fix = parts.values()
+        text = self.what.rstrip(".")
+        if self.where:
+            text += f" in {self.where}"
+        if self.why:
+            text += f" ({self.why.rstrip('.')})"
+        if self.fix:
+            text += f"; {self.fix.rstrip('.')}"
         super().__init__(text + ".")
 
 
@@ -144,11 +156,33 @@ class BudgetError(FactoryError):
     exit_code = EXIT_DOES_NOT_HOLD
 
 
+def on_one_line(text: str) -> str:
+    """The text without line breaks, and printable: anything else as an escape, words cut."""
+    words = []
+    for word in str(text).split():
+        word = shortened(word, _LONGEST_WORD)
+        if not word.isprintable():
+            shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in word)
+            word = "".join(shown)
+        words.append(word)
+    return " ".join(words)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, of at most ``most`` characters: what is too long loses its middle."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 3]}...{text[-end:]}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names and the nearest one, as a phrase for an error message."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    listed = ", ".join(names) if names else "none"
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1, cutoff=0.4)
+    listed = ", ".join(names[:_MOST_KNOWN]) if names else "none"
+    if len(names) > _MOST_KNOWN:
+        listed += f" and {len(names) - _MOST_KNOWN} more"
     return (f"did you mean {close[0]!r}? " if close else "") + f"known: {listed}"
 
 
@@ -287,18 +321,7 @@ def provenance() -> dict[str, object]:
     }
 '''
 
-SOURCES['factory.devices'] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
-'''
-
-SOURCES['factory.devices.context'] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
-
-The worker imports this: no imports.
-"""
-
-CONTEXT = "factory_context_"
-'''
-
-SOURCES['factory.devices.wire'] = r'''"""What came over a wire, looked at before it is believed: JSON within bounds, then its form.
+SOURCES['factory.core.wire'] = r'''"""What came over a wire, looked at before it is believed: JSON within bounds, then its form.
 
 A form is a function of a value and the name of its field: it gives the value back, cleaned, or
 raises :class:`Wrong`. The forms of all messages are in messages.py. Standard library only: the
@@ -555,7 +578,7 @@ def anything(deepest: int = DEEPEST) -> Form:
     return form
 '''
 
-SOURCES['factory.devices.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
+SOURCES['factory.core.frames'] = r'''"""Frames between the factory and its worker: a JSON header and raw bytes, over a pipe.
 
 Layout of a frame: 8 bytes b"factory1", 4 bytes big-endian length of the header, the header (JSON,
 with the lengths of the blobs under "blobs"), the blobs. Nothing is taken into memory because a
@@ -573,7 +596,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from factory.devices.wire import Wrong, choice, list_of, parse_json, table, text, whole
+from factory.core.wire import Wrong, choice, list_of, parse_json, table, text, whole
 
 MAGIC = b"factory1"
 FOLDER_VARIABLE = "FACTORY_WORKER_FOLDER"  # the worker's own folder, in its environment
@@ -684,6 +707,391 @@ def unpack_arrays(facts: Any, blobs: Sequence[bytes | memoryview]) -> dict[str, 
     return arrays
 '''
 
+SOURCES['factory.core.temporary'] = r'''"""Folders in the system's temporary folder that do not outlive the command that made them.
+
+A folder is removed when its ``with`` ends, when its object goes or when the interpreter ends. Its
+owner holds a lock on a file in it, which the system lets go however the owner ends: the next
+command removes the folders whose lock is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed: that is the lock
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "factory-"
+LOCK = ".factory-lock"
+LOG_PREFIX, LOG_SUFFIX = f"{PREFIX}error-", ".log"
+LOG_DAYS = 7.0
+"""The log of a fault is kept so long."""
+UNLOCKED_DAYS = 1.0
+"""A folder without a lock file is being made, or older than such files."""
+
+
+class TemporaryFolder:
+    """A new folder ``factory-<purpose>-...``; as a context manager it gives the path."""
+
+    def __init__(self, purpose: str) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
+        lock = (self.path / (LOCK if fcntl is None else f"{LOCK}-free")).open("wb")
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(lock.name, self.path / LOCK)  # nobody sees it unlocked
+        self._finalizer = weakref.finalize(self, _remove, self.path, lock)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it; removing it twice is fine."""
+        self._finalizer()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def _remove(path: Path, lock: IO[bytes]) -> None:
+    lock.close()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_abandoned() -> None:
+    """Remove the folders of commands that were killed, and logs older than LOG_DAYS."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if not entry.name.startswith(PREFIX) or entry.is_symlink():
+                continue
+            with contextlib.suppress(OSError):
+                _remove_abandoned(entry)
+
+
+def _remove_abandoned(entry: os.DirEntry[str]) -> None:
+    days = (time.time() - entry.stat().st_mtime) / 86_400
+    if not entry.is_dir():
+        log = entry.name.startswith(LOG_PREFIX) and entry.name.endswith(LOG_SUFFIX)
+        if log and days > LOG_DAYS:
+            os.unlink(entry.path)
+        return
+    try:
+        lock = open(os.path.join(entry.path, LOCK), "rb+")  # noqa: SIM115 (closed by _remove)
+    except FileNotFoundError:
+        if days > UNLOCKED_DAYS:
+            shutil.rmtree(entry.path, ignore_errors=True)
+        return
+    if fcntl is None:
+        lock.close()
+        os.unlink(os.path.join(entry.path, LOCK))  # fails while its owner has it open
+        shutil.rmtree(entry.path, ignore_errors=True)
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+    else:
+        _remove(Path(entry.path), lock)
+'''
+
+SOURCES['factory.core.process'] = r'''"""The parent's side of a child process: start it, talk to it, notice when it dies or hangs, end it.
+
+The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
+itself when its stdin ends: also when the factory is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from factory.core.frames import (
+    FOLDER_VARIABLE,
+    LONGEST_CONTENT,
+    BrokenFrame,
+    read_frame,
+    write_frame,
+)
+from factory.core.temporary import TemporaryFolder
+from factory.core.wire import Wrong, printable
+
+Frame = tuple[dict[str, Any], list[bytes]]
+Read = Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]]
+Watch = Callable[[int | None, str], None]
+WATCH_EVERY_S = 0.5
+
+
+class WorkerLost(Exception):
+    """The worker died or hung; ``suspect`` is the model it had announced, where known."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False, suspect: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.timed_out, self.suspect = reason, timed_out, suspect
+
+
+class WorkerProcess:
+    """One child process. A request that fails leaves it dead; make a new one then."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        code: Callable[[Path], Path] | None = None,
+        *,
+        name: str = "the runtime's process",
+        scratch: bool = True,
+        longest_answer: int = LONGEST_CONTENT,
+        read: Read = lambda request, reply: reply,
+    ) -> None:
+        """A child that runs ``command``.
+
+        Args:
+            command: the program and its arguments.
+            code: copies the child's source into the folder it is given (another Python).
+            name: what an error calls the child.
+            scratch: whether it gets a temporary folder, ``folder``.
+            longest_answer: most bytes of the arrays that it may send.
+            read: the child's reply to a request as it may be used; Wrong says what it is not.
+        """
+        self.name, self._read = name, read
+        temporary = TemporaryFolder("worker") if scratch or code is not None else None
+        self.folder = "" if temporary is None else str(temporary.path)
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
+        options: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+        try:
+            environment = _environment(None if code is None else code(Path(self.folder)))
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                env={**environment, FOLDER_VARIABLE: self.folder},
+                **options,
+            )
+        except BaseException:
+            self.errors.close()
+            if temporary is not None:
+                temporary.remove()
+            raise
+        self._frames: queue.SimpleQueue[Frame | str] = queue.SimpleQueue()
+        stdout = cast(BinaryIO, self.process.stdout)
+        pumped = (stdout, self._frames, longest_answer)
+        threading.Thread(target=_pump, args=pumped, daemon=True).start()
+        self._finalizer = weakref.finalize(self, _end, self.process, temporary, self.errors)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child still runs and was not given up."""
+        return self._finalizer.alive and self.process.poll() is None
+
+    def request(
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes] = (),
+        *,
+        timeout_s: float,
+        watch: Watch | None = None,
+    ) -> Frame:
+        """Send a request and wait for its reply; ticks of life restart the clock.
+
+        ``watch(model, phase)`` is called at every tick, and while there is none.
+        Raises WorkerLost when the child dies or is silent for ``timeout_s``. Whatever interrupts
+        this ends the child: a late answer must not be taken for the next one.
+        """
+        try:
+            return self._exchange(header, blobs, timeout_s, watch)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _exchange(
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes],
+        timeout_s: float,
+        watch: Watch | None,
+    ) -> Frame:
+        silence = f"timed out after {timeout_s:g} s"
+        if not self._send(header, blobs, timeout_s):
+            raise WorkerLost(silence, timed_out=True)
+        suspect: int | None = None
+        phase = ""
+        while True:
+            try:
+                frame = self._next(timeout_s, watch, suspect, phase)
+            except queue.Empty:
+                while_ = f" while {phase}" if phase else ""
+                raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
+            if isinstance(frame, str):
+                raise WorkerLost(frame or self._death(), suspect=suspect)
+            try:
+                reply = self._read(header, frame[0])
+            except Wrong as wrong:
+                raise WorkerLost(f"{self.name} answers {wrong}") from None
+            if reply["reply"] != "tick":
+                return reply, frame[1]
+            index = reply["index"]
+            if reply["phase"] or index < 0:
+                suspect, phase = (index if index >= 0 else None), reply["phase"]
+
+    def _next(
+        self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
+    ) -> Frame | str:
+        """The next frame, or what :func:`_pump` says in its place.
+
+        Raises queue.Empty after ``timeout_s`` of silence.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if watch is not None:
+                watch(suspect, phase)
+            left_s = max(deadline - time.monotonic(), 0.0)
+            try:
+                return self._frames.get(
+                    timeout=left_s if watch is None else min(left_s, WATCH_EVERY_S)
+                )
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    raise
+
+    def _send(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> bool:
+        """Write the request; False when the child did not read it in time."""
+        expired = threading.Event()
+
+        def give_up() -> None:
+            expired.set()
+            self.process.kill()
+
+        watchdog = threading.Timer(timeout_s, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            write_frame(cast(BinaryIO, self.process.stdin), header, blobs)
+        except OSError:  # the child is gone; how it ended is read below
+            if expired.is_set():
+                return False
+            raise WorkerLost(self._death()) from None
+        finally:
+            watchdog.cancel()
+        return not expired.is_set()
+
+    def _death(self) -> str:
+        """How the child ended, in words."""
+        try:
+            code = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return f"{self.name} closed its connection"
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            return f"{self.name} died of {name}"
+        said = self.last_words()
+        return f"{self.name} ended with exit code {code}" + (f": {said}" if said else "")
+
+    def last_words(self) -> str:
+        """The last line that the child wrote to stderr."""
+        with contextlib.suppress(OSError, ValueError):
+            end = self.errors.seek(0, os.SEEK_END)
+            self.errors.seek(max(0, end - 2000))
+            lines = self.errors.read().decode(errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
+        return ""
+
+    def kill(self) -> None:
+        """End the child at once."""
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self._finalizer()
+
+    def close(self) -> None:
+        """Let the child end by itself, then make sure."""
+        self._finalizer()
+
+
+def _environment(code: Path | None) -> dict[str, str]:
+    """The parent's environment, in which the child finds this same package, or only ``code``."""
+    environment = dict(os.environ)
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
+        environment.pop("PYTHONHOME", None)
+        return environment
+    root = str(Path(__file__).resolve().parents[2])
+    known = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")
+    return environment
+
+
+def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | str], longest: int) -> None:
+    """Move frames from the pipe to the queue; then why there are no more, "" at its end."""
+    reason = ""
+    try:
+        while (frame := read_frame(stdout, longest_content=longest)) is not None:
+            frames.put(frame)
+    except BrokenFrame as broken:
+        reason = f"the answer of the runtime's process is damaged: {printable(str(broken), 200)}"
+    except MemoryError:
+        reason = "there is no memory for the answer of the runtime's process"
+    except (OSError, ValueError):  # closed meanwhile
+        pass
+    finally:
+        frames.put(reason)
+
+
+def _end(
+    process: subprocess.Popen[bytes], scratch: TemporaryFolder | None, errors: IO[bytes]
+) -> None:
+    """Close the child's stdin, wait a moment, kill it; remove its folder."""
+    with contextlib.suppress(OSError, ValueError):
+        cast(BinaryIO, process.stdin).close()
+    deadline = time.monotonic() + 1.0
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    errors.close()
+    if scratch is not None:
+        scratch.remove()
+'''
+
+SOURCES['factory.devices'] = r'''"""devices: how to reach a chip and run a model on it; the device profile."""
+'''
+
+SOURCES['factory.devices.context'] = r'''"""The mark of a node that is in a measured model only to give its neighbour the usual layout.
+
+The worker imports this: no imports.
+"""
+
+CONTEXT = "factory_context_"
+'''
+
 SOURCES['factory.devices.memory'] = r'''"""Most memory that a piece of work takes beyond what this process had before; Linux only.
 
 The kernel's own high-water mark of the resident memory (VmHWM) is set back before the work. What
@@ -784,6 +1192,7 @@ FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
+MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
 
 
@@ -962,6 +1371,8 @@ def random_input(
         raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
     if kind not in NUMPY_TYPES:
         raise ValueError(f"input {name!r} has the unsupported type {kind}")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
     dtype = np.dtype(NUMPY_TYPES[kind])
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
@@ -1299,7 +1710,7 @@ def peak_bytes() -> int | None:
 SOURCES['factory.devices.worker'] = r'''"""The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
 
 A crash or a hang of the runtime ends this process and not the factory. It reads frames
-(factory/devices/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
+(factory/core/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
 and "run_batch". Between the pieces of a long request it sends "tick" frames that name the model
 it is busy with. It ends when stdin ends, also in the middle of a measurement, so that it never
 outlives its parent. Imports: standard library, numpy, onnxruntime.
@@ -1321,14 +1732,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
-from factory.devices import measure, placing, start_up
-from factory.devices.frames import (
+from factory.core.frames import (
     FOLDER_VARIABLE,
     pack_arrays,
     read_frame,
     unpack_arrays,
     write_frame,
 )
+from factory.devices import measure, placing, start_up
 
 TICK_EVERY_S = 0.5
 Frame = tuple[dict[str, Any], list[bytes]]
@@ -1501,271 +1912,6 @@ if __name__ == "__main__":
     main()
 '''
 
-SOURCES['factory.devices.process'] = r'''"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
-
-The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
-itself when its stdin ends: also when the factory is killed.
-"""
-
-from __future__ import annotations
-
-import contextlib
-import os
-import queue
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
-
-from factory.devices.frames import (
-    FOLDER_VARIABLE,
-    LONGEST_CONTENT,
-    BrokenFrame,
-    read_frame,
-    write_frame,
-)
-from factory.devices.messages import REPLY_TO, WORKER_REPLY
-from factory.devices.wire import Wrong, printable
-
-COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
-Frame = tuple[dict[str, Any], list[bytes]]
-Watch = Callable[[int | None, str], None]
-WATCH_EVERY_S = 0.5
-
-
-class WorkerLost(Exception):
-    """The worker died or hung; ``suspect`` is the model it had announced, where known."""
-
-    def __init__(self, reason: str, *, timed_out: bool = False, suspect: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.timed_out, self.suspect = reason, timed_out, suspect
-
-
-class WorkerProcess:
-    """One child process. A request that fails leaves it dead; make a new one then."""
-
-    def __init__(
-        self,
-        command: Sequence[str] = COMMAND,
-        code: Callable[[Path], Path] | None = None,
-        longest_answer: int = LONGEST_CONTENT,
-    ) -> None:
-        """Start it.
-
-        Args:
-            command: how.
-            code: copies the worker's source into the folder it is given (another Python).
-            longest_answer: most bytes of the arrays that it may send.
-        """
-        self.folder = tempfile.mkdtemp(prefix="factory-worker-")
-        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
-        options: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
-            options = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        try:
-            environment = _environment(None if code is None else code(Path(self.folder)))
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self.errors,
-                env={**environment, FOLDER_VARIABLE: self.folder},
-                **options,
-            )
-        except BaseException:
-            self.errors.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        self._frames: queue.SimpleQueue[Frame | str] = queue.SimpleQueue()
-        stdout = cast(BinaryIO, self.process.stdout)
-        pumped = (stdout, self._frames, longest_answer)
-        threading.Thread(target=_pump, args=pumped, daemon=True).start()
-        self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the child still runs and was not given up."""
-        return self._finalizer.alive and self.process.poll() is None
-
-    def request(
-        self,
-        header: Mapping[str, Any],
-        blobs: Sequence[bytes] = (),
-        *,
-        timeout_s: float,
-        watch: Watch | None = None,
-    ) -> Frame:
-        """Send a request and wait for its reply; ticks of life restart the clock.
-
-        ``watch(model, phase)`` is called at every tick, and while there is none.
-        Raises WorkerLost when the child dies or is silent for ``timeout_s``. Whatever interrupts
-        this ends the child: a late answer must not be taken for the next one.
-        """
-        try:
-            return self._exchange(header, blobs, timeout_s, watch)
-        except BaseException:
-            self.kill()
-            raise
-
-    def _exchange(
-        self,
-        header: Mapping[str, Any],
-        blobs: Sequence[bytes],
-        timeout_s: float,
-        watch: Watch | None,
-    ) -> Frame:
-        silence = f"timed out after {timeout_s:g} s"
-        if not self._send(header, blobs, timeout_s):
-            raise WorkerLost(silence, timed_out=True)
-        suspect: int | None = None
-        phase = ""
-        while True:
-            try:
-                frame = self._next(timeout_s, watch, suspect, phase)
-            except queue.Empty:
-                while_ = f" while {phase}" if phase else ""
-                raise WorkerLost(silence + while_, timed_out=True, suspect=suspect) from None
-            if isinstance(frame, str):
-                raise WorkerLost(frame or self._death(), suspect=suspect)
-            try:
-                reply = WORKER_REPLY(frame[0], "")
-            except Wrong as wrong:
-                raise WorkerLost(f"the runtime's process answers {wrong}") from None
-            kind = reply["reply"]
-            if kind in ("error", REPLY_TO[header["command"]]):
-                return reply, frame[1]
-            if kind != "tick":
-                raise WorkerLost(f"the runtime's process answers {kind!r}")
-            index = reply["index"]
-            if reply["phase"] or index < 0:
-                suspect, phase = (index if index >= 0 else None), reply["phase"]
-
-    def _next(
-        self, timeout_s: float, watch: Watch | None, suspect: int | None, phase: str
-    ) -> Frame | str:
-        """The next frame, or what :func:`_pump` says in its place.
-
-        Raises queue.Empty after ``timeout_s`` of silence.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if watch is not None:
-                watch(suspect, phase)
-            left_s = max(deadline - time.monotonic(), 0.0)
-            try:
-                return self._frames.get(
-                    timeout=left_s if watch is None else min(left_s, WATCH_EVERY_S)
-                )
-            except queue.Empty:
-                if time.monotonic() >= deadline:
-                    raise
-
-    def _send(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> bool:
-        """Write the request; False when the child did not read it in time."""
-        expired = threading.Event()
-
-        def give_up() -> None:
-            expired.set()
-            self.process.kill()
-
-        watchdog = threading.Timer(timeout_s, give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            write_frame(cast(BinaryIO, self.process.stdin), header, blobs)
-        except OSError:  # the child is gone; how it ended is read below
-            if expired.is_set():
-                return False
-            raise WorkerLost(self._death()) from None
-        finally:
-            watchdog.cancel()
-        return not expired.is_set()
-
-    def _death(self) -> str:
-        """How the child ended, in words."""
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "the runtime closed its connection"
-        if code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = f"signal {-code}"
-            return f"the runtime's process died of {name}"
-        said = self.last_words()
-        return f"the runtime's process ended with exit code {code}" + (f": {said}" if said else "")
-
-    def last_words(self) -> str:
-        """The last line that the child wrote to stderr."""
-        with contextlib.suppress(OSError, ValueError):
-            end = self.errors.seek(0, os.SEEK_END)
-            self.errors.seek(max(0, end - 2000))
-            lines = self.errors.read().decode(errors="replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
-        return ""
-
-    def kill(self) -> None:
-        """End the child at once."""
-        with contextlib.suppress(OSError):
-            self.process.kill()
-        self._finalizer()
-
-    def close(self) -> None:
-        """Let the child end by itself, then make sure."""
-        self._finalizer()
-
-
-def _environment(code: Path | None) -> dict[str, str]:
-    """The parent's environment, in which the child finds this same package, or only ``code``."""
-    environment = dict(os.environ)
-    if code is not None:
-        environment["PYTHONPATH"] = str(code)
-        environment.pop("PYTHONHOME", None)
-        return environment
-    root = str(Path(__file__).resolve().parents[2])
-    known = environment.get("PYTHONPATH", "")
-    environment["PYTHONPATH"] = root + (os.pathsep + known if known else "")
-    return environment
-
-
-def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | str], longest: int) -> None:
-    """Move frames from the pipe to the queue; then why there are no more, "" at its end."""
-    reason = ""
-    try:
-        while (frame := read_frame(stdout, longest_content=longest)) is not None:
-            frames.put(frame)
-    except BrokenFrame as broken:
-        reason = f"the answer of the runtime's process is damaged: {printable(str(broken), 200)}"
-    except MemoryError:
-        reason = "there is no memory for the answer of the runtime's process"
-    except (OSError, ValueError):  # closed meanwhile
-        pass
-    finally:
-        frames.put(reason)
-
-
-def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:
-    """Close the child's stdin, wait a moment, kill it; remove its folder."""
-    with contextlib.suppress(OSError, ValueError):
-        cast(BinaryIO, process.stdin).close()
-    deadline = time.monotonic() + 1.0
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-    errors.close()
-    shutil.rmtree(folder, ignore_errors=True)
-'''
-
 SOURCES['factory.devices.base'] = r'''"""What every device can do, whatever its transport: describe itself, time models, run one.
 
 A measurement that fails is a value (:class:`Timing` with status "failed" and its reason), never
@@ -1784,7 +1930,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.registry import Registry
-from factory.devices.wire import Wrong
+from factory.core.wire import Wrong
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from typing import Self
@@ -2069,9 +2215,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import ARRAYS, DTYPES, MOST_BLOBS
-from factory.devices.wire import (
+from factory.core.frames import ARRAYS, DTYPES, MOST_BLOBS
+from factory.core.wire import (
     Form,
     Wrong,
     anything,
@@ -2091,6 +2236,7 @@ from factory.devices.wire import (
     whole,
     word,
 )
+from factory.devices.base import Timing, TimingPlan
 
 LONGEST_FACTS = 1 << 20
 LONGEST_OUTPUTS = 1 << 29
@@ -2323,6 +2469,15 @@ REPLY_TO = {
     "compile": "compiled",
 }
 
+
+def worker_reply(request: Mapping[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """A worker's reply to a request; Wrong where it is none, or one to another command."""
+    reply: dict[str, Any] = WORKER_REPLY(told, "")
+    if reply["reply"] not in ("tick", "error", REPLY_TO[request["command"]]):
+        raise Wrong(repr(reply["reply"]))
+    return reply
+
+
 # -- a page -----------------------------------------------------------------------------------
 
 _SHOWN = unless_wrong(line(60))
@@ -2457,6 +2612,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -2466,20 +2622,22 @@ if TYPE_CHECKING:
     from factory.devices.profile import DeviceProfile
 
 WORKER = ("-P", "-m", "factory.devices.worker")
+COMMAND = (sys.executable, *WORKER)
 PACKAGES = {
     "OpenVINOExecutionProvider": "onnxruntime-openvino==1.24.1",
     "QNNExecutionProvider": "onnxruntime==1.32.0 onnxruntime-qnn==2.7.0",
 }
 NEEDED_FILES = (
     "__init__.py",
+    "core/__init__.py",
+    "core/frames.py",
+    "core/wire.py",
     "devices/__init__.py",
     "devices/context.py",
-    "devices/frames.py",
     "devices/measure.py",
     "devices/memory.py",
     "devices/placing.py",
     "devices/start_up.py",
-    "devices/wire.py",
     "devices/worker.py",
 )
 
@@ -2554,13 +2712,13 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
+from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
+from factory.core.wire import Wrong, printable
 from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
-from factory.devices.environment import copy_worker, emulator, own_command
-from factory.devices.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
-from factory.devices.messages import timings
-from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
-from factory.devices.wire import Wrong, printable
+from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
+from factory.devices.messages import timings, worker_reply
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
@@ -2636,7 +2794,10 @@ class LocalDevice(Closing):
         own = own_command(self.profile)
         try:
             worker = WorkerProcess(
-                own or self._command, copy_worker if own else None, self._longest_answer
+                own or self._command,
+                copy_worker if own else None,
+                longest_answer=self._longest_answer,
+                read=worker_reply,
             )
         except OSError as error:
             raise InputError(
@@ -2888,7 +3049,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.provenance import chip_fingerprint, cpu_name, machine_id
-from factory.devices.wire import digits
+from factory.core.wire import digits
 
 CPU = Path("/sys/devices/system/cpu")
 THERMAL = Path("/sys/class/thermal")
@@ -3186,15 +3347,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from factory.core.errors import FactoryError, InputError
+from factory.core.frames import pack_arrays, unpack_arrays
+from factory.core.wire import Wrong, printable
 from factory.devices.agent_facts import machine_facts, temperature_c
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_models import RefusedModel, check_wire_model
 from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.environment import COMMAND
 from factory.devices.local import LocalDevice
 from factory.devices.messages import AGENT_REQUEST, MOST_MODELS
-from factory.devices.process import COMMAND
-from factory.devices.wire import Wrong, printable
 
 Say = Callable[[Mapping[str, Any]], None]
 SAY_EVERY_S = 0.25
@@ -3399,7 +3560,7 @@ def _plan(data: Mapping[str, Any]) -> TimingPlan:
 SOURCES['factory.devices.agent_server'] = r'''"""The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
 
     GET  /v1/facts   the machine and its runtime, JSON
-    POST /v1/work    one frame (factory/devices/frames.py) with "command" describe, time or run;
+    POST /v1/work    one frame (factory/core/frames.py) with "command" describe, time or run;
                      answered in chunks, one JSON event a line; the contents of outputs follow
                      the last line as they are
 
@@ -3423,9 +3584,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO, cast
 
+from factory.core.frames import BrokenFrame, read_frame
+from factory.core.wire import digits, printable
 from factory.devices.agent_jobs import BadRequest, ClientGone, Jobs
-from factory.devices.frames import BrokenFrame, read_frame
-from factory.devices.wire import digits, printable
 
 PROTOCOL = 1
 MEDIA_TYPE = "application/x-factory-frame"
@@ -3731,7 +3892,7 @@ from factory.devices.agent_facts import memory_mb
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_jobs import Jobs, Limits
 from factory.devices.agent_server import AgentServer
-from factory.devices.process import COMMAND
+from factory.devices.environment import COMMAND
 
 TOKEN_VARIABLE = "FACTORY_AGENT_TOKEN"
 DEFAULT_PORT = 8765

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import select
@@ -23,12 +24,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 DOORS = Path(__file__).resolve().parents[1] / "tests" / "doors"
 sys.path.insert(0, str(DOORS))
+from door import Door, ask, known_doors  # noqa: E402
+from mutations import mutated  # noqa: E402
+
 START_S = 300.0  # to import what a door needs and to make its seeds
+OF_LIBRARIES = ("torchinductor_", ".ses")  # what torch and ONNX Runtime keep for themselves
 MOST_KEPT = 3  # inputs of one finding that are written
 
 
@@ -48,20 +54,17 @@ class Tally:
     seconds: float = 0.0
 
 
-def content_of(door: object, seeds: object, name: str, seed: int, number: int) -> bytes:
+def content_of(door: Door, seeds: Sequence[bytes], seed: int, number: int) -> bytes:
     """Input ``number`` of a door; the first ones are the valid inputs themselves."""
-    from mutations import mutated
-
-    if number < len(seeds):  # type: ignore[arg-type]
-        return seeds[number]  # type: ignore[index]
-    return mutated(random.Random(f"{seed} {name} {number}"), seeds, door.form)  # type: ignore
+    if number < len(seeds):
+        return seeds[number]
+    rng = random.Random(f"{seed} {door.name} {number}")
+    return mutated(rng, [*seeds, *door.refused()], door.form)
 
 
 def child(name: str, seed: int, first: int, end: int, out: Path) -> None:
     """Feed inputs first..end-1 and write what came of each to stdout, a line of JSON each."""
     import resource
-
-    from door import ask, known_doors
 
     with os.fdopen(os.dup(1), "w", buffering=1) as results:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -72,9 +75,10 @@ def child(name: str, seed: int, first: int, end: int, out: Path) -> None:
         os.chdir(out)
         for number in range(first, end):
             results.write(json.dumps({"begin": number}) + "\n")
-            content = content_of(door, seeds, name, seed, number)
+            content = content_of(door, seeds, seed, number)
             answer = ask(door, content, temp.parent / "in" / str(number))
             left = [path for path in temp.iterdir() if path not in before]
+            left = [path for path in left if not path.name.startswith(OF_LIBRARIES)]
             for path in left:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             finding = answer.finding
@@ -132,10 +136,8 @@ def watch(name: str, args: argparse.Namespace, inputs: int, scratch: Path, out: 
             break
         if current is None:
             sys.exit(f"door {name} does not start: run it with pytest tests/test_doors.py")
-        from door import known_doors
-
         door = known_doors()[name]
-        content = content_of(door, door.seeds(), name, args.seed, current)
+        content = content_of(door, door.seeds(), args.seed, current)
         keep(out, name, ended, content, f"input {current}")
         tally.inputs += 1
         tally.hangs += ended == "hang"
@@ -216,8 +218,6 @@ def main() -> int:
     if args.child:
         child(args.child, args.seed, args.first, args.inputs, args.out)
         return 0
-    from door import known_doors
-
     known = known_doors()
     names = args.doors.split(",") if args.doors else list(known)
     if unknown := sorted(set(names) - set(known)):
@@ -230,10 +230,10 @@ def main() -> int:
         f"{'hangs':>5} {'leftovers':>9} {'longest':>8} {'peak MB':>7} {'seconds':>7}",
         file=sys.stderr if args.json else sys.stdout,
     )
-    share, more = divmod(args.inputs, len(names))
-    for number, name in enumerate(names):
+    shares = sum(known[name].share for name in names)
+    for name in names:
         with tempfile.TemporaryDirectory(prefix="fuzz-doors-") as scratch:
-            inputs = share + (number < more)
+            inputs = math.ceil(args.inputs * known[name].share / shares)
             tallies[name] = watch(name, args, inputs, Path(scratch) / "run", out)
         if not args.json:
             print(line_of(name, tallies[name]), flush=True)

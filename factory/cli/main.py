@@ -16,7 +16,17 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from factory.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, FactoryError
+from factory.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_WRONG_INPUT,
+    FactoryError,
+    InputError,
+)
+from factory.core.files import REFUSED
+from factory.core.temporary import LOG_PREFIX, LOG_SUFFIX, remove_abandoned
+
+LONGEST_WORD = 4096  # characters of an argument; no path of a file is longer
 
 
 def main() -> None:
@@ -36,9 +46,11 @@ def run(arguments: Sequence[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     _terminate_like_interrupt()
     _share_the_cores()
+    remove_abandoned()
     from factory.cli.app import app
 
     try:
+        _check_words(arguments)
         result = app(args=arguments, prog_name="factory", standalone_mode=False)
     except FactoryError as error:
         if debug:
@@ -54,6 +66,25 @@ def run(arguments: Sequence[str]) -> int:
     if result == EXIT_INTERRUPTED:
         _say(f"interrupted; to go on: {command_line(arguments)}")
     return result if isinstance(result, int) else EXIT_OK
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse what can be no name, number or path, before any part of the factory sees it."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{word!r} is not UTF-8 text", fix="rename the file and give its new name"
+            ) from None
+        if "\0" in word:
+            raise InputError(f"{word!r} holds a null character", fix="leave it out")
+        if len(word) > LONGEST_WORD:
+            raise InputError(
+                f"an argument of {len(word)} characters is too long",
+                why=f"{word[:40]}...",
+                fix=f"give at most {LONGEST_WORD}",
+            )
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -94,11 +125,26 @@ def _unexpected(error: Exception, debug: bool) -> int:
         return EXIT_WRONG_INPUT
     if debug:
         traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in (*REFUSED, errno.ENOENT):
+        told = InputError(
+            f"cannot use {error.filename}" if error.filename else "a path cannot be used",
+            why=error.strerror or "",
+            fix="check the path",
+        )
+        _say(f"error: {told}")
+        return EXIT_WRONG_INPUT
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         at = f" while writing {error.filename}" if error.filename else ""
         _say(
             f"error: the disk is full{at}; free some space and run the same command again, "
             "what is done is kept."
+        )
+        return EXIT_WRONG_INPUT
+    if isinstance(error, MemoryError):
+        _say(
+            "error: there is not enough memory"
+            + (f" ({' '.join(str(error).split())[:200]})" if str(error) else "")
+            + "; close other programs, or give a smaller input."
         )
         return EXIT_WRONG_INPUT
     log = "" if debug else _write_log(error)
@@ -111,7 +157,7 @@ def _unexpected(error: Exception, debug: bool) -> int:
 def _write_log(error: Exception) -> str:
     """The traceback in a new file; its path, or "" when even that cannot be written."""
     try:
-        handle, path = tempfile.mkstemp(prefix="factory-error-", suffix=".log")
+        handle, path = tempfile.mkstemp(prefix=LOG_PREFIX, suffix=LOG_SUFFIX)
         with os.fdopen(handle, "w") as stream:
             stream.write("command: factory " + shlex.join(sys.argv[1:]) + "\n\n")
             traceback.print_exception(error, file=stream)

@@ -26,6 +26,9 @@ def predict(
     json: options.Json = False,
 ) -> None:
     """Predict the latency of an ONNX file on chips, kernel by kernel, and say what is slow."""
+    from factory.core import guard
+
+    guard.start("factory.graph.onnx_import")
     from factory.api import predict as verb
 
     answer = verb(model, device, run=run, html=html)

@@ -14,12 +14,28 @@ from typing import Any
 
 from factory.core.errors import InputError
 
+# What a system says against a path, whoever gave it.
+REFUSED = (
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden path into one clear sentence."""
+    """Turn a full disk, or a path that the system refuses, into one clear sentence."""
     try:
         yield
+    except UnicodeEncodeError:
+        raise InputError(
+            f"cannot write {str(path)!r}", why="no file can have that name", fix="choose another"
+        ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
@@ -27,7 +43,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 why="nothing was lost: the previous content is intact",
                 fix="free some space and run the same command again, it goes on from here",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in REFUSED:
             raise InputError(
                 f"cannot write {path}",
                 why=os.strerror(error.errno),
@@ -63,21 +79,6 @@ def write_atomic_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     write_atomic_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path | str, what: str = "file") -> Any:
-    """Read a JSON file; raises InputError that names the file and the line of the fault."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist", fix="check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{what} {path} is a folder", fix="name a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{what} {path} is not valid JSON", why=str(error), fix="repair or remove it"
-        ) from None
 
 
 def sha256_bytes(content: bytes) -> str:

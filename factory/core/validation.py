@@ -146,3 +146,22 @@ def _reason(fault: Any) -> str:
 def _show(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def checked(kind: Any, value: Any, where: str, fix: str = "remove it and start again") -> Any:
+    """``value`` as a ``kind``: for records that the factory wrote and somebody may have damaged.
+
+    Args:
+        kind: a type: a dataclass, ``dict[str, float | None]``, a TypedDict.
+        value: what was read.
+        where: the file it was read from.
+        fix: what to do where it is damaged.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        at = _dotted(tuple(fault["loc"]))
+        raise InputError(
+            f"{where} is damaged", why=f"{at}: {_reason(fault)}" if at else _reason(fault), fix=fix
+        ) from None

@@ -8,14 +8,13 @@ chunk in memory.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 
 from factory.core.errors import InputError
+from factory.core.temporary import TemporaryFolder
 from factory.deployment.quiet import silenced
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -55,6 +54,14 @@ def calibrate(
     """
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
+    taken = model.graph.input[0]
+    kind = taken.type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        raise InputError(
+            f"the input {taken.name!r} takes {onnx.TensorProto.DataType.Name(kind).lower()}",
+            why="int8 files are calibrated with pictures in 32-bit floats",
+            fix="export the network without the conversion of its input",
+        )
     kinds = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
@@ -67,14 +74,14 @@ def calibrate(
         {"percentile": percentile, "symmetric": False} if method == "percentile" else {}
     )
     chunk = max(1, CHUNK_BYTES // max(_activation_bytes(model), 1))
-    with tempfile.TemporaryDirectory(prefix="factory-calib-") as folder, silenced() as said:
-        path = Path(folder) / "model.onnx"
+    with TemporaryFolder("calib") as folder, silenced() as said:
+        path = folder / "model.onnx"
         onnx.save_model(model, path)
         try:
             calibrator = create_calibrator(
                 path,
                 _quantisable_ops(),
-                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                augmented_model_path=str(folder / "augmented.onnx"),
                 calibrate_method=kinds[method],
                 extra_options=extra,
             )

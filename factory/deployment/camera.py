@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from factory.core.errors import InputError
 from factory.deployment.metadata import Preprocessing
+from factory.graph.onnx_load import with_shapes
 
 PIXELS = "pixels"
 PREFIX = "camera_"
@@ -174,6 +175,4 @@ class _Front:
             {"input": PIXELS, "dtype": "uint8", "layout": "HWC", "camera": list(camera)}
         )
         helper.set_model_props(self.model, props)
-        model = onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        return with_shapes(self.model, "the model with the preprocessing inside is not valid")

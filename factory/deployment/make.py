@@ -7,7 +7,6 @@ one that cannot be run here is labelled unmeasured.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import onnx
 from factory.core.errors import InputError
 from factory.core.files import sha256_bytes, sha256_file, write_atomic_bytes
 from factory.core.progress import SILENT, Progress
+from factory.core.temporary import TemporaryFolder
 from factory.deployment.agreement import Agreement, compare
 from factory.deployment.camera import embed_preprocessing, resized_shape
 from factory.deployment.gate import Tuner, gate_int8
@@ -130,7 +130,7 @@ class Maker:
                 "the model does not say how a picture becomes its input",
                 fix="give --mean and --std, or export without --camera",
             )
-        self._scratch = tempfile.TemporaryDirectory(prefix="factory-targets-")
+        self._scratch = TemporaryFolder("targets")
         self._made: dict[str, Made] = {}
         self._reference: np.ndarray | None = None
         self._ranges: dict[str, dict[str, Any]] = {}  # by the model that was calibrated
@@ -140,7 +140,7 @@ class Maker:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     def make(self, target: Target, out: Path) -> Made:
         """Write ``target`` to ``out`` and tell everything that is known about it."""
@@ -172,7 +172,7 @@ class Maker:
         why = target.missing()
         if why:
             return Made(target, "missing", reason=why, unmeasured=target.timing_here)
-        folder = Path(self._scratch.name) / target.name
+        folder = self._scratch.path / target.name
         folder.mkdir(exist_ok=True)
         out = folder / f"{target.name}{target.suffix}"
         made = Made(target, "ok", unmeasured=target.timing_here)
@@ -280,7 +280,7 @@ class Maker:
             if rounding not in self._tuned:
                 like = onnx.load(self.fp32)
                 model, facts = tuned_onnx(trainable, like, rounding, steps, self.progress)
-                path = Path(self._scratch.name) / f"tuned-{len(self._tuned)}.onnx"
+                path = self._scratch.path / f"tuned-{len(self._tuned)}.onnx"
                 write_atomic_bytes(path, model.SerializeToString(deterministic=True))
                 self._tuned[rounding] = (path, facts)
             path, facts = self._tuned[rounding]

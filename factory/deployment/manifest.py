@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +10,13 @@ from typing import Any, Literal
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
-from factory.core.files import read_json, sha256_bytes, write_json
+from factory.core.errors import InputError
+from factory.core.files import sha256_bytes, write_json
+from factory.core.guard import guarded
+from factory.core.reading import read_bytes, read_json
 from factory.core.validation import validate
 from factory.deployment.metadata import parse_props
+from factory.graph.onnx_load import file_bytes, parse_onnx
 
 
 class TensorSpec(BaseModel):
@@ -53,7 +58,12 @@ class ModelManifest(BaseModel):
 
 def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{value.name!r} is no tensor of numbers", why=f"its type is {tensor.elem_type}"
+        ) from None
     return TensorSpec(
         name=value.name, dtype=dtype, shape=tuple(d.dim_value for d in tensor.shape.dim)
     )
@@ -62,8 +72,8 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
 def describe_model(path: Path | str) -> ModelManifest:
     """The manifest of an ONNX file as it is on disk."""
     path = Path(path)
-    content = path.read_bytes()
-    model = onnx.load_from_string(content)
+    content = read_bytes(path, "model", most_mb=math.inf)
+    model = parse_onnx(content, str(path))
     weights = {initializer.name for initializer in model.graph.initializer}
     nodes = Counter(node.op_type for node in model.graph.node)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -87,20 +97,37 @@ def describe_file(path: Path | str, precision: str = "fp32") -> ModelManifest:
     if path.suffix != ".ort":
         found = describe_model(path)
         return found.model_copy(update={"precision": precision})
+    said = guarded(
+        "factory.deployment.manifest:describe_ort",
+        f"model {path}",
+        file_bytes(path),
+        path=str(path.absolute()),
+        precision=precision,
+    )
+    return validate(ModelManifest, said, str(path))
+
+
+def describe_ort(path: str, precision: str) -> dict[str, Any]:
+    """The manifest of an ORT-format file as plain values; run in the guarded child."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    from factory.deployment.run_here import open_session
+
+    session = open_session(path)
 
     def spec(value: ort.NodeArg) -> TensorSpec:
         kind = value.type.removeprefix("tensor(").removesuffix(")")
         dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+        if not all(isinstance(size, int) for size in value.shape):
+            raise InputError(
+                f"{value.name!r} of {path} has the dynamic shape {value.shape}",
+                fix="convert the model with fixed shapes",
+            )
         return TensorSpec(name=value.name, dtype=dtype, shape=tuple(value.shape))
 
-    content = path.read_bytes()
-    return ModelManifest(
-        file=path.name,
+    content = Path(path).read_bytes()
+    manifest = ModelManifest(
+        file=Path(path).name,
         sha256=sha256_bytes(content),
         size_bytes=len(content),
         opset=0,  # the format is the runtime's own
@@ -111,3 +138,4 @@ def describe_file(path: Path | str, precision: str = "fp32") -> ModelManifest:
         nodes={},
         metadata=parse_props(session.get_modelmeta().custom_metadata_map),
     )
+    return manifest.model_dump(mode="json")

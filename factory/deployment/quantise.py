@@ -26,6 +26,7 @@ from factory.deployment.calibration import Images, Method, calibrate
 from factory.deployment.flavours import CPU_FLAVOUR, Flavour
 from factory.deployment.manifest import ModelManifest, describe_model
 from factory.deployment.quiet import silenced
+from factory.graph.onnx_load import foreign_errors, load_onnx
 
 
 class QuantiseConfig(BaseModel):
@@ -74,7 +75,7 @@ def read_fp32(path: Path | str) -> onnx.ModelProto:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"ONNX file {path} does not exist", fix="export the model first")
-    source = onnx.load(path)
+    source = load_onnx(path)
     if any(node.op_type == "DequantizeLinear" for node in source.graph.node):
         raise InputError(
             f"{path} is quantised already", fix="give the fp32 file that it was made from"
@@ -144,7 +145,8 @@ def quantise_model(
                 fix="check that it runs in fp32 on the calibration images",
             ) from error
     keep_identity(source, model)
-    onnx.checker.check_model(model, full_check=True)
+    with foreign_errors("the quantised model is not valid"):
+        onnx.checker.check_model(model, full_check=True)
     return model
 
 
@@ -220,7 +222,8 @@ def _weights_only(
     graph.initializer.extend(kept)
     graph.node.extend(nodes)
     keep_identity(source, model)
-    onnx.checker.check_model(model, full_check=True)
+    with foreign_errors("the quantised model is not valid"):
+        onnx.checker.check_model(model, full_check=True)
     return model
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from factory.core.errors import InputError
+from factory.graph.onnx_load import foreign_errors
 
 DTYPES = {
     "tensor(float)": np.float32,
@@ -31,14 +32,10 @@ def open_session(
     options.log_severity_level = 4
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
-    try:
-        content = model if isinstance(model, bytes) else str(model)
+    content = model if isinstance(model, bytes) else str(model)
+    name = "the model" if isinstance(model, bytes) else str(model)
+    with foreign_errors(f"{name} does not load on {provider}", fix=""):
         return ort.InferenceSession(content, options, providers=[provider])
-    except Exception as error:
-        name = "the model" if isinstance(model, bytes) else str(model)
-        raise InputError(
-            f"{name} does not load on {provider}", why=" ".join(str(error).split())[:300]
-        ) from None
 
 
 def run_images(session: ort.InferenceSession, images: np.ndarray) -> np.ndarray:
@@ -52,7 +49,9 @@ def run_images(session: ort.InferenceSession, images: np.ndarray) -> np.ndarray:
     rows = []
     for image in images:
         fed = (image[None] if with_batch else image).astype(dtype, copy=False)
-        rows.append(np.asarray(session.run([output], {meta.name: fed})[0], np.float64).reshape(-1))
+        with foreign_errors("the model does not run on the CPU", fix="check what it takes"):
+            made = np.asarray(session.run([output], {meta.name: fed})[0], np.float64)
+        rows.append(made.reshape(-1))
     return np.stack(rows)
 
 

@@ -27,6 +27,7 @@ from factory.deployment.passes.pad_channels import pad_channels_8, pad_channels_
 from factory.deployment.passes.remove_unused import remove_unused
 from factory.deployment.passes.slice_into_conv import slice_into_conv
 from factory.devices.base import Device, TimingPlan
+from factory.graph.onnx_load import with_shapes
 
 MEASURED_PASSES: tuple[Pass, ...] = (
     slice_into_conv,
@@ -76,11 +77,7 @@ def rewrite(model: onnx.ModelProto, one_pass: Pass) -> onnx.ModelProto | None:
     if not one_pass(copy):
         return None
     remove_unused(copy)
-    proto = ir.to_proto(copy)
-    del proto.graph.value_info[:]
-    proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return with_shapes(ir.to_proto(copy), f"the model after {one_pass.__name__} is not valid")
 
 
 def select_passes(

@@ -3,7 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+
+from factory.core.validation import validate
+
+
+class _Input(pydantic.BaseModel):
+    name: str
+    shape: Annotated[list[int], pydantic.Field(min_length=4, max_length=4)]
+
+
+class _Camera(pydantic.BaseModel):
+    camera: tuple[int, int]
+
+
+class _Preprocessing(pydantic.BaseModel):
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    size: tuple[int, int] | None = None
+    scale: float | None = None
+    colour: str = "RGB"
+    fit: str = "stretch"
+
+
+class _Metadata(pydantic.BaseModel):
+    preprocessing: _Preprocessing | None = None
+    preprocessing_inside: _Camera | None = None
+
+
+class _Used(pydantic.BaseModel):
+    """What a snippet takes from a manifest."""
+
+    file: str = "model.onnx"
+    inputs: list[_Input] = []
+    metadata: _Metadata | None = None
 
 
 def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> str:
@@ -15,7 +50,11 @@ def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> s
         manifest: a :class:`~factory.deployment.manifest.ModelManifest` as JSON values; only
             ``file``, ``inputs`` and ``metadata`` are used, and missing parts have neutral values.
         threads: threads of the chip the file was made for; the runtime's choice where None.
+
+    Raises:
+        InputError: one of these parts is not what a manifest holds.
     """
+    validate(_Used, manifest, where="the manifest")
     metadata = manifest.get("metadata") or {}
     inputs = manifest.get("inputs") or [{"name": "image", "shape": [1, 3, 32, 32]}]
     lines = [

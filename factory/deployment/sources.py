@@ -7,22 +7,36 @@ set, every node named. Our own trained tiers come from :mod:`factory.deployment.
 from __future__ import annotations
 
 import importlib
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from factory.core.errors import InputError, nearest
+from factory.core.guard import guarded
 from factory.deployment.agreement import compare
 from factory.deployment.quiet import silenced
 from factory.deployment.run_here import run_model
+from factory.graph.onnx_load import (
+    LARGEST_BYTES,
+    examine_model,
+    file_bytes,
+    foreign_errors,
+    open_unchecked,
+    weight_files_bytes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
 OLDEST_OPSET = 17
+MOST_VALUES = 2**24  # of a picture: calibration holds hundreds of them
+OLDEST_IR = 4  # from here on weights need not be inputs
 MIN_SIGNAL_DB = 80.0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -65,7 +79,9 @@ def network_of(spec: str, *, seed: int = 0, weights: Path | None = None) -> nn.M
     torch.manual_seed(seed)
     network = _call(spec)
     if weights is not None:
-        _load_weights(network, weights)
+        from factory.training.weights import load_weights
+
+        load_weights(network, weights)
     return network
 
 
@@ -109,74 +125,104 @@ def _call(spec: str) -> nn.Module:
     return network
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
-    from factory.training.weights import load_weights
-
-    if not path.is_file():
-        raise InputError(f"weights {path} do not exist", fix="check the path")
-    try:
-        load_weights(network, path)
-    except Exception as error:
-        raise InputError(
-            f"the weights {path} do not fit the network", why=" ".join(str(error).split())[:200]
-        ) from None
-
-
 def from_file(path: Path, image_shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
-    """The clean model of an ONNX file.
+    """The clean model of an ONNX file, made and run in the guarded child.
 
     A dynamic batch becomes 1; other dynamic sizes are taken from ``image_shape``.
 
     Raises:
-        InputError: not an ONNX file, quantised already, or sizes that stay unknown.
+        InputError: not an ONNX file, quantised already, sizes that stay unknown, or a network that
+            computes no numbers.
     """
-    from factory.graph.onnx_load import load_onnx
+    size = file_bytes(path) + weight_files_bytes(path)
+    if size > LARGEST_BYTES:
+        raise InputError(
+            f"the weights of {path} take {size / 1e9:.1f} GB",
+            why="the files that are made hold 2 GB at most",
+            fix="only `factory inspect` and `factory predict` take such a model",
+        )
+    content = guarded(
+        "factory.deployment.sources:cleaned_file",
+        f"model {path}",
+        size,
+        path=str(path.absolute()),
+        where=str(path),
+        image_shape=image_shape,
+    )
+    model = onnx.ModelProto()
+    model.ParseFromString(content)
+    return model
 
-    model = _fixed(path, image_shape)
+
+def cleaned_file(path: str, where: str, image_shape: Sequence[int] | None) -> bytes:
+    """The work of :func:`from_file`; the model's bytes."""
+    model = _fixed(open_unchecked(Path(path), where), where, image_shape)
     if any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node):
         raise InputError(
-            f"{path} is quantised already",
+            f"{where} is quantised already",
             why="targets are made from the fp32 model",
             fix="give the fp32 file, or check this one with `factory verify`",
         )
-    import tempfile
+    input_shape(model, where)
+    examine_model(model, where)
+    clean = _cleaned(_newer(model), model, where)
+    with foreign_errors(f"the cleaned model of {where} cannot be written"):
+        content: bytes = clean.SerializeToString()
+    return content
 
-    with tempfile.TemporaryDirectory(prefix="factory-source-") as folder:
-        fixed = Path(folder) / path.name
-        onnx.save_model(model, fixed)
-        load_onnx(fixed)  # one sentence about whatever is wrong
-    return _cleaned(_newer(model), model)
+
+def input_shape(model: onnx.ModelProto, where: str) -> tuple[int, int, int]:
+    """Channels, height and width of the one picture that the model takes; InputError otherwise."""
+    dims = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
+    if len(model.graph.input) != 1 or len(dims) != 4 or dims[0] != 1:
+        raise InputError(
+            f"{where} does not take one picture [1,C,H,W]",
+            why=f"{len(model.graph.input)} inputs, the first of shape {dims}",
+            fix="only such models can be exported; `factory verify` measures any",
+        )
+    if math.prod(dims) > MOST_VALUES:
+        raise InputError(
+            f"{where} takes a picture of {'x'.join(map(str, dims[1:]))} values",
+            why=f"at most {MOST_VALUES:,} are exported",
+            fix="export the network for a smaller picture",
+        )
+    return dims[1], dims[2], dims[3]
 
 
-def _fixed(path: Path, image_shape: tuple[int, int, int] | None) -> onnx.ModelProto:
-    """The file's model with fixed input shapes and without weights among its inputs."""
-    from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_input_shape_fixed
+def _fixed(
+    model: onnx.ModelProto, where: str, image_shape: Sequence[int] | None
+) -> onnx.ModelProto:
+    """``model`` with fixed input shapes and without weights among its inputs."""
+    from onnxruntime.tools.onnx_model_utils import fix_output_shapes
 
-    if not path.is_file():
-        raise InputError(f"model {path} does not exist", fix="check the path")
-    try:
-        model = onnx.load(path)
-    except Exception:
-        raise InputError(f"{path} is not an ONNX model") from None
     weights = {w.name for w in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
+    if not inputs:
+        raise InputError(f"the graph of {where} has no input", fix="export it again")
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    for value in inputs[:1]:
+    model.ir_version = max(model.ir_version, OLDEST_IR)
+    for value in model.graph.input[:1]:
         dims = list(value.type.tensor_type.shape.dim)
-        shape = [d.dim_value if d.HasField("dim_value") else 0 for d in dims]
+        shape = [max(d.dim_value, 0) for d in dims]
         if len(shape) != 4 or all(size > 0 for size in shape):
             continue
         wanted = (1, *image_shape) if image_shape else (1, 0, 0, 0)
         merged = [size or want for size, want in zip(shape, wanted, strict=True)]
         if 0 in merged:
             raise InputError(
-                f"input {value.name!r} of {path} has no fixed size",
+                f"input {value.name!r} of {where} has no fixed size",
                 why="a latency belongs to fixed shapes",
                 fix="give it with --input, for example --input 3x224x224",
             )
-        make_input_shape_fixed(model.graph, value.name, merged)
-    with silenced():
+        for dim, size in zip(dims, merged, strict=True):
+            dim.dim_value = size  # in the place of a name
+        del model.graph.value_info[:]
+        for made in model.graph.output:  # what follows from the old sizes
+            for dim in made.type.tensor_type.shape.dim:
+                if dim.dim_value < 1:
+                    dim.Clear()
+    with silenced(), foreign_errors(f"{where} is not a valid ONNX model"):
         fix_output_shapes(model)
     return model
 
@@ -186,40 +232,49 @@ def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version >= OLDEST_OPSET:
         return model
-    try:
+    with foreign_errors(
+        f"the model's operator set {version} cannot be brought to {OLDEST_OPSET}",
+        fix=f"export it again with opset {OLDEST_OPSET} or newer",
+    ):
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
-    except Exception as error:
-        raise InputError(
-            f"the model's operator set {version} cannot be brought to {OLDEST_OPSET}",
-            why=" ".join(str(error).split())[:200],
-            fix=f"export it again with opset {OLDEST_OPSET} or newer",
-        ) from None
 
 
-def _cleaned(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+def _cleaned(model: onnx.ModelProto, original: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """The model after all passes, its outputs compared with those of the file."""
     import onnx_ir as ir
 
     from factory.deployment.passes import clean_model
 
     props = {p.key: p.value for p in model.metadata_props}
-    try:
-        with silenced():
-            clean = clean_model(ir.from_proto(model))
-    except Exception as error:
-        raise InputError(
-            "the model's graph could not be cleaned", why=" ".join(str(error).split())[:200]
-        ) from error
+    with silenced(), foreign_errors(f"the graph of {where} could not be cleaned"):
+        clean = clean_model(ir.from_proto(model))
     onnx.helper.set_model_props(clean, props)
     dims = [d.dim_value for d in clean.graph.input[0].type.tensor_type.shape.dim]
     probe = np.random.default_rng(0).standard_normal((2, *dims[1:]), dtype=np.float32)
-    ours = run_model(clean.SerializeToString(), probe)
     theirs = run_model(original.SerializeToString(), probe)
-    found = compare(ours, theirs)
+    if not np.isfinite(theirs).all():
+        raise _no_numbers(original, where)
+    found = compare(run_model(clean.SerializeToString(), probe), theirs)
     if found.signal_db < MIN_SIGNAL_DB:
         raise InputError(
-            "cleaning changed what the model computes",
+            f"cleaning changed what {where} computes",
             why=f"{found.signal_db:.0f} dB of signal to noise, {MIN_SIGNAL_DB:.0f} are asked for",
             fix="please report this model",
         )
     return clean
+
+
+def _no_numbers(model: onnx.ModelProto, where: str) -> InputError:
+    """The network computes NaN or infinity; the weight that holds some is named."""
+    why = "all of its weights are finite: an operator makes it, such as Log of what is negative"
+    for weight in model.graph.initializer:
+        if weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            odd = int(np.sum(~np.isfinite(onnx.numpy_helper.to_array(weight))))
+            if odd:
+                why = f"{odd} values of its weight {weight.name!r} are NaN or infinite"
+                break
+    return InputError(
+        f"{where} computes NaN or infinity for a picture of random pixels",
+        why=why,
+        fix="train it again (a smaller learning rate, clipped gradients) or export it again",
+    )

@@ -18,6 +18,7 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.wire import Form, Wrong, printable
 from factory.devices import adb_perf_test
 from factory.devices.adb_client import Adb, PhoneGone, find_phone
 from factory.devices.adb_facts import battery_facts, fastest_cores, phone_facts
@@ -37,7 +38,6 @@ from factory.devices.base import CHUNK_BYTES, CPU, Timing, TimingPlan, answers_o
 from factory.devices.local import EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.messages import RUNNER_RAN, RUNNER_TIMED, RUNNER_VERSION, read
 from factory.devices.profile import DeviceProfile
-from factory.devices.wire import Form, Wrong, printable
 
 
 class AdbDevice(Closing):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from factory.core.errors import InputError
-from factory.devices.wire import printable
+from factory.core.wire import printable
 
 QUICK_TIMEOUT_S = 20.0
 STATE_TIMEOUT_S = 5.0

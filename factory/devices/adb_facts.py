@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from factory.core.wire import digits
 from factory.devices.adb_client import Adb
 from factory.devices.base import answers_of
 from factory.devices.messages import PHONE_FACTS
-from factory.devices.wire import digits
 
 _PROPERTIES = "getprop"
 _FILES = (

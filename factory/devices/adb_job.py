@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from factory.core.frames import unpack_arrays
+from factory.core.wire import LONGEST_JSON, Form, Wrong, parse_json
 from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import unpack_arrays
 from factory.devices.messages import (
     LONGEST_OUTPUTS,
     RUNNER_HEAD,
@@ -29,7 +30,6 @@ from factory.devices.messages import (
     timings,
 )
 from factory.devices.profile import DeviceProfile
-from factory.devices.wire import LONGEST_JSON, Form, Wrong, parse_json
 
 JOB, RESULTS = "job.txt", "results.jsonl"
 WRITTEN = ("trace", "optimised")  # files that "time" writes for each model

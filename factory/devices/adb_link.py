@@ -9,7 +9,6 @@ import secrets
 import shlex
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections import deque
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import IO, TypeVar, cast
 
 from factory.core.errors import InputError
+from factory.core.temporary import TemporaryFolder
+from factory.core.wire import digits, printable
 from factory.devices.adb_client import Adb, PhoneGone
 from factory.devices.adb_job import JOB, RESULTS
 from factory.devices.adb_options import AdbOptions
-from factory.devices.wire import digits, printable
 
 T = TypeVar("T")
 RUNNER_VARIABLE = "FACTORY_ANDROID_RUNNER"
@@ -127,13 +127,13 @@ class AdbLink:
         there = f"{self.root}/job"
         self.adb.shell("rm", "-rf", there)
         self.adb.shell("mkdir", "-p", there)
-        with tempfile.TemporaryDirectory(prefix="factory-adb-") as here:
-            sent = Path(here) / "sent"
+        with TemporaryFolder("adb") as here:
+            sent = here / "sent"
             sent.mkdir()
             for name, content in files.items():
                 (sent / name).write_bytes(content)
             self.adb.push(sorted(sent.iterdir()), there)
-            yield Path(here)
+            yield here
         with contextlib.suppress(PhoneGone):
             self.adb.shell("rm", "-rf", there)
 

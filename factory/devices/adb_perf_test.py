@@ -12,10 +12,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from factory.core.wire import LONGEST_JSON, Wrong, printable
 from factory.devices.adb_job import content_of
 from factory.devices.base import TimingPlan
 from factory.devices.profile import DeviceProfile
-from factory.devices.wire import LONGEST_JSON, Wrong, printable
 
 PROGRAM = "onnxruntime_perf_test"
 PROBE_RUNS = 5

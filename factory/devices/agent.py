@@ -15,10 +15,10 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import pack_arrays, unpack_arrays
 from factory.devices.agent_client import AgentClient, Event, RequestCut
 from factory.devices.agent_token import load_token
 from factory.devices.base import Timing, TimingPlan, answers_of, in_chunks
-from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.messages import timings
 from factory.devices.profile import DeviceProfile
 

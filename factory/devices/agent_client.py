@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from factory.core.errors import InputError
+from factory.core.frames import write_frame
+from factory.core.wire import LONGEST_JSON, Wrong, parse_json, printable
 from factory.devices.agent_options import AgentOptions
 from factory.devices.agent_server import MEDIA_TYPE, PROTOCOL
 from factory.devices.base import answers_of
-from factory.devices.frames import write_frame
 from factory.devices.messages import (
     AGENT_EVENT,
     AGENT_FACTS,
@@ -34,7 +35,6 @@ from factory.devices.messages import (
     LONGEST_OUTPUTS,
     read,
 )
-from factory.devices.wire import LONGEST_JSON, Wrong, parse_json, printable
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.provenance import chip_fingerprint, cpu_name, machine_id
-from factory.devices.wire import digits
+from factory.core.wire import digits
 
 CPU = Path("/sys/devices/system/cpu")
 THERMAL = Path("/sys/class/thermal")

@@ -12,15 +12,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from factory.core.errors import FactoryError, InputError
+from factory.core.frames import pack_arrays, unpack_arrays
+from factory.core.wire import Wrong, printable
 from factory.devices.agent_facts import machine_facts, temperature_c
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_models import RefusedModel, check_wire_model
 from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import pack_arrays, unpack_arrays
+from factory.devices.environment import COMMAND
 from factory.devices.local import LocalDevice
 from factory.devices.messages import AGENT_REQUEST, MOST_MODELS
-from factory.devices.process import COMMAND
-from factory.devices.wire import Wrong, printable
 
 Say = Callable[[Mapping[str, Any]], None]
 SAY_EVERY_S = 0.25

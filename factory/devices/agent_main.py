@@ -21,7 +21,7 @@ from factory.devices.agent_facts import memory_mb
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_jobs import Jobs, Limits
 from factory.devices.agent_server import AgentServer
-from factory.devices.process import COMMAND
+from factory.devices.environment import COMMAND
 
 TOKEN_VARIABLE = "FACTORY_AGENT_TOKEN"
 DEFAULT_PORT = 8765

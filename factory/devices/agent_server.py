@@ -1,7 +1,7 @@
 """The HTTP server of the device agent: who may ask, how much at once, and the answers as they come.
 
     GET  /v1/facts   the machine and its runtime, JSON
-    POST /v1/work    one frame (factory/devices/frames.py) with "command" describe, time or run;
+    POST /v1/work    one frame (factory/core/frames.py) with "command" describe, time or run;
                      answered in chunks, one JSON event a line; the contents of outputs follow
                      the last line as they are
 
@@ -25,9 +25,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, BinaryIO, cast
 
+from factory.core.frames import BrokenFrame, read_frame
+from factory.core.wire import digits, printable
 from factory.devices.agent_jobs import BadRequest, ClientGone, Jobs
-from factory.devices.frames import BrokenFrame, read_frame
-from factory.devices.wire import digits, printable
 
 PROTOCOL = 1
 MEDIA_TYPE = "application/x-factory-frame"

@@ -16,7 +16,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.core.registry import Registry
-from factory.devices.wire import Wrong
+from factory.core.wire import Wrong
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from typing import Self

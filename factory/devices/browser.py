@@ -19,6 +19,7 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import pack_arrays, unpack_arrays
 from factory.core.progress import Progress
 from factory.core.resources import user_home
 from factory.devices import browser_boundary, browser_facts
@@ -31,7 +32,6 @@ from factory.devices.browser_options import ANY_CHIP, PROVIDERS, BrowserOptions
 from factory.devices.browser_progress import PageProgress
 from factory.devices.browser_server import PageServer
 from factory.devices.browser_timings import timing_of
-from factory.devices.frames import pack_arrays, unpack_arrays
 from factory.devices.profile import DeviceProfile
 
 FAREWELL_S = 3.0

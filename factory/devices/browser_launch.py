@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import weakref
-from pathlib import Path
 from typing import TextIO
 
 from factory.core.errors import InputError
+from factory.core.temporary import TemporaryFolder
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -61,7 +60,8 @@ class HeadlessChromium:
                 why='the profile says launch = "headless"',
                 fix="install it (Debian: apt install chromium), or open the page yourself",
             )
-        self.folder = Path(tempfile.mkdtemp(prefix="factory-browser-"))
+        scratch = TemporaryFolder("browser")
+        self.folder = scratch.path
         command = [found, *FLAGS, f"--user-data-dir={self.folder}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command.append("--no-sandbox")  # Chromium refuses to run as root with its sandbox
@@ -78,7 +78,7 @@ class HeadlessChromium:
                 stderr=log,
                 start_new_session=True,
             )
-        self._finalizer = weakref.finalize(self, _end, self.process, self.folder)
+        self._finalizer = weakref.finalize(self, _end, self.process, scratch)
 
     @property
     def alive(self) -> bool:
@@ -90,7 +90,7 @@ class HeadlessChromium:
         self._finalizer()
 
 
-def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
+def _end(process: subprocess.Popen[bytes], scratch: TemporaryFolder) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -102,7 +102,7 @@ def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
             break
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)  # helpers that outlived it
-    shutil.rmtree(folder, ignore_errors=True)
+    scratch.remove()
 
 
 def show_address(url: str, digest: str = "", stream: TextIO | None = None) -> None:

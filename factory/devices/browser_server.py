@@ -19,12 +19,12 @@ from typing import Any
 from aiohttp import web
 
 from factory.core.errors import InputError
+from factory.core.frames import BrokenFrame, read_frame, write_frame
+from factory.core.wire import Form, Wrong, digits, parse_json
 from factory.devices.browser_files import PAGE, WEB, ort_files
 from factory.devices.browser_link import Job, Link, Refused
 from factory.devices.browser_timings import read_result
-from factory.devices.frames import BrokenFrame, read_frame, write_frame
 from factory.devices.messages import PAGE_HELLO, PAGE_REPLY, PAGE_TICK
-from factory.devices.wire import Form, Wrong, digits, parse_json
 
 LONGEST_WORDS = 64 << 10  # of what may come before the page is known
 LONGEST_JSON = 4 << 20

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from factory.core.wire import Wrong
 from factory.devices.base import CPU, Timing
 from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_facts import text
 from factory.devices.messages import PAGE_RESULT, check_trace
-from factory.devices.wire import Wrong
 
 WASM = "wasm"
 NAMES = {  # the runtime's names of its providers -> those of a profile

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +20,22 @@ if TYPE_CHECKING:
     from factory.devices.profile import DeviceProfile
 
 WORKER = ("-P", "-m", "factory.devices.worker")
+COMMAND = (sys.executable, *WORKER)
 PACKAGES = {
     "OpenVINOExecutionProvider": "onnxruntime-openvino==1.24.1",
     "QNNExecutionProvider": "onnxruntime==1.32.0 onnxruntime-qnn==2.7.0",
 }
 NEEDED_FILES = (
     "__init__.py",
+    "core/__init__.py",
+    "core/frames.py",
+    "core/wire.py",
     "devices/__init__.py",
     "devices/context.py",
-    "devices/frames.py",
     "devices/measure.py",
     "devices/memory.py",
     "devices/placing.py",
     "devices/start_up.py",
-    "devices/wire.py",
     "devices/worker.py",
 )
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
+from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
+from factory.core.wire import Wrong, printable
 from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
-from factory.devices.environment import copy_worker, emulator, own_command
-from factory.devices.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
-from factory.devices.messages import timings
-from factory.devices.process import COMMAND, Watch, WorkerLost, WorkerProcess
-from factory.devices.wire import Wrong, printable
+from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
+from factory.devices.messages import timings, worker_reply
 
 if TYPE_CHECKING:  # the device agent takes this file where there is no pydantic
     from factory.devices.profile import DeviceProfile
@@ -100,7 +100,10 @@ class LocalDevice(Closing):
         own = own_command(self.profile)
         try:
             worker = WorkerProcess(
-                own or self._command, copy_worker if own else None, self._longest_answer
+                own or self._command,
+                copy_worker if own else None,
+                longest_answer=self._longest_answer,
+                read=worker_reply,
             )
         except OSError as error:
             raise InputError(

@@ -41,6 +41,7 @@ FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
+MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
 
 
@@ -219,6 +220,8 @@ def random_input(
         raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
     if kind not in NUMPY_TYPES:
         raise ValueError(f"input {name!r} has the unsupported type {kind}")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
     dtype = np.dtype(NUMPY_TYPES[kind])
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from factory.devices.base import Timing, TimingPlan
-from factory.devices.frames import ARRAYS, DTYPES, MOST_BLOBS
-from factory.devices.wire import (
+from factory.core.frames import ARRAYS, DTYPES, MOST_BLOBS
+from factory.core.wire import (
     Form,
     Wrong,
     anything,
@@ -32,6 +31,7 @@ from factory.devices.wire import (
     whole,
     word,
 )
+from factory.devices.base import Timing, TimingPlan
 
 LONGEST_FACTS = 1 << 20
 LONGEST_OUTPUTS = 1 << 29
@@ -263,6 +263,15 @@ REPLY_TO = {
     "place": "placed",
     "compile": "compiled",
 }
+
+
+def worker_reply(request: Mapping[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """A worker's reply to a request; Wrong where it is none, or one to another command."""
+    reply: dict[str, Any] = WORKER_REPLY(told, "")
+    if reply["reply"] not in ("tick", "error", REPLY_TO[request["command"]]):
+        raise Wrong(repr(reply["reply"]))
+    return reply
+
 
 # -- a page -----------------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ docs/formats/device-profile.md and every field's text below is its help.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 
 from factory.core.errors import InputError, nearest
+from factory.core.reading import is_file, is_folder, read_toml
 from factory.core.resources import find_resources
 from factory.core.validation import validate
 from factory.devices.adb_options import AdbOptions
@@ -24,6 +24,8 @@ from factory.devices.local_options import LocalOptions
 from factory.devices.ray_options import RayOptions
 from factory.devices.simulated_options import SimulatedOptions
 
+ID_PATTERN = r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$"
+MOST_OF_ID = 80  # characters: it is a part of the names of files
 OptionValue = str | int | float | bool
 RUNTIMES = ("onnxruntime", BROWSER_RUNTIME)
 ONLY_A_TABLE = "table"  # transport of a chip that is known from an imported table only
@@ -37,7 +39,8 @@ class DeviceProfile(pydantic.BaseModel):
 
     schema_version: Literal[1] = pydantic.Field(default=1, description="Version of this format.")
     id: str = pydantic.Field(
-        pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$",
+        pattern=ID_PATTERN,
+        max_length=MOST_OF_ID,
         description="Name of the device, the same as the file's name without .toml.",
     )
     chip: str = pydantic.Field(
@@ -144,14 +147,7 @@ def list_profiles() -> dict[str, Path]:
 def load_profile(id_or_path: str | Path) -> DeviceProfile:
     """The profile of that id, or from that file; InputError in one sentence otherwise."""
     path = _find(id_or_path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"device profile {path} is not valid TOML", why=str(error), fix="repair that line"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot read device profile {path}", why=str(error.strerror)) from None
+    data = read_toml(path, "device profile")
     profile = validate(DeviceProfile, data, where=f"device profile {path}")
     if profile.id != path.stem:
         raise InputError(
@@ -182,9 +178,9 @@ def _find(id_or_path: str | Path) -> Path:
     if name in known:
         return known[name]
     path = Path(id_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"device profile {path} is a folder", fix="name a TOML file")
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise InputError(

@@ -15,13 +15,13 @@ import numpy as np
 
 from factory.core.closing import Closing
 from factory.core.errors import InputError
+from factory.core.frames import DTYPES
+from factory.core.wire import Wrong, printable
 from factory.devices.base import Timing, TimingPlan, answers_of
-from factory.devices.frames import DTYPES
 from factory.devices.local import LocalDevice
 from factory.devices.messages import DESCRIBE, TIMINGS, timings
 from factory.devices.profile import DeviceProfile
 from factory.devices.ray_options import RayOptions
-from factory.devices.wire import Wrong, printable
 
 ACTOR_WITHIN_S = 120.0
 

@@ -217,53 +217,38 @@ class SimulatedDevice(Closing):
     def _session(self, model: bytes) -> Any:
         import onnxruntime
 
-        _load(model)  # other bytes than a model are told as such
+        from factory.graph.onnx_load import foreign_errors, parse_onnx
+
+        parse_onnx(model, "what was given")  # other bytes than a model are told as such
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
+        with foreign_errors(self._does_not_run()):
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise self._does_not_run(error) from None
 
     def _run(self, session: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        names = [output.name for output in session.get_outputs()]
-        try:
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-        except Exception as error:
-            raise self._does_not_run(error) from None
+        from factory.graph.onnx_load import foreign_errors
 
-    def _does_not_run(self, error: Exception) -> InputError:
-        return InputError(
-            f"the model does not run on device {self.profile.id!r}",
-            why=" ".join(str(error).split())[:300] or type(error).__name__,
-        )
+        names = [output.name for output in session.get_outputs()]
+        with foreign_errors(self._does_not_run()):
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    def _does_not_run(self) -> str:
+        return f"the model does not run on device {self.profile.id!r}"
 
     def close(self) -> None:
         """Nothing to let go."""
 
 
-def _load(model: bytes) -> Any:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        proto = onnx.load_from_string(model)
-    except DecodeError:
-        proto = None
-    if proto is None or not proto.graph.node:
-        raise InputError("these bytes are not an ONNX model", fix="give a file made by an exporter")
-    return proto
-
-
 def _graph(model: bytes) -> OpGraph:
     """Canonical operators of a model in order of execution."""
     from factory.graph.canonical import canonicalise
+    from factory.graph.onnx_check import check_model
     from factory.graph.onnx_import import from_onnx
-    from factory.graph.onnx_load import check_model
+    from factory.graph.onnx_load import parse_onnx
 
-    proto = _load(model)
+    proto = parse_onnx(model, "what was given")
     check_model(proto)
     return canonicalise(from_onnx(proto))
 

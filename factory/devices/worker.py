@@ -1,7 +1,7 @@
 """The child process that holds ONNX Runtime: ``python -m factory.devices.worker``.
 
 A crash or a hang of the runtime ends this process and not the factory. It reads frames
-(factory/devices/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
+(factory/core/frames.py) from stdin and answers on stdout: "configure" once, then "time", "run"
 and "run_batch". Between the pieces of a long request it sends "tick" frames that name the model
 it is busy with. It ends when stdin ends, also in the middle of a measurement, so that it never
 outlives its parent. Imports: standard library, numpy, onnxruntime.
@@ -23,14 +23,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnxruntime as ort
 
-from factory.devices import measure, placing, start_up
-from factory.devices.frames import (
+from factory.core.frames import (
     FOLDER_VARIABLE,
     pack_arrays,
     read_frame,
     unpack_arrays,
     write_frame,
 )
+from factory.devices import measure, placing, start_up
 
 TICK_EVERY_S = 0.5
 Frame = tuple[dict[str, Any], list[bytes]]

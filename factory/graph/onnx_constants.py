@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 
+from factory.graph.onnx_load import inferred
 from factory.graph.shapes import Shape
 
 SMALL = 64  # elements of a constant that may be a shape, an axis or a limit
@@ -25,13 +26,13 @@ class Facts:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = shape_inference.infer_shapes(model, data_prop=True)
+        self.model = inferred(model)
         self._collect()
         for _ in range(_ROUNDS):
             missing = self._missing()
             if not missing or not self._fold_shape_arithmetic():
                 break
-            self.model = shape_inference.infer_shapes(self.model, data_prop=True)
+            self.model = inferred(self.model)
             self._collect()
             if len(self._missing()) >= len(missing):
                 break

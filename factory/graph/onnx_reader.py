@@ -52,7 +52,7 @@ class Reader:
                 node = handler(self, proto)
                 if node is not None:
                     self._keep(proto, node)
-            except (KeyError, IndexError, ValueError) as error:
+            except (LookupError, ValueError, TypeError, ArithmeticError) as error:
                 name = proto.name or proto.output[0]
                 raise InputError(
                     f"operator {proto.op_type} (node {name!r}) is malformed",

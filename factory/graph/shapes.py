@@ -20,6 +20,7 @@ _ELEMENTWISE = (
     "Softmax LogSoftmax Cast QuantizeLinear DequantizeLinear"
 )
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
+MOST_ELEMENTS = 10**12  # of a tensor: terabytes
 
 
 def elements(shape: Shape) -> int:
@@ -39,6 +40,8 @@ def parse_shape(text: str) -> Shape:
     shape = tuple(int(part) for part in text.split("x"))
     if any(size < 1 for size in shape) or shape_text(shape) != text:
         raise ValueError(f"{text!r} is not a shape")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"{text[:60]!r} has more than {MOST_ELEMENTS:.0e} elements")
     return shape
 
 
@@ -206,6 +209,10 @@ def output_shape(
         shape = rule(inputs, weight, attrs)
     except KeyError as error:
         raise ValueError(f"{op} needs the attribute {error.args[0]!r}") from None
+    except IndexError:
+        raise ValueError(f"an input of {op} has too few axes") from None
     if any(size < 1 for size in shape):
         raise ValueError(f"the output {shape_text(shape)} of {op} is empty")
+    if elements(shape) > MOST_ELEMENTS:
+        raise ValueError(f"the output of {op} has more than {MOST_ELEMENTS:.0e} elements")
     return shape

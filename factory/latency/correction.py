@@ -122,11 +122,18 @@ class Correction:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Correction:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`; ValueError where it is no correction."""
         fields = {name: value[name] for name in cls.__dataclass_fields__}
         for name in ("scales", "overheads_ms"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+            fields[name] = tuple(map(float, fields[name]))
+            if len(fields[name]) != len(GROUPS):
+                raise ValueError(f"{len(fields[name])} {name} for {len(GROUPS)} groups")
+        for name in ("constant_ms", "session_ms", "strength"):
+            fields[name] = float(fields[name])
+        made = cls(**{**fields, "structure": str(fields["structure"])})
+        if min(*made.scales, *made.overheads_ms, made.constant_ms, made.session_ms) < 0:
+            raise ValueError("a number of the correction is negative")
+        return made
 
 
 def inside_network_ms(kernel_ms: np.ndarray, session_ms: float) -> np.ndarray:

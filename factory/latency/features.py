@@ -294,4 +294,4 @@ class FeatureSpace:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> FeatureSpace:
         """The inverse of :meth:`to_dict`."""
-        return cls(tuple(value["operators"]), tuple(value["activations"]))
+        return cls(tuple(map(str, value["operators"])), tuple(map(str, value["activations"])))

@@ -70,14 +70,20 @@ class GaussianProcess:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> GaussianProcess:
-        """The inverse of :meth:`to_dict`."""
-        return cls(
+        """The inverse of :meth:`to_dict`; ValueError where it is no such process."""
+        made = cls(
             points=unpack(value["points"]),
             weights=unpack(value["weights"]),
             length=float(value["length"]),
             noise_n=unpack(value["noise_n"]),
             variance=float(value["variance"]),
         )
+        shape = (len(made.points),)
+        if made.points.ndim != 2 or made.weights.shape != shape or made.noise_n.shape != shape:
+            raise ValueError("the arrays of a Gaussian process do not fit together")
+        if not (made.length > 0 and made.variance >= 0 and (made.noise_n > 0).all()):
+            raise ValueError("a Gaussian process has a length or a variance that is none")
+        return made
 
 
 def _covariance(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:

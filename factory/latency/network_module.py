@@ -29,9 +29,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
+import pydantic
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,6 +41,8 @@ from torch.nn import functional
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
+from factory.core.reading import parse_object
+from factory.core.validation import validate
 from factory.latency.pool import check_ms
 
 SCHEMA_VERSION = 1
@@ -67,6 +70,28 @@ class ModuleError:
     median_percent: float
     p90_percent: float
     within_10_percent: float
+
+
+Size = Annotated[int, pydantic.Field(ge=1, le=4096)]
+
+
+class _Header(pydantic.BaseModel):
+    """The description beside the weights."""
+
+    schema_version: Literal[1]
+    kind: Literal["network_latency"]
+    shapes: Annotated[dict[str, tuple[Size, Size]], pydantic.Field(min_length=1, max_length=16)]
+    groups: dict[str, list[int]]
+    hidden: Annotated[list[Size], pydantic.Field(max_length=8)]
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+    error: ModuleError | None
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> _Header:
+        edges = {name: shape[0] for name, shape in self.shapes.items()}
+        if edges != {name: len(group) for name, group in self.groups.items()}:
+            raise ValueError("groups must have a number for every edge")
+        return self
 
 
 class NetworkLatency(nn.Module):
@@ -156,16 +181,13 @@ class NetworkLatency(nn.Module):
         """Read what :meth:`save` wrote; InputError where it cannot be read."""
         try:
             with safe_open(str(path), "pt") as stream:
-                header: dict[str, Any] = json.loads((stream.metadata() or {})["module"])
-                if (header["schema_version"], header["kind"]) != (
-                    SCHEMA_VERSION,
-                    "network_latency",
-                ):
-                    raise KeyError(f"schema version {header['schema_version']}, {header['kind']}")
-                module = cls(header["shapes"], header["groups"], header["hidden"], header["seed"])
+                where = f"the header of latency module {path}"
+                text = (stream.metadata() or {}).get("module", "")
+                header = validate(_Header, parse_object(text, where), where)
+                module = cls(header.shapes, header.groups, header.hidden, header.seed)
                 keys = list(stream.keys())
                 module.load_state_dict({name: stream.get_tensor(name) for name in keys})
-                module.error = ModuleError(**header["error"]) if header["error"] else None
+                module.error = header.error
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InputError(
                 f"the latency module {path} cannot be read",

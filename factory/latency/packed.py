@@ -37,6 +37,8 @@ def unpack(value: Mapping[str, Any]) -> np.ndarray:
     except binascii.Error as error:
         raise ValueError(str(error)) from None
     array = np.frombuffer(content, dtype=value["dtype"]).reshape(value["shape"])
+    if not np.isfinite(array).all():
+        raise ValueError("a number of an array is not finite")
     return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
 
 

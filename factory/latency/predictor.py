@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_atomic_text
+from factory.core.files import write_atomic_text
+from factory.core.reading import read_json
+from factory.core.validation import validate
 from factory.graph.fusion import NO_RULES, FusionRules, parse_rules, rule_texts
 from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
@@ -29,10 +31,10 @@ from factory.latency.intervals import (
     relative_doubt,
     widened,
 )
-from factory.latency.lazy import SavedRegressors, SavedTimes
 from factory.latency.prediction import Part, Prediction
 from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
+from factory.latency.saved import SavedPredictor, SavedRegressors, SavedTimes, damaged
 
 SCHEMA_VERSION = 5
 FORMAT = "factory-latency-predictor"
@@ -176,6 +178,12 @@ class LatencyPredictor:
         warnings += self._range_warnings(latency)
         if self._outside(latency):
             half *= OUT_OF_RANGE_FACTOR
+        if not np.isfinite(latency * (1.0 + half)):
+            raise InputError(
+                f"the predictor of {self.device_id} gives no finite latency",
+                why="a number of it is damaged",
+                fix="fit it again from its latency table with `factory fit`",
+            )
         parts = [
             Part(k, float(n), float(ms), float(share), source)
             for k, n, ms, share, source in zip(
@@ -325,28 +333,22 @@ class LatencyPredictor:
                 why=f"this version of the factory reads {SCHEMA_VERSION}",
                 fix="fit it again from its latency table with `factory fit`",
             )
-        try:
-            bounds = value["network_range_ms"]
+        with damaged(path):
+            saved = validate(SavedPredictor, value, where=f"latency predictor {path}")
             return cls(
-                device_id=value["device"],
-                dtype=value["dtype"],
-                table=value["table"],
-                seed=value["seed"],
-                measured_ms=SavedTimes(value["kernel_ms"]),
-                failed=dict(value["failed"]),
-                roofline=Roofline(**value["roofline"]),
-                regressors=SavedRegressors(value["regressors"], str(path)),
-                correction=Correction.from_dict(value["correction"]),
-                half_width=float(value["half_width"]),
-                network_range_ms=None if bounds is None else (bounds[0], bounds[1]),
+                device_id=saved.device,
+                dtype=saved.dtype,
+                table=saved.table,
+                seed=saved.seed,
+                measured_ms=SavedTimes(saved.kernel_ms),
+                failed=saved.failed,
+                roofline=Roofline(**saved.roofline),
+                regressors=SavedRegressors(saved.regressors, path),
+                correction=Correction.from_dict(saved.correction),
+                half_width=saved.half_width,
+                network_range_ms=saved.network_range_ms,
                 report=value["report"],
-                interval_has_regressors=bool(value["interval_has_regressors"]),
-                usual_doubt=float(value["usual_doubt"]),
-                fusion=parse_rules(value.get("fusion", ())),  # files of before have none
+                interval_has_regressors=saved.interval_has_regressors,
+                usual_doubt=saved.usual_doubt,
+                fusion=parse_rules(saved.fusion),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"latency predictor {path} is damaged",
-                why=f"{type(error).__name__}: {error}",
-                fix="fit it again from its latency table with `factory fit`",
-            ) from None

@@ -122,13 +122,13 @@ class KindRegressor:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> KindRegressor:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`; ValueError where its parts do not fit together."""
 
         def array(name: str) -> np.ndarray:
             return np.asarray(value[name], dtype=float)
 
         gaussian, trees = value["gaussian"], value["trees"]
-        return cls(
+        made = cls(
             space=FeatureSpace.from_dict(value["space"]),
             offset=float(value["offset"]),
             center=array("center"),
@@ -143,6 +143,22 @@ class KindRegressor:
             error=float(value["error"]),
             median_error=float(value["median_error"]),
         )
+        wide, numeric = (made.space.width,), (N_NUMERIC,)
+        fits = made.low.shape == made.high.shape == numeric and (
+            made.center.shape == made.scale.shape == made.coefficients.shape == wide
+        )
+        if made.gaussian is not None:
+            fits = fits and made.gaussian.points.shape[1:] == wide
+        if made.trees is not None:
+            fits = fits and made.trees.width <= wide[0]
+        if not fits or (made.model == EXPECTED and made.trees is None):
+            raise ValueError("its parts do not fit together")
+        errors = made.error, made.median_error
+        if not ((made.scale > 0).all() and min(errors) >= 0 and max(errors) < 1e6):
+            raise ValueError("a scale or an error that is none")
+        if not abs(made.offset) < 1e3:
+            raise ValueError(f"an offset of {made.offset:g}")
+        return made
 
 
 def _candidates(ms: np.ndarray, trees: bool) -> list[str]:

@@ -56,8 +56,25 @@ class TreeEnsemble:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TreeEnsemble:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**{name: unpack(value[name]) for name in cls.__dataclass_fields__})
+        """The inverse of :meth:`to_dict`; ValueError where the arrays are no trees."""
+        trees = cls(**{name: unpack(value[name]) for name in cls.__dataclass_fields__})
+        nodes = np.arange(len(trees.feature)) if trees.feature.ndim == 1 else np.zeros(0)
+        arrays = (trees.feature, trees.threshold, trees.left, trees.right, trees.value)
+        if any(array.shape != nodes.shape for array in arrays) or trees.roots.ndim != 1:
+            raise ValueError("the arrays of the trees do not fit together")
+        inner = trees.feature != LEAF
+        children = np.concatenate([trees.left[inner], trees.right[inner]])
+        # A child after its parent: whoever walks down arrives.
+        walks = (children > np.tile(nodes[inner], 2)).all() and (children < len(nodes)).all()
+        rooted = len(trees.roots) and (trees.roots >= 0).all() and (trees.roots < len(nodes)).all()
+        if not (walks and rooted and (trees.feature >= LEAF).all()):
+            raise ValueError("the nodes of the trees are no trees")
+        return trees
+
+    @property
+    def width(self) -> int:
+        """The least number of columns that the features must have."""
+        return int(self.feature.max(initial=LEAF)) + 1
 
 
 def fit_trees(

@@ -134,7 +134,7 @@ def _tier_summary(ctx: BuildContext, name: str, reached: tuple[str, ...]) -> dic
         entry.update({key: found[key] for key in keys})
         entry["genotype"] = str(search_files.genotype_path(ctx, name))
     if "train" in reached and "verify" not in reached:
-        from factory.core.files import read_json
+        from factory.core.reading import read_json
 
         trained = read_json(ctx.folder.stage("train") / name / "result.json", "training result")
         entry["accuracy"] = trained["test_accuracy"]

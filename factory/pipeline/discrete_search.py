@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT
+from factory.core.reading import read_json
+from factory.core.validation import checked
 from factory.pipeline.context import BuildContext
 from factory.pipeline.lock import locked
 from factory.pipeline.recipe import TierSection
@@ -128,7 +130,8 @@ class ShortTraining:
             record = {"architecture": form, "accuracy": result.test_accuracy}
             write_json(path, {"schema_version": SCHEMA_VERSION, **record})
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        return float(read_json(path, "short training")["accuracy"])
+        known = checked(dict[str, Any], read_json(path, "short training"), str(path))
+        return float(checked(float, known.get("accuracy"), str(path)))
 
     @cached_property
     def _data(self) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes
 from factory.core.progress import SILENT, Progress
+from factory.core.reading import is_file, is_folder, read_names
 from factory.pipeline.export_pictures import folder_pictures, made_up_pictures, trainable_on
 from factory.pipeline.shapes import parse_shape
 
@@ -79,7 +80,7 @@ def open_source(
     from factory.deployment.sources import is_module_function
 
     path = Path(model)
-    if path.is_dir():
+    if is_folder(path):
         return _tier_source(path, folder, tier, progress)
     if tier is not None:
         raise InputError(
@@ -90,7 +91,7 @@ def open_source(
     from factory.deployment.sources import from_file, network_of
 
     network = None
-    if path.is_file() or path.suffix == ".onnx":
+    if is_file(path) or path.suffix == ".onnx":
         shape = parse_shape(input) if input else None
         proto, kind = from_file(path, shape), "onnx"
         name = path.stem
@@ -164,7 +165,9 @@ def _foreign_source(
 ) -> ExportSource:
     import onnx
 
-    shape = _image_shape(proto, origin)
+    from factory.deployment.sources import input_shape
+
+    shape = input_shape(proto, origin)
     known = {p.key: p.value for p in proto.metadata_props}
     preprocessing = _preprocessing(known, shape, origin, mean, std)
     classes = _classes(proto)
@@ -229,17 +232,6 @@ def _foreign_source(
     )
 
 
-def _image_shape(proto: onnx.ModelProto, origin: str) -> tuple[int, int, int]:
-    dims = tuple(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim)
-    if len(proto.graph.input) != 1 or len(dims) != 4 or dims[0] != 1:
-        raise InputError(
-            f"{origin} does not take one picture [1,C,H,W]",
-            why=f"{len(proto.graph.input)} inputs, the first of shape {dims}",
-            fix="only such models can be exported; `factory verify` measures any",
-        )
-    return dims[1], dims[2], dims[3]
-
-
 def _classes(proto: onnx.ModelProto) -> int:
     dims = [d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim]
     return math.prod(dims[1:]) if len(dims) > 1 else 0
@@ -282,11 +274,7 @@ def _label_names(labels: str | Path | None, known: dict[str, str], classes: int)
         said = parse_props(known).get("class_names")
         return tuple(str(n) for n in said) if isinstance(said, list) else ()
     path = Path(labels)
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the labels {path}", why=str(error)) from None
-    names = tuple(name for name in names if name)
+    names = tuple(read_names(path, "labels"))
     if len(names) != classes:
         raise InputError(
             f"{path} has {len(names)} labels but the model has {classes} outputs",

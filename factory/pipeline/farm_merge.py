@@ -13,12 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json, sha256_file, write_json
+import pydantic
+
+from factory.core.files import sha256_file, write_json
+from factory.core.reading import read_object
+from factory.core.validation import checked
 from factory.devices.profile import DeviceProfile
 from factory.profiling.rows import Row
 from factory.profiling.table import LatencyTable, table_name
 
 SCHEMA_VERSION = 1
+
+
+class _Source(pydantic.BaseModel):
+    """What is used of an entry by name."""
+
+    device: str
+    blocks: dict[str, int]
 
 
 def sources_path(table: Path) -> Path:
@@ -110,4 +121,6 @@ def _known_sources(path: Path) -> dict[str, dict[str, Any]]:
     record = sources_path(path)
     if not record.exists():
         return {}
-    return {entry["device"]: entry for entry in read_json(record, "sources")["sources"]}
+    known = read_object(record, "sources")
+    checked(list[_Source], known.get("sources"), str(record))
+    return {entry["device"]: entry for entry in known["sources"]}

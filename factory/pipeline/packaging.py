@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from factory.core.errors import InputError, unknown_name
-from factory.core.files import read_json, sha256_file, write_atomic_bytes, write_atomic_text
+from factory.core.files import sha256_file, write_atomic_bytes, write_atomic_text
+from factory.core.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from factory.pipeline.context import BuildContext
@@ -47,8 +47,8 @@ def write_package(ctx: BuildContext, tier: TierSection, out: Path) -> list[str]:
                 f"{out} is there and is no package", fix="name a new folder with --out"
             )
         shutil.rmtree(out)
-    with tempfile.TemporaryDirectory(prefix="factory-package-") as scratch:
-        folder = Path(scratch) / tier.name
+    with TemporaryFolder("package") as scratch:
+        folder = scratch / tier.name
         _fill(ctx, tier, folder)
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         if out.suffix == ".zip":
@@ -61,6 +61,7 @@ def write_package(ctx: BuildContext, tier: TierSection, out: Path) -> list[str]:
 
 def _fill(ctx: BuildContext, tier: TierSection, folder: Path) -> None:
     from factory.deployment.app_snippets import app_snippet
+    from factory.deployment.manifest import ModelManifest
     from factory.deployment.snippet import run_snippet
     from factory.pipeline.stages import deploy, verify
     from factory.reporting.artefacts import read_run
@@ -81,8 +82,8 @@ def _fill(ctx: BuildContext, tier: TierSection, folder: Path) -> None:
             shutil.copyfile(made / name, folder / name)
     shutil.copyfile(certificate, folder / "certificate.json")
     write_certificate_page(folder / "certificate.json", folder / "certificate.html")
-    manifest: dict[str, Any] = read_json(folder / deploy.MANIFEST, "manifest")
-    names = manifest["metadata"]["class_names"]
+    manifest = ModelManifest.load(folder / deploy.MANIFEST).model_dump(mode="json")
+    names = manifest["metadata"].get("class_names") or []
     write_atomic_text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
     write_atomic_text(folder / "MODEL_CARD.md", model_card(read_run(ctx.folder.root), tier.name))
     profile = ctx.device(tier)

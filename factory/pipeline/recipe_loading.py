@@ -7,12 +7,12 @@ A recipe may carry named scales: `[scale.small.training] epochs = 20` replaces t
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, nearest
 from factory.core.files import sha256_bytes
+from factory.core.reading import is_file, is_folder, parse_toml, read_toml
 from factory.core.resources import find_resources
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def find_recipe(name_or_path: str | Path) -> Path:
     """The recipe's file: a path, or the name of one of the known recipes."""
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
     known = find_resources("recipes", ".toml")
     name = str(name_or_path)
@@ -32,24 +32,12 @@ def find_recipe(name_or_path: str | Path) -> Path:
     # recipes/demo.toml also works from a folder without recipes/: the packaged one is meant.
     if path.parts[:-1] == ("recipes",) and stem in known:
         return known[stem]
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"recipe {path} is a folder", fix="name a TOML file")
     raise InputError(
         f"recipe {name} does not exist",
         fix=f"write one with `factory new my.toml`, or name a known one ({nearest(stem, known)})",
     )
-
-
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Parse a TOML file; the line of a fault is in the message."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist", fix="check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {path} is not valid TOML", why=str(error)) from None
-    except OSError as error:
-        raise InputError(f"cannot read {what} {path}", why=str(error.strerror)) from None
 
 
 def merged(base: Any, change: Any) -> Any:
@@ -130,7 +118,7 @@ def recipe_from_text(text: str, where: str) -> Recipe:
     from factory.core.validation import validate
     from factory.pipeline.recipe import Recipe
 
-    return validate(Recipe, apply_scale(tomllib.loads(text), None, Path(where)), where=where)
+    return validate(Recipe, apply_scale(parse_toml(text, where), None, Path(where)), where=where)
 
 
 def fingerprint(value: Any) -> str:

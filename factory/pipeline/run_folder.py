@@ -8,17 +8,20 @@ aside (`.replaced/`), never overwritten. docs/formats/run-folder.md is the descr
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 from factory.core.errors import InputError
-from factory.core.files import disk_errors, read_json, sha256_file, write_json
+from factory.core.files import disk_errors, sha256_file, write_json
 from factory.core.provenance import now_utc, provenance
+from factory.core.reading import is_file, read_json, read_object
+from factory.core.validation import validate
 from factory.pipeline.recipe_loading import changed_keys, fingerprint
 
 SCHEMA_VERSION = 1
@@ -63,11 +66,11 @@ class Unit:
     def is_done(self) -> bool:
         """True when DONE is there, made from these inputs, and every file it left still is."""
         record = _read_marker(self.done_file)
-        if record is None or record.get("inputs") != dict(self.inputs):
+        if record is None or record.inputs != dict(self.inputs):
             return False
         return all(
-            (self.run / name).is_file() and sha256_file(self.run / name) == digest
-            for name, digest in record.get("outputs", {}).items()
+            is_file(self.run / name) and sha256_file(self.run / name) == digest
+            for name, digest in record.outputs.items()
         )
 
     def begin(self, owned: Iterable[Path] = ()) -> list[str]:
@@ -82,7 +85,7 @@ class Unit:
         record = _read_marker(self.done_file) or _read_marker(self.started_file)
         changed: list[str] = []
         if record is not None:
-            before = record.get("inputs", {})
+            before = record.inputs
             names = before.keys() | self.inputs.keys()
             changed = sorted(n for n in names if before.get(n) != self.inputs.get(n))
         if changed:
@@ -117,11 +120,12 @@ class Unit:
         record = _read_marker(self.done_file)
         if record is None:
             raise InputError(f"{self.done_file} is missing", fix="run the build again")
-        return fingerprint(record.get("outputs", {}))
+        return fingerprint(record.outputs)
 
     def seconds(self) -> float:
         """How long the unit took, 0 when it is not done."""
-        return float((_read_marker(self.done_file) or {}).get("seconds", 0.0))
+        record = _read_marker(self.done_file)
+        return 0.0 if record is None else record.seconds
 
     def _move_aside(self, owned: Iterable[Path]) -> None:
         name = self.folder.relative_to(self.run).as_posix().replace("/", "-")
@@ -142,13 +146,38 @@ class Unit:
                     shutil.move(path, target / path.name)
 
 
-def _read_marker(path: Path) -> dict[str, Any] | None:
+class _Marker(pydantic.BaseModel):
+    """What STARTED and DONE hold, of a unit or of a stage."""
+
+    schema_version: Literal[1]
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    units: dict[str, str] = {}
+    seconds: float = pydantic.Field(default=0.0, ge=0)
+
+
+class _StageNote(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    stage: Literal[STAGES]  # type: ignore[valid-type]
+
+
+class _Record(pydantic.BaseModel):
+    """run.json: what is used of it by name, and the rest as it is."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    schema_version: Literal[1]
+    recipe: dict[str, Any]
+    stages: list[_StageNote] = []
+
+
+def _read_marker(path: Path) -> _Marker | None:
+    """What a marker says; None where it is not there or does not read as one."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return validate(_Marker, read_json(path, "marker"))
+    except InputError:
         return None
-    ok = isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION
-    return record if ok else None
 
 
 class RunFolder:
@@ -181,13 +210,7 @@ class RunFolder:
             InputError: the folder belongs to another recipe, or holds other files.
         """
         if self.record_file.exists():
-            before = read_json(self.record_file, "run record")
-            if not isinstance(before, dict) or before.get("schema_version") != SCHEMA_VERSION:
-                raise InputError(
-                    f"run record {self.record_file} is of another schema version",
-                    fix="build into another folder with --out",
-                )
-            changed = changed_keys(before.get("recipe", {}), recipe)
+            changed = changed_keys(self.record()["recipe"], recipe)
             if changed:
                 shown = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
                 raise InputError(
@@ -224,18 +247,19 @@ class RunFolder:
                 f"{self.root} is no run folder (it has no run.json)",
                 fix="name the folder of a build, or start one: `factory build RECIPE --out DIR`",
             )
-        value = read_json(self.record_file, "run record")
-        if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+        value = read_object(self.record_file, "run record")
+        if value.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
                 f"run record {self.record_file} is of another schema version",
-                fix="build it again into another folder",
+                fix="build into another folder with --out",
             )
+        validate(_Record, value, where=f"run record {self.record_file}")
         return value
 
     def stage_is_current(self, stage: str, units: Iterable[Unit]) -> bool:
         """True when the stage's DONE names exactly these units as they are."""
         record = _read_marker(self.stage(stage) / DONE)
-        return record is not None and record.get("units") == self._unit_hashes(units)
+        return record is not None and record.units == self._unit_hashes(units)
 
     def _unit_hashes(self, units: Iterable[Unit]) -> dict[str, str]:
         return {
@@ -255,7 +279,7 @@ class RunFolder:
             },
         )
         record = self.record()
-        stages = [entry for entry in record["stages"] if entry["stage"] != stage]
+        stages = [entry for entry in record.get("stages", []) if entry["stage"] != stage]
         seconds = sum(unit.seconds() for unit in units)
         stages.append({"stage": stage, "seconds": round(seconds, 1), "date": now_utc()})
         record["stages"] = sorted(stages, key=lambda entry: STAGES.index(entry["stage"]))

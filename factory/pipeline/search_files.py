@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json
+from factory.core.reading import read_object
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import NO_LATENCY
 from factory.pipeline.recipe_loading import fingerprint
@@ -49,9 +49,7 @@ def load_genotype(ctx: BuildContext, name: str) -> Any:
 
 def load_result(ctx: BuildContext, name: str) -> dict[str, Any]:
     """What the search of a tier came to."""
-    path = ctx.folder.stage("search") / name / RESULT
-    value: dict[str, Any] = read_json(path, "search result")
-    return value
+    return read_object(ctx.folder.stage("search") / name / RESULT, "search result")
 
 
 def targets(ctx: BuildContext) -> Targets:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import BudgetError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
+from factory.core.validation import checked as as_type
 from factory.devices.base import DISTURBED, open_device
 from factory.devices.profile import DeviceProfile
 from factory.latency.predictor import LatencyPredictor
@@ -101,7 +103,7 @@ class _Tier:
                 continue
             if before["target_ms"] in taken or earlier.genotype == self.found.genotype:
                 continue
-            checks = read_json(self.checks, "finalists") if self.checks.exists() else {}
+            checks = _read_checks(self.checks)
             mark = f"again:{_key(earlier.genotype)}"
             if mark not in checks:
                 self.say("a finalist that was measured over its budget is measured again")
@@ -238,7 +240,7 @@ def check_on_chips(
     ctx: BuildContext, tier: TierSection, architecture: Any, path: Path
 ) -> dict[str, float | None]:
     """:func:`measure_on_chips`, once; kept in ``path`` but for what could not be measured."""
-    checks: dict[str, Any] = read_json(path, "finalists") if path.exists() else {}
+    checks = _read_checks(path)
     own = ctx.device(tier)
     names = {_key(architecture, profile, own): profile.id for profile in (own, *ctx.also(tier))}
     if any(checks.get(key) is None for key in names):
@@ -246,6 +248,13 @@ def check_on_chips(
         checks.update(_by_key(ctx, tier, architecture, measured))
         write_json(path, checks)
     return {device_id: checks[key] for key, device_id in names.items()}
+
+
+def _read_checks(path: Path) -> dict[str, float | bool | None]:
+    """What was measured: milliseconds by key, and which finalists were measured again."""
+    if not path.exists():
+        return {}
+    return as_type(dict[str, float | bool | None], read_json(path, "finalists"), str(path))
 
 
 def measure_on_chips(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from factory.core.errors import InputError
 from factory.core.provenance import chip_fingerprint, package_version
+from factory.core.reading import is_file
 from factory.core.resources import user_home
 from factory.devices.browser_options import ANY_CHIP
 from factory.devices.profile import DeviceProfile
@@ -94,7 +95,7 @@ def predictor_and_table(
         return _run_predictor(profile, Path(run))
     table = outline_for(profile)
     path = predictor_path(table)
-    if path.is_file():
+    if is_file(path):
         return LatencyPredictor.load(path), path, table
     return LatencyPredictor.fit(LatencyTable.read(table.path)), table.path, table
 
@@ -103,7 +104,7 @@ def _run_predictor(
     profile: DeviceProfile, run: Path
 ) -> tuple[LatencyPredictor, Path, LatencyTable]:
     path = run / "02-fit" / f"{profile.id}.predictor.json"
-    if not path.is_file():
+    if not is_file(path):
         known = sorted(
             p.name.removesuffix(".predictor.json")
             for p in (run / "02-fit").glob("*.predictor.json")

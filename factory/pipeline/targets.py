@@ -10,12 +10,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json, write_json
+import pydantic
+
+from factory.core.files import write_json
+from factory.core.reading import read_object
+from factory.core.validation import checked
 
 SCHEMA_VERSION = 1
 LARGEST_STEP = 0.97  # a lower target is at most this share of the one before
 LOWERING = ("finalist", "verify")  # kinds of measurements over the budget
 Entry = dict[str, Any]
+
+
+class _Target(pydantic.BaseModel):
+    """What is used of an entry by name."""
+
+    kind: str
+    target_ms: float
 
 
 class Targets:
@@ -34,8 +45,9 @@ class Targets:
         self.path, self.budgets = path, budgets
         self._tiers: dict[str, list[Entry]] = {}
         if path.exists():
-            value = read_json(path, "latency targets")
+            value = read_object(path, "latency targets")
             if value.get("schema_version") == SCHEMA_VERSION and value.get("budgets") == budgets:
+                checked(dict[str, list[_Target]], value.get("tiers"), str(path))
                 self._tiers = value["tiers"]
 
     def of(self, tier: str) -> list[Entry]:

@@ -12,16 +12,17 @@ import csv
 import io
 import operator
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from factory.core.errors import InputError, nearest
+from factory.core.reading import read_text, read_toml
 from factory.core.validation import validate
+from factory.devices.profile import ID_PATTERN, MOST_OF_ID
 from factory.graph.kernel import Kernel
 from factory.profiling.rows import Row
 
@@ -35,6 +36,8 @@ _ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
+# Of the name of a table's file, which no part may leave or make too long.
+PartOfName = Annotated[str, pydantic.Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=50)]
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -43,11 +46,11 @@ class TableFacts(pydantic.BaseModel):
 
     model_config = _STRICT
 
-    device: str = pydantic.Field(pattern=r"^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$")
-    chip: str = pydantic.Field(min_length=1)
-    runtime: str = pydantic.Field(min_length=1)
-    runtime_version: str = "unknown"
-    execution_provider: str = "CPUExecutionProvider"
+    device: str = pydantic.Field(pattern=ID_PATTERN, max_length=MOST_OF_ID)
+    chip: str = pydantic.Field(min_length=1, max_length=200)
+    runtime: PartOfName
+    runtime_version: PartOfName = "unknown"
+    execution_provider: PartOfName = "CPUExecutionProvider"
     threads: int = pydantic.Field(default=1, ge=1, le=1024)
     precision: Literal["fp32", "int8"] = "fp32"
     source: str = pydantic.Field(min_length=1, description="Who measured it, where it is from.")
@@ -120,17 +123,7 @@ class Foreign:
 
 def read_mapping(path: Path | str) -> TableMapping:
     """The mapping in a TOML file; InputError in one sentence otherwise."""
-    path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"mapping {path} does not exist", fix="write one, see docs/formats/table-mapping.md"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read mapping {path}", why=str(error)) from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"mapping {path} is not valid TOML", why=str(error)) from None
+    data = read_toml(path, "mapping", fix="write one, see docs/formats/table-mapping.md")
     return validate(TableMapping, data, where=f"mapping {path}")
 
 
@@ -142,16 +135,10 @@ def read_foreign(path: Path | str, mapping: TableMapping) -> Foreign:
             or times that cannot be in the unit that the mapping says.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", fix="check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}", why=str(error)) from None
-    reader = csv.DictReader(io.StringIO(text))
-    _check_columns(path, mapping, list(reader.fieldnames or []))
+    header, lines = _parsed(path)
+    _check_columns(path, mapping, header)
     found = Foreign(mapping)
-    for number, cells in enumerate(reader, start=2):
+    for number, cells in enumerate(lines, start=2):
         if None in cells or None in cells.values():
             found.refused.append(f"line {number}: another number of cells than columns")
             continue
@@ -170,6 +157,15 @@ def read_foreign(path: Path | str, mapping: TableMapping) -> Foreign:
         )
     _check_unit(path, mapping, found.rows)
     return found
+
+
+def _parsed(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    """Names of the columns, and the cells of every line by them."""
+    reader = csv.DictReader(io.StringIO(read_text(path, "table")))
+    try:
+        return list(reader.fieldnames or []), list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path} is not CSV", why=f"line {reader.line_num}: {error}") from None
 
 
 def _check_columns(path: Path, mapping: TableMapping, header: list[str]) -> None:

@@ -187,8 +187,9 @@ class _Run:
         self.summary = ProfileSummary()
         self.overhead_ms: float | None = None  # what tracing adds to a node, when first needed
         rows = table.rows()
-        self.next_block = max((row.block for row in rows), default=-1) + 1
         self.speeds = _speeds_of(table)
+        begun = bool(rows) and len(self.speeds) < FIRST_REFERENCES
+        self.next_block = max((row.block for row in rows), default=-1) + (not begun)
         self.timer = SteadyTimer(
             device,
             repeats=settings.max_repeats,
@@ -230,6 +231,8 @@ class _Run:
 
     def _first_references(self) -> None:
         """What the references take, before anything is measured for the first time."""
+        if len(self.speeds) >= FIRST_REFERENCES:
+            return
         while len(self.speeds) < FIRST_REFERENCES:
             attempt = self.timer.once([], self.plan)
             if attempt.failed:
@@ -238,7 +241,8 @@ class _Run:
                     why=attempt.failed,
                     fix="check the device with `factory doctor`",
                 )
-            self._reference_rows(attempt)
+            with self.table.block():
+                self._reference_rows(attempt)
         self.next_block += 1
 
     def _block(self, jobs: Sequence[_Job]) -> _Block:
@@ -254,13 +258,14 @@ class _Run:
         self.summary.repeated_blocks += block.measured.number > 1
         self.summary.marked_blocks += bool(block.mark)
         timed = [*zip(models, block.measured.timings, strict=True), *unbuilt.items()]
-        self.summary.in_place += self._write(timed, block)
+        with self.table.block():
+            self.summary.in_place += self._write(timed, block)
+            self._reference_rows(block.measured)
         for job, timing in timed:
             self.summary.measured += 1
             if not timing.ok:
                 self.summary.failed += 1
                 self.summary.reasons[job.key] = timing.reason
-        self._reference_rows(block.measured)
         self.summary.reference_ms.append(block.measured.speed.median_ms(KEY))
         self.next_block += 1
         # timings hold whole graphs
@@ -324,12 +329,13 @@ class _Run:
         )
         for was in others:
             again = self._steadiest(was.jobs, [job.build() for job in was.jobs])
-            if (bool(again.mark), again.off(usual_ms)) < (bool(was.mark), was.off(usual_ms)):
-                timings = zip(was.jobs, again.measured.timings, strict=True)
-                self._write([(job, timing) for job, timing in timings if timing.ok], again)
-                self.summary.remeasured_blocks += 1
-                self.summary.marked_blocks -= bool(was.mark) and not again.mark
-            self._reference_rows(again.measured)
+            with self.table.block():
+                if (bool(again.mark), again.off(usual_ms)) < (bool(was.mark), was.off(usual_ms)):
+                    timings = zip(was.jobs, again.measured.timings, strict=True)
+                    self._write([(job, timing) for job, timing in timings if timing.ok], again)
+                    self.summary.remeasured_blocks += 1
+                    self.summary.marked_blocks -= bool(was.mark) and not again.mark
+                self._reference_rows(again.measured)
             self.next_block += 1
 
     def again(self, jobs: Sequence[_Job], progress: Progress) -> ProfileSummary:
@@ -337,10 +343,11 @@ class _Run:
         self.progress = progress
         self._first_references()
         block = self._steadiest(jobs, [job.build() for job in jobs])
-        for job, timing in zip(jobs, block.measured.timings, strict=True):
-            if timing.ok and not block.mark:
-                self._row(replace(job, kind="reference", kernels=""), timing, block)
-        self._reference_rows(block.measured)
+        with self.table.block():
+            for job, timing in zip(jobs, block.measured.timings, strict=True):
+                if timing.ok and not block.mark:
+                    self._row(replace(job, kind="reference", kernels=""), timing, block)
+            self._reference_rows(block.measured)
         self._say_drift()
         return self._timed()
 
@@ -373,8 +380,9 @@ class _Run:
 
     def _reference_rows(self, attempt: Attempt) -> None:
         self._remember(attempt.speed)
+        """The smallest comes last: with its row a block is whole."""
         small_ms = attempt.speed.median_ms(KEY)
-        for key, timing in attempt.speed.timings.items():
+        for key, timing in reversed(list(attempt.speed.timings.items())):
             self.table.append(
                 Row(**self._cells("reference", key, timing, small_ms, self.next_block))
             )
@@ -388,7 +396,7 @@ class _Run:
         self.table.append(Row(**cells, kernels=job.kernels))
 
     def _in_place_rows(self, job: _Job, timing: Timing, block: _Block) -> int:
-        """The network's kernels; before its own row, so that a killed profile loses none."""
+        """The network's kernels."""
         small_ms = block.measured.speed.median_ms(KEY)
         cells = self._cells("in_place", job.key, timing, small_ms, self.next_block)
         if self.overhead_ms is None:
@@ -447,12 +455,14 @@ class _Run:
 
 
 def _speeds_of(table: LatencyTable) -> list[Speed]:
-    """What the references took in each block of a table so far, in order."""
-    blocks: dict[int, dict[str, Timing]] = {}
+    """What the references took beside each measurement of a table so far, in order."""
+    found: list[Speed] = []
+    beside: dict[str, Timing] = {}
     for row in table.rows("reference"):
         if row.ok and row.key in GRAPHS:
             timing = Timing("ok", median_ms=row.median_ms, mean_ms=row.mean_ms, runs=row.runs)
-            # the first references share a block: each of them is one
-            number = len(blocks) if row.key == KEY else max(len(blocks) - 1, 0)
-            blocks.setdefault(number, {})[row.key] = timing
-    return [Speed(timings) for timings in blocks.values()]
+            beside[row.key] = timing
+        if row.key == KEY:  # the last of them
+            found.append(Speed(beside))
+            beside = {}
+    return found

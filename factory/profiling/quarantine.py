@@ -16,7 +16,8 @@ from typing import Literal
 import pydantic
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, sha256_bytes, write_atomic_text
+from factory.core.files import sha256_bytes, write_atomic_text
+from factory.core.reading import read_json
 from factory.core.validation import validate
 from factory.profiling.rows import Row
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 KINDS = ("kernel", "network", "reference", "in_place", "fusion")
 STATUSES = ("ok", "failed")
 DISTURBED_MARKS = ("disturbed", "drift")  # reasons of disturbed rows begin so; the older last
+MOST_MS = 1e12  # of a time, and MB of a size: thirty years
 RULES = "rules"  # key of the fusion row that says what the tests came to
 
 
@@ -87,6 +88,8 @@ class Row:
                 return f"{name} is {value}"
             if value < 0:
                 return f"{name} is negative ({value:g})"
+            if value > MOST_MS and name not in INTEGERS:
+                return f"{name} is {value:g}, more than any measurement"
         # 0: folded into a neighbour; the row of a table's fusion rules has no time
         timed = self.median_ms > 0 or self.kind == "in_place" or self.key == RULES
         if self.ok and not (timed and self.runs > 0):
@@ -138,12 +141,16 @@ COLUMNS_OF_VERSION = {2: COLUMNS[: -len(OPTIONAL)], 3: COLUMNS[:-1], 4: COLUMNS}
 INTEGERS = ("runs", "block")
 MEASURED = ("median_ms", "p10_ms", "p90_ms", "min_ms", "runs", "reorder_share")
 NUMBERS = (*MEASURED, "block", "reference_ms")
+MOST = 2**31  # runs or blocks
 
 
 def _number(name: str, cell: str) -> int | float:
     if cell == "":
         return 0
     try:
-        return int(cell) if name in INTEGERS else float(cell)
+        number = int(cell) if name in INTEGERS else float(cell)
     except ValueError:
-        raise ValueError(f"{name} is {cell!r}, not a number") from None
+        raise ValueError(f"{name} is {cell[:40]!r}, not a number") from None
+    if name in INTEGERS and number > MOST:
+        raise ValueError(f"{name} is more than {MOST}")
+    return number

@@ -1,14 +1,16 @@
 """The latency table: measured facts of one (device, runtime, execution provider, precision).
 
-A CSV file with a header of ``# key: json`` lines. Rows are appended and flushed to disk one by
-one; a row that a killed program or a full disk cut at the end is dropped when the table is opened
-again, and nothing else is ever rewritten. One process writes at a time.
+A CSV file with a header of ``# key: json`` lines. Rows are appended and flushed to disk, those of
+a block all at once. What a killed program or a full disk left of a block at the end is dropped when
+the table is opened again, so that a table is the same however often its making was killed; nothing
+else is ever rewritten. One process writes at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.files import disk_errors
 from factory.core.provenance import provenance
+from factory.core.reading import read_bytes
 from factory.core.resources import search_path
 from factory.devices.profile import DeviceProfile
 from factory.profiling.quarantine import load_quarantine, row_id
@@ -28,12 +31,16 @@ from factory.profiling.table_file import (
     open_locked,
     outline_of,
     parse_table,
+    start_of_last,
     sync_folder,
+    unfinished_rows,
     write_whole,
 )
 
 if TYPE_CHECKING:
     import pandas
+
+UNMEASURED = "measure it with `factory profile`"
 
 
 class LatencyTable(Closing):
@@ -54,6 +61,7 @@ class LatencyTable(Closing):
         self._rows: list[Row] = []
         self._position: dict[tuple[str, str], int] = {}
         self._handle: int | None = None
+        self._open_block: list[str] | None = None
         for row in rows:
             self._remember(row)
 
@@ -76,7 +84,7 @@ class LatencyTable(Closing):
     def read(cls, path: Path | str) -> LatencyTable:
         """Read a table; a row cut at the end is left out, every other fault is an InputError."""
         path = Path(path)
-        return cls._of(path, _content(path))[0]
+        return cls._of(path, read_bytes(path, "latency table", fix=UNMEASURED))[0]
 
     @classmethod
     def outline(cls, path: Path | str, kernels: Collection[str] = ()) -> LatencyTable:
@@ -85,7 +93,8 @@ class LatencyTable(Closing):
         For a table that was read as a whole before: other rows are not looked at, damaged or not.
         """
         path = Path(path)
-        header, rows = outline_of(path, _content(path), set(kernels))
+        content = read_bytes(path, "latency table", fix=UNMEASURED)
+        header, rows = outline_of(path, content, set(kernels))
         return cls(path, header, rows)
 
     @classmethod
@@ -126,6 +135,9 @@ class LatencyTable(Closing):
                         f"not to {profile.id!r}",
                         fix="choose another folder or file",
                     )
+                if rows := unfinished_rows(table.all_rows()):
+                    end = start_of_last(content[:end], rows)
+                    table, _ = cls._of(path, content[:end])
                 if end < len(content):
                     os.ftruncate(handle, end)
         except BaseException:
@@ -156,17 +168,39 @@ class LatencyTable(Closing):
         return None if position is None else self._rows[position]
 
     def append(self, row: Row) -> None:
-        """Add a row and flush it to disk; a full disk leaves the table as it was."""
+        """Add a row and flush it to disk, or within :meth:`block` keep it for its end.
+
+        A full disk leaves the table as it was.
+        """
         if self._handle is None:
             raise RuntimeError(f"{self.path} was opened for reading")
         if fault := row.fault():
             raise ValueError(f"a row that must not be written: {fault}")
         text = row.text(self._columns)
+        if self._open_block is not None:
+            self._open_block.append(text)
+        else:
+            self._write([text])
+
+    @contextlib.contextmanager
+    def block(self) -> Iterator[None]:
+        """Rows appended within are written together, or not at all where something raises.
+
+        The last of them is the reference row of their block: see :func:`unfinished_rows`.
+        """
+        self._open_block = []
+        try:
+            yield
+            self._write(self._open_block)
+        finally:
+            self._open_block = None
+
+    def _write(self, texts: Sequence[str]) -> None:
+        assert self._handle is not None
         with disk_errors(self.path):
-            write_whole(self._handle, text.encode())
-        self._remember(
-            Row.parse(text, self._columns)
-        )  # the same digits as whoever reads the file gets
+            write_whole(self._handle, "".join(texts).encode())
+        for text in texts:  # the same digits as whoever reads the file gets
+            self._remember(Row.parse(text, self._columns))
 
     def frame(self) -> pandas.DataFrame:
         """All rows as a pandas frame; the numbers of failed rows are NaN."""
@@ -202,19 +236,6 @@ class LatencyTable(Closing):
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            f"latency table {path} does not exist", fix="measure it with `factory profile`"
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"latency table {path} is a folder", fix="name a CSV file") from None
-    except OSError as error:
-        raise InputError(f"cannot read latency table {path}", why=str(error.strerror)) from None
 
 
 def table_name(describe: Mapping[str, Any]) -> str:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 from factory.core.errors import InputError
 from factory.core.files import disk_errors
+from factory.core.reading import parse_json
+from factory.core.validation import validate
 from factory.profiling.rows import COLUMNS_OF_VERSION, Row
 
 try:
@@ -24,6 +28,33 @@ except ImportError:  # not on this system: two writers are then not detected
 SCHEMA_VERSION = 4
 READABLE = tuple(COLUMNS_OF_VERSION)
 HEADER_KEYS = ("device", "dtype", "fingerprint")
+
+
+class _Part(pydantic.BaseModel):
+    """Where some rows of a merged table are from."""
+
+    table: str = ""
+    device: str = ""
+    rows: int = 0
+    blocks: list[int] = pydantic.Field(default=[], max_length=2)
+
+
+class _Imported(pydantic.BaseModel):
+    """What is used of an imported table's header."""
+
+    source: str
+
+
+class _Header(pydantic.BaseModel):
+    """The keys of a header that are used by name; any others are kept as they are."""
+
+    device: str = pydantic.Field(min_length=1, max_length=200)
+    dtype: Literal["f32", "i8"]
+    fingerprint: dict[str, Any]
+    describe: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    imported: _Imported | None = None
+    merged: list[_Part] = []
 
 
 def open_locked(path: Path) -> int:
@@ -134,6 +165,26 @@ def parse_table(path: Path, content: bytes) -> tuple[dict[str, Any], list[Row], 
     return header, rows, end
 
 
+def unfinished_rows(rows: Sequence[Row]) -> int:
+    """How many rows at the end are of a block that was not written whole.
+
+    A block ends with the row of its smallest reference; in a table without any there are no blocks
+    to tell.
+    """
+    whole = {row.block for row in rows if row.kind == row.key == "reference"}
+    if not whole:
+        return 0
+    return next((n for n, row in enumerate(reversed(rows)) if row.block in whole), len(rows))
+
+
+def start_of_last(content: bytes, lines: int) -> int:
+    """Where the last ``lines`` lines of a content that ends with a line end begin."""
+    end = len(content)
+    for _ in range(lines):
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
 def scan_table(
     path: Path, content: bytes
 ) -> tuple[dict[str, Any], list[tuple[int, Row | str]], int]:
@@ -168,7 +219,7 @@ def outline_of(path: Path, content: bytes, kernels: set[str]) -> tuple[dict[str,
 def _lines(path: Path, content: bytes) -> tuple[dict[str, Any], int, list[str]]:
     """Header, number of the first line of a row, and the lines of the rows."""
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise _damaged(path, number, "not UTF-8 text") from None
@@ -182,6 +233,7 @@ def _lines(path: Path, content: bytes) -> tuple[dict[str, Any], int, list[str]]:
             why=f"no {missing[0]!r}" if missing else "no line of column names",
             fix="remove the file and measure again with `factory profile`",
         )
+    validate(_Header, header, where=f"the header of latency table {path}")
     if lines[first_row] != ",".join(columns_of(header)):
         raise _damaged(path, first_row + 1, "the column names differ")
     return header, first_row + 2, lines[first_row + 1 :]
@@ -192,8 +244,8 @@ def _parse_header(path: Path, lines: list[str]) -> dict[str, Any]:
     for number, line in enumerate(lines, start=1):
         key, _, value = line[2:].partition(": ")
         try:
-            header[key] = json.loads(value)
-        except ValueError:
+            header[key] = parse_json(value, f"the value of {key!r}")
+        except InputError:
             raise _damaged(path, number, f"the value of {key!r} is not JSON") from None
     if "schema_version" not in header:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import InputError
+from factory.core.reading import an_object, is_file, is_folder, parse_json, read_bytes
 
 BASELINE = "no-latency"
 STAGES = ("profile", "fit", "search", "train", "deploy", "verify", "report")
+MOST = 1e30  # of any figure of a run: a larger one is none, and no axis of a drawing holds it
 Json = dict[str, Any]
 
 
@@ -53,7 +55,7 @@ def number(value: Any) -> float | None:
     """``value`` as a finite float, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if math.isfinite(value) and abs(value) < MOST else None
 
 
 def mapping(value: Any) -> Json:
@@ -69,7 +71,7 @@ def records(value: Any) -> list[Json]:
 def read_run(root: Path | str) -> RunArtefacts:
     """Read a run folder; raises InputError only where the folder is no run at all."""
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"run folder {root} does not exist", fix="name the folder of a build")
     run = RunArtefacts(root)
     run.record = _json(run, "run.json")
@@ -123,40 +125,28 @@ def _tier(run: RunArtefacts, name: str, recipe: Json, optional: bool = False) ->
 
 
 def _json(run: RunArtefacts, name: str, optional: bool = False) -> Json:
-    try:
-        text = (run.root / name).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    path = run.root / name
+    if not is_file(path) and not is_folder(path):
         if not optional:
             run.missing.append(f"{name} is not there")
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        run.missing.append(f"{name} cannot be read ({error})")
-        return {}
     try:
-        value = json.loads(text, parse_constant=lambda _: None)
-    except ValueError as error:
-        run.missing.append(f"{name} is not valid JSON ({error})")
+        return an_object(parse_json(read_bytes(path), name, lenient=True), name)
+    except InputError as error:
+        run.missing.append(error.what + (f" ({error.why})" if error.why else ""))
         return {}
-    if not isinstance(value, dict):
-        run.missing.append(f"{name} is not a JSON object")
-        return {}
-    return value
 
 
 def _lines(run: RunArtefacts, name: str, optional: bool = False) -> list[Json]:
     """One object a line; a last line cut by a kill is left out."""
     try:
-        text = (run.root / name).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        content = read_bytes(run.root / name)
+    except InputError:
         if not optional:
             run.missing.append(f"{name} is not there")
         return []
     found: list[Json] = []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line, parse_constant=lambda _: None)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
+    for line in content.splitlines():
+        with contextlib.suppress(InputError):
+            found.append(an_object(parse_json(line, name, lenient=True), name))
     return found

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from factory.core.files import read_json, write_atomic_text
+from factory.core.files import write_atomic_text
 from factory.reporting.artefacts import Json, mapping, number, records
 from factory.reporting.formatting import UNKNOWN, show_macs, show_ms, show_percent, show_size
 from factory.reporting.page import render_page
+from factory.verification.certificate import Certificate
 
 
 def write_certificate_page(certificate: Path | str, out: Path | str) -> Path:
-    """Write the page of the certificate JSON ``certificate`` to ``out``."""
+    """Write the page of the certificate JSON ``certificate`` to ``out``; InputError if none."""
     out = Path(out)
-    value = read_json(certificate, "certificate")
+    value = Certificate.load(certificate).model_dump(mode="json")
     write_atomic_text(out, render_certificate(value, Path(certificate).name))
     return out
 
@@ -137,7 +138,7 @@ def _accuracy_rows(value: Json) -> list[tuple[str, str]]:
 
 def _file_rows(value: Json) -> list[tuple[str, str]]:
     part = mapping(value.get("model"))
-    names = part.get("class_names") or []
+    names = _texts(part.get("class_names"))
     return [
         ("sha256", str(part.get("sha256"))),
         ("size", show_size(part.get("size_bytes"))),
@@ -145,7 +146,7 @@ def _file_rows(value: Json) -> list[tuple[str, str]]:
         ("input", _tensors(part.get("inputs"))),
         ("output", _tensors(part.get("outputs"))),
         ("MACs", f"{show_macs(part.get('macs'))} ({part.get('macs_convention')})"),
-        ("labels", f"{len(names)}: {', '.join(str(n) for n in names[:12])}"),
+        ("labels", f"{len(names)}: {', '.join(names[:12])}"),
         ("preprocessing", _pairs(part.get("preprocessing"))),
     ]
 
@@ -157,19 +158,23 @@ def _chip_rows(value: Json) -> list[tuple[str, str]]:
     rows = [(key.replace("_", " "), str(fact)) for key, fact in fingerprint.items() if fact]
     return [
         *rows,
-        ("instruction sets", ", ".join(str(f) for f in part.get("flags") or []) or UNKNOWN),
+        ("instruction sets", ", ".join(_texts(part.get("flags"))) or UNKNOWN),
         ("int8 arithmetic", str(part.get("int8"))),
         ("int8 weights of 7 bits", "yes" if part.get("reduced_range") else "not needed"),
         ("nodes ran on", ", ".join(f"{n}: {c}" for n, c in placement.items()) or UNKNOWN),
-        ("remarks", "; ".join(str(n) for n in part.get("notes") or []) or "none"),
+        ("remarks", "; ".join(_texts(part.get("notes"))) or "none"),
     ]
 
 
 def _tensors(value: Any) -> str:
     return "; ".join(
-        f"{t.get('name')} {t.get('dtype')} {'x'.join(str(d) for d in t.get('shape') or [])}"
+        f"{t.get('name')} {t.get('dtype')} {'x'.join(_texts(t.get('shape')))}"
         for t in records(value)
     )
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _pairs(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from factory.core.errors import InputError
 from factory.core.files import write_atomic_text, write_json
 from factory.deployment.snippet import run_snippet
 from factory.reporting import figures, search_figures, search_view
@@ -71,12 +72,21 @@ def _tier_view(run: RunArtefacts, tier: TierArtefacts, row: Json, index: int) ->
         "kernels": kernels,
         "largest_share": top,
         "nodes": node_rows(tier.verify.get("nodes"))[:8],
-        "snippet": run_snippet(tier.manifest, threads=int(threads) if threads else None)
-        if tier.manifest
-        else None,
+        "snippet": _snippet(run, tier, int(threads) if threads else None),
         "manifest": tier.manifest,
         "certificate": _certificate(run, tier.name),
     }
+
+
+def _snippet(run: RunArtefacts, tier: TierArtefacts, threads: int | None) -> str | None:
+    """The program that runs the tier's file; None where its manifest does not tell how."""
+    if not tier.manifest:
+        return None
+    try:
+        return run_snippet(tier.manifest, threads=threads)
+    except InputError as error:
+        run.missing.append(f"05-deploy/{tier.name}/manifest.json is damaged ({error.what})")
+        return None
 
 
 def _certificate(run: RunArtefacts, tier: str) -> str | None:

@@ -20,8 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
 from factory.core.progress import SILENT, Progress
+from factory.core.reading import read_object
 from factory.data.image_data import ImageData
 from factory.search import checkpoint, diagnostics
 from factory.search.axes import AXES
@@ -145,7 +146,7 @@ def continue_with_tighter(
     tier = TierBudget(before.tier, list(costs))
     outcome = Ended(before.alphas, before.multipliers, before.stopped, before.steps)
     folder = tier_dir
-    own_mark = read_json(tier_dir / "search.json").get("fingerprint", "")
+    own_mark = read_object(tier_dir / "search.json").get("fingerprint", "")
     if extra_epochs:
         if space is None or data is None:
             raise ValueError("extra_epochs needs space and data")
@@ -271,7 +272,7 @@ def _finished(folder: Path, fingerprint: str) -> SearchResult | None:
     path = folder / "search.json"
     if not path.exists():
         return None
-    if read_json(path, "search result").get("fingerprint") != fingerprint:
+    if read_object(path, "search result").get("fingerprint") != fingerprint:
         raise InputError(
             f"{path} is the result of a search with other settings, data, seed or budgets",
             fix=f"search in another folder, or remove {folder} to start afresh",

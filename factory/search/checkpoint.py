@@ -1,11 +1,14 @@
 """Checkpoints of a search: tensors and plain values in one safetensors file, written atomically.
 
+The file holds the SHA-256 of its content: one in which a single bit changed is refused.
+
 The history (one JSON line a step) is cut back to what the checkpoint knows when a search resumes,
 so that no step appears twice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from factory.core.errors import InputError
 from factory.core.files import disk_errors, write_atomic_bytes
+from factory.core.reading import an_object, parse_json, read_text
 
 SCHEMA_VERSION = 1
 FILE = "checkpoint.safetensors"
@@ -27,7 +31,32 @@ def save(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None
     """Write ``tensors`` and JSON ``values`` (floats exactly)."""
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = json.dumps({"schema_version": SCHEMA_VERSION, **values})
-    write_atomic_bytes(path, safetensors.torch.save(plain, {"state": header}))
+    about = {"state": header, "sha256": _digest(header, plain)}
+    write_atomic_bytes(path, safetensors.torch.save(plain, about))
+
+
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the values and every tensor: name, type, shape, content."""
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`save` wrote; ValueError where the file is anything else."""
+    try:
+        with safe_open(str(path), "pt") as stream:
+            about = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(str(error)) from None
+    header = about.get("state", "")
+    if about.get("sha256") != _digest(header, tensors):
+        raise ValueError("its content is not what was written, or an earlier version wrote it")
+    values: dict[str, Any] = json.loads(header)
+    return tensors, values
 
 
 def load(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -35,10 +64,8 @@ def load(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any
     if not path.exists():
         return None
     try:
-        with safe_open(str(path), "pt") as stream:
-            values = json.loads((stream.metadata() or {})["state"])
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+        tensors, values = _read(path)
+    except ValueError as error:
         raise InputError(
             f"the checkpoint {path} cannot be read", why=str(error), fix="remove it"
         ) from None
@@ -53,9 +80,8 @@ def load(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any
 def step_of(path: Path) -> int | None:
     """The step that the checkpoint at ``path`` was taken after; None where there is none."""
     try:
-        with safe_open(str(path), "pt") as stream:
-            return int(json.loads((stream.metadata() or {})["state"])["step"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        return int(_read(path)[1]["step"])
+    except ValueError:
         return None
 
 
@@ -130,4 +156,6 @@ class History:
 
     def rows(self) -> list[dict[str, Any]]:
         """All lines."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        lines = read_text(self.path, "history").splitlines()
+        where = f"a line of history {self.path}"
+        return [an_object(parse_json(line, where, lenient=True), where) for line in lines]

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from factory.core.errors import InputError
-from factory.core.files import read_json
+from factory.core.reading import read_object
+from factory.core.validation import checked
 from factory.spaces.genotype import Genotype
 from factory.spaces.nas_bench_201 import Cell201
 
@@ -43,6 +46,8 @@ class SearchResult:
         stopped: why the search ended early; None: it did not.
         front: networks over a range of budgets, where ``search.front`` asked for them.
     """
+
+    __pydantic_config__ = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     tier: str
     genotype: Genotype | Cell201
@@ -79,11 +84,11 @@ class SearchResult:
     def load(cls, folder: Path) -> SearchResult:
         """Read search.json of a tier's folder."""
         path = folder / "search.json"
-        values = read_json(path, "search result")
+        values = read_object(path, "search result")
         if values.pop("schema_version", None) != SCHEMA_VERSION:
             raise InputError(f"{path} is of another schema version", fix="search again")
         values.pop("fingerprint", None)
         for key in ("genotype", "discretised"):
-            values[key] = read_architecture(values[key], str(path))
-        values["history"] = folder / values["history"]
-        return cls(**values)
+            values[key] = read_architecture(values.get(key), str(path))
+        found: SearchResult = checked(cls, values, str(path), fix="search again")
+        return dataclasses.replace(found, history=folder / found.history.name)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from factory.core.errors import InputError, nearest, unknown_name
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import is_file, read_json
 from factory.spaces.activations import EMITTERS
 
 SCHEMA_VERSION = 1
@@ -138,7 +139,7 @@ def find_genotype(name_or_path: str) -> Genotype:
     if name_or_path in PUBLISHED:
         return PUBLISHED[name_or_path]
     path = Path(name_or_path)
-    if path.is_file() or path.suffix == ".json" or len(path.parts) > 1:
+    if is_file(path) or path.suffix == ".json" or len(path.parts) > 1:
         return Genotype.load(path)
     raise InputError(
         f"unknown genotype {name_or_path!r}",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from factory.core.errors import InputError
-from factory.core.files import read_json
+from factory.core.reading import read_json
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import Counts, count
 from factory.graph.fusion import NO_RULES, FusionRules

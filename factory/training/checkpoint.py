@@ -1,5 +1,6 @@
 """The checkpoint of a training run: one file, replaced atomically, read without pickle.
 
+Its first line holds the SHA-256 of the rest: a file in which a single bit changed is refused.
 It holds the next step and everything that step depends on; what a step does beside is a pure
 function of (seed, step), so a resumed run ends with the same bits.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from torch import nn
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
+from factory.core.reading import read_bytes
 from factory.data.image_data import ImageData
 from factory.training.config import TrainConfig
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
+LARGEST_MB = 64_000.0
 # Settings that do not change the result: a run may be resumed with other values.
 FREE_SETTINGS = {"checkpoint_s"}
 
@@ -45,22 +47,27 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` atomically; killed at any moment, the previous one is still there."""
     buffer = io.BytesIO()
     torch.save({"version": CHECKPOINT_VERSION, **state}, buffer)
-    write_atomic_bytes(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_atomic_bytes(path, _first_line(content) + content)
+
+
+def _first_line(content: bytes) -> bytes:
+    return f"factory training checkpoint {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def load_checkpoint(path: Path, expected_fingerprint: str) -> dict[str, Any] | None:
     """The checkpoint, None where there is none; one of other settings is refused."""
     if not path.exists():
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        version = state.get("version")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, AttributeError) as error:
+    line, _, content = read_bytes(path, "checkpoint", most_mb=LARGEST_MB).partition(b"\n")
+    if line + b"\n" != _first_line(content):
         raise InputError(
             f"the checkpoint {path} cannot be read",
-            why=str(error).splitlines()[0],
+            why="its content is not what was written, or an earlier version wrote it",
             fix="remove it to train from the start",
-        ) from None
+        )
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    version = state["version"]
     if version != CHECKPOINT_VERSION:
         raise InputError(
             f"the checkpoint {path} has version {version}, this program reads {CHECKPOINT_VERSION}",

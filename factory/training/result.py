@@ -11,7 +11,9 @@ import safetensors.torch
 from torch import Tensor
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_atomic_bytes, write_atomic_text, write_json
+from factory.core.files import write_atomic_bytes, write_atomic_text, write_json
+from factory.core.reading import an_object, parse_json, read_object, read_text
+from factory.core.validation import checked
 from factory.training.checkpoint import refuse_other_run
 
 SCHEMA_VERSION = 1
@@ -65,13 +67,17 @@ def read_result(out_dir: Path, run_id: str) -> TrainResult | None:
     path, weights = out_dir / RESULT_FILE, out_dir / WEIGHTS_FILE
     if not path.exists() or not weights.exists():
         return None
-    stored = read_json(path, "training result")
-    if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
+    stored = read_object(path, "training result")
+    if stored.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path} is not a training result of schema version {SCHEMA_VERSION}",
             fix="remove the folder to train from the start",
         )
     refuse_other_run(str(stored.get("fingerprint")), run_id, path)
-    lines = (out_dir / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
-    fields = {k: stored[k] for k in TrainResult.__dataclass_fields__ if k not in _ELSEWHERE}
-    return TrainResult(history=[json.loads(line) for line in lines], weights=weights, **fields)
+    history = out_dir / HISTORY_FILE
+    lines = read_text(history, "training history").splitlines()
+    where = f"a line of {history}"
+    epochs = [an_object(parse_json(line, where), where) for line in lines]
+    values = {**stored, "history": epochs, "weights": weights}
+    found: TrainResult = checked(TrainResult, values, str(path), "remove the folder")
+    return found

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, sha256_bytes, write_json
+from factory.core.files import sha256_bytes, write_json
+from factory.core.reading import read_json
 from factory.core.validation import validate
 
 SCHEMA_VERSION = 1

@@ -14,6 +14,7 @@ import numpy as np
 from factory.core.errors import InputError
 from factory.core.files import sha256_bytes
 from factory.core.provenance import now_utc, provenance
+from factory.core.temporary import TemporaryFolder
 from factory.deployment.chip_flags import chip_flags, int8_note, wants_reduced_range
 from factory.deployment.manifest import describe_file
 from factory.devices.base import Device, TimingPlan
@@ -298,10 +299,8 @@ def run_probe(
 
 
 def _probe(content: bytes, device: Device, precision: str) -> ProbePart | None:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / ("model.ort" if content[4:8] == b"ORTM" else "model.onnx")
+    with TemporaryFolder("certify") as folder:
+        path = folder / ("model.ort" if content[4:8] == b"ORTM" else "model.onnx")
         path.write_bytes(content)
         manifest = describe_file(path)
     specs = [spec.model_dump(mode="json") for spec in manifest.inputs]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx.external_data_helper import uses_external_data
+
 from factory.core.files import sha256_bytes
-from factory.graph.onnx_import import load_onnx
+from factory.core.temporary import TemporaryFolder
+from factory.graph.onnx_load import foreign_errors, load_onnx, parse_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -33,22 +35,20 @@ def read_model(path_or_bytes: Path | str | bytes) -> ModelFile:
     Weights kept in a file beside the model are taken into the content.
     """
     if isinstance(path_or_bytes, bytes):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
+        with TemporaryFolder("model") as folder:
+            path = folder / "model.onnx"
             path.write_bytes(path_or_bytes)
             return ModelFile(path_or_bytes, load_onnx(path))
     path = Path(path_or_bytes)
     proto = load_onnx(path)
     content = path.read_bytes()
     if has_external_weights(content):
-        content = proto.SerializeToString()
+        with foreign_errors(f"{path} with its weights is more than the runtime takes as one"):
+            content = proto.SerializeToString()
     return ModelFile(content, proto)
 
 
 def has_external_weights(content: bytes) -> bool:
     """True when the file alone cannot run, because its weights lie in a file beside it."""
-    import onnx
-
-    alone = onnx.load_from_string(content)
-    external = onnx.TensorProto.EXTERNAL
-    return any(tensor.data_location == external for tensor in alone.graph.initializer)
+    alone = parse_onnx(content, "the model")
+    return any(uses_external_data(tensor) for tensor in alone.graph.initializer)

@@ -13,6 +13,7 @@ from typing import Any
 
 from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK, EXIT_UNDECIDED, InputError
 from factory.core.files import sha256_file
+from factory.core.reading import read_names
 from factory.deployment.manifest import ModelManifest, describe_file
 from factory.devices.base import Device
 from factory.profiling.trust import Usual
@@ -159,8 +160,10 @@ def _labels(certificate: Certificate, manifest: ModelManifest) -> Recheck:
 
 
 def _labels_file(certificate: Certificate, path: Path) -> Recheck:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    names = [line for line in lines if line.strip()]
+    try:
+        names = read_names(path)
+    except InputError as error:
+        return Recheck(LABELS_FILE, False, str(error))
     certified = certificate.model.class_names
     missing = _missing(certified, names)
     if missing:

@@ -141,3 +141,40 @@ def test_wrong_files(tmp_path, exported):
     quantise_onnx(exported, tmp_path / "q.onnx", images)
     with pytest.raises(InputError, match="quantised already"):
         from_file(tmp_path / "q.onnx")
+
+
+def old_conv(bias=0.0, kind=TensorProto.FLOAT, weight=1.0):
+    """IR version 3: the weights are inputs of the graph too."""
+    arrays = {
+        "w": np.full((2, 3, 3, 3), weight, np.float32),
+        "b": np.full(2, bias, np.float32),
+    }
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["y"])]
+    inputs = [helper.make_tensor_value_info("x", kind, [1, 3, 8, 8])]
+    inputs += [helper.make_tensor_value_info(n, 1, a.shape) for n, a in arrays.items()]
+    graph = helper.make_graph(
+        nodes,
+        "old",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 6, 6])],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=3)
+
+
+def test_a_file_whose_weights_are_inputs(tmp_path):
+    onnx.save(old_conv(), tmp_path / "m.onnx")
+    assert [value.name for value in from_file(tmp_path / "m.onnx").graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("facts", [{"bias": np.inf}, {"weight": np.nan}])
+def test_a_network_that_computes_no_numbers(tmp_path, facts):
+    onnx.save(old_conv(**facts), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"computes NaN or infinity .* of its weight '[wb]'"):
+        from_file(tmp_path / "m.onnx")
+
+
+def test_a_picture_too_large_to_calibrate_with(tmp_path):
+    onnx.save(dynamic(20), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="3x9000x9000 values"):
+        from_file(tmp_path / "m.onnx", (3, 9000, 9000))

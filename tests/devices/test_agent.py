@@ -28,6 +28,7 @@ import tiny_models
 from running_agent import ROOT, RunningAgent
 
 from factory.core.errors import InputError
+from factory.core.frames import write_frame
 from factory.devices.agent import AgentDevice
 from factory.devices.agent_bundle import MODULES, agent_program
 from factory.devices.agent_client import AgentLost
@@ -36,9 +37,8 @@ from factory.devices.agent_main import Refused, greeting, make_server, parser
 from factory.devices.agent_server import MEDIA_TYPE
 from factory.devices.agent_token import load_token
 from factory.devices.base import TimingPlan
-from factory.devices.frames import write_frame
+from factory.devices.environment import COMMAND
 from factory.devices.local import LocalDevice
-from factory.devices.process import COMMAND
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.graph.onnx_build import kernel_to_onnx
 from factory.pipeline.verbs.add_device import add_device

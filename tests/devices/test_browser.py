@@ -201,7 +201,7 @@ def test_nobody_opens_the_page(opened):
 def test_outputs_come_back_as_arrays(opened):
     import io
 
-    from factory.devices.frames import pack_arrays, read_frame, write_frame
+    from factory.core.frames import pack_arrays, read_frame, write_frame
 
     device, page = opened()
 

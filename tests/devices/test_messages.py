@@ -24,17 +24,17 @@ import tiny_models
 from running_agent import RunningAgent
 
 from factory.core.errors import InputError
+from factory.core.frames import BrokenFrame, pack_arrays, read_frame
+from factory.core.process import WorkerProcess
+from factory.core.wire import Wrong
 from factory.devices import adb_client, adb_facts, agent_models
 from factory.devices.agent_gate import Gate
 from factory.devices.agent_jobs import ClientGone, Jobs, Limits
 from factory.devices.base import Timing, TimingPlan, in_chunks
 from factory.devices.browser_timings import read_result
-from factory.devices.frames import BrokenFrame, pack_arrays, read_frame
 from factory.devices.local import LocalDevice
 from factory.devices.messages import AGENT_REQUEST, TIMINGS, timings
-from factory.devices.process import WorkerProcess
 from factory.devices.profile import DeviceProfile
-from factory.devices.wire import Wrong
 
 HELLO = peers.lines(peers.HELLO)
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -204,7 +204,7 @@ def test_a_worker_that_cannot_be_started_leaves_nothing(tmp_path, monkeypatch):
 
 @posix_only
 def test_a_worker_whose_parent_is_killed_at_once_removes_its_folder(tmp_path):
-    program = "import time; from factory.devices.process import WorkerProcess as W; w = W(); "
+    program = "import time; from factory.core.process import WorkerProcess as W; w = W(); "
     program += "print(w.folder, flush=True); time.sleep(600)"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", program]

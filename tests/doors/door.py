@@ -31,13 +31,17 @@ class Door:
         seeds: makes the valid inputs, small ones; called once a process.
         feed: hands one input to the factory; ``folder`` is empty and removed afterwards.
         form: how the input is changed beside its bytes: "json", "toml", "lines" (JSON lines),
-            "csv", "words" (separated by null bytes) or "binary".
+            "csv", "words" (separated by null bytes), "header" (safetensors) or "binary".
+        share: of the inputs, where one takes long.
+        refused: makes inputs that are rightly refused, to be changed as the seeds are.
     """
 
     name: str
     seeds: Callable[[], Sequence[bytes]]
     feed: Callable[[bytes, Path], object]
     form: str = "binary"
+    share: float = 1.0
+    refused: Callable[[], Sequence[bytes]] = tuple
 
 
 @dataclass(frozen=True)

@@ -254,10 +254,18 @@ def _words(rng: random.Random, content: bytes) -> bytes:
     return b"\0".join(words)
 
 
+def _header(rng: random.Random, content: bytes) -> bytes:
+    """A safetensors file: a length in eight bytes, a JSON header of that length, the data."""
+    length = int.from_bytes(content[:8], "little")
+    header = _json(rng, content[8 : 8 + length])
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
 _FORMS: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "json": _json,
     "toml": _toml,
     "lines": _lines,
     "csv": _csv,
     "words": _words,
+    "header": _header,
 }

@@ -24,6 +24,8 @@ import onnxruntime  # noqa: F401 (its own files are there before the first input
 from door import Door
 
 from factory.core.errors import InputError
+from factory.core.frames import BrokenFrame, pack_arrays, read_frame, unpack_arrays, write_frame
+from factory.core.wire import Wrong
 from factory.devices import browser_facts, browser_server
 from factory.devices.adb import _damaged_results
 from factory.devices.adb_facts import phone_facts
@@ -39,12 +41,10 @@ from factory.devices.agent_server import MEDIA_TYPE, PROTOCOL, AgentServer
 from factory.devices.base import Timing, TimingPlan
 from factory.devices.browser_link import Job, Link
 from factory.devices.browser_timings import timing_of as page_timing
-from factory.devices.frames import BrokenFrame, pack_arrays, read_frame, unpack_arrays, write_frame
 from factory.devices.local import EMPTY_MODEL, LocalDevice
 from factory.devices.messages import RUNNER_RAN, RUNNER_TIMED, RUNNER_VERSION, read
 from factory.devices.profile import DeviceProfile
 from factory.devices.ray_device import RayDevice
-from factory.devices.wire import Wrong
 
 LOOPBACK = "127.0.0.1"
 PLAN = TimingPlan(min_runs=3, max_runs=5, min_time_ms=1.0, profile_runs=4)

@@ -7,7 +7,7 @@ import pytest
 from tiny_recipe import DEVICE, RECIPE
 
 from factory.core.errors import BudgetError, InputError
-from factory.core.files import read_json
+from factory.core.reading import read_json
 from factory.devices.simulated import SimulatedDevice
 from factory.graph.fusion import NO_RULES, parse_rules
 from factory.pipeline.build import run_build, summary

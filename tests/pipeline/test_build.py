@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from killing_build import Builds
 
-from factory.core.files import read_json, sha256_file
+from factory.core.files import sha256_file
+from factory.core.reading import read_json
 from factory.profiling.table import LatencyTable
 
 pytestmark = pytest.mark.heavy

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, sha256_file
+from factory.core.files import sha256_file
+from factory.core.reading import read_json
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile
 from factory.devices.simulated import Roofline, SimulatedDevice

@@ -17,7 +17,7 @@ from PIL import Image
 
 from factory.api import package, verify
 from factory.core.errors import InputError
-from factory.core.files import read_json
+from factory.core.reading import read_json
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from factory.devices.simulated import SimulatedDevice
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.kernel import Kernel
 from factory.graph.onnx_build import to_onnx
-from factory.profiling import drift, trust
+from factory.graph.opgraph import GraphBuilder
+from factory.profiling import drift, table_file, trust
 from factory.profiling.profiler import (
     counts_text,
     first_networks_again,
@@ -409,3 +410,64 @@ def test_killed_in_the_middle_and_resumed_measures_nothing_twice(tmp_path):
     ours = {row.key: row.median_ms for row in LatencyTable.read(path).rows("kernel")}
     theirs = {row.key: row.median_ms for row in LatencyTable.read(straight).rows("kernel")}
     assert ours == theirs
+
+
+class Killed(BaseException):
+    """What stands for a kill: nothing is cleaned up after it."""
+
+
+def test_a_table_is_the_same_wherever_and_however_often_it_was_killed(tmp_path, monkeypatch):
+    """Killed in every write of a profile, at its start, in its middle and just after it."""
+    networks = []
+    for width in (8, 12, 16, 20, 24):
+        builder = GraphBuilder("n")
+        x = builder.relu(builder.conv(builder.input("x", (1, 8, 8, 8)), width, 3, padding=1))
+        graph = builder.finish([builder.linear(builder.global_avg_pool(x), 10)])
+        counts = kernel_counts(canonicalise(graph))
+        networks.append((counts, to_onnx(graph, seed=3).SerializeToString()))
+    settings = ProfileSettings(block_size=4, network_block_size=2)
+    write_whole = table_file.write_whole
+
+    def profile(path, kill_at: int = 0, cut: float = 0.0) -> int:
+        """Writes made; the one numbered ``kill_at`` is cut after that share, and the last."""
+        writes = 0
+
+        def write(handle, content):
+            nonlocal writes
+            writes += 1
+            if writes == kill_at:
+                os.write(handle, content[: round(cut * len(content))])
+                raise Killed
+            write_whole(handle, content)
+
+        monkeypatch.setattr("factory.profiling.table.write_whole", write)
+        device = SimulatedDevice()
+        table = LatencyTable.open(path, device.profile, device.describe())
+        try:
+            profile_kernels(device, KERNELS, table, settings)
+            profile_networks(device, networks, table, settings)
+        finally:
+            table.close()
+        return writes
+
+    def rows(path):
+        return [dataclasses.replace(row, date="") for row in LatencyTable.read(path).all_rows()]
+
+    straight, often = tmp_path / "straight.csv", tmp_path / "often.csv"
+    writes = profile(straight)
+    assert writes == 1 + 3 + 3 + 3  # the header, the first references, a write a block
+    assert {"in_place", "network", "kernel"} <= {row.kind for row in rows(straight)}
+    for kill_at in range(1, writes + 1):
+        for cut in (0.0, 0.6, 1.0):
+            path = tmp_path / f"{kill_at}-{cut}.csv"
+            with pytest.raises(Killed):
+                profile(path, kill_at, cut)
+            profile(path)
+            assert rows(path) == rows(straight), (kill_at, cut)
+    while True:  # killed in the second write of every start
+        try:
+            profile(often, 2, 0.6)
+            break
+        except Killed:
+            continue
+    assert rows(often) == rows(straight)

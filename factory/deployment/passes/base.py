@@ -16,6 +16,8 @@ from onnx_ir.passes.common import OutputFixPass, TopologicalSortPass
 from onnxscript import rewriter
 from onnxscript.rewriter import pattern
 
+from factory.graph.onnx_load import with_shapes
+
 Pass = Callable[[ir.Model], bool]
 
 
@@ -31,13 +33,7 @@ def clean_model(model: ir.Model) -> onnx.ModelProto:
     run_passes(model, PASSES)
     TopologicalSortPass()(model)
     OutputFixPass()(model)
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
-    proto = onnx.shape_inference.infer_shapes(
-        proto, check_type=True, strict_mode=True, data_prop=True
-    )
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return with_shapes(ir.to_proto(model), "the cleaned model is not valid")
 
 
 def apply_rules(model: ir.Model, rules: Sequence[pattern.RewriteRule]) -> bool:

@@ -18,6 +18,7 @@ from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
 from factory.deployment.flavours import Flavour
 from factory.deployment.quiet import silenced
+from factory.graph.onnx_load import with_shapes
 
 CPU = "CPUExecutionProvider"
 Precision = Literal["fp32", "fp16", "int8"]
@@ -106,11 +107,7 @@ def rewritten(source: Path, rewrites: tuple[Rewrite, ...]) -> onnx.ModelProto:
     model = ir.load(source)
     changed = [rewrite(model) for rewrite in rewrites]
     if any(changed):
-        proto = ir.to_proto(model)
-        del proto.graph.value_info[:]
-        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(proto, full_check=True)
-        return proto
+        return with_shapes(ir.to_proto(model), "the rewritten model is not valid")
     return onnx.load(source)
 
 

@@ -8,17 +8,18 @@ The file is a quarter of the size; the arithmetic is CoreML's own choice of 16 o
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from factory.core.temporary import TemporaryFolder
 from factory.deployment.flavours import Flavour
 from factory.deployment.passes.flatten_to_reshape import flatten_to_reshape
 from factory.deployment.passes.hard_swish_split import split_hard_swish
 from factory.deployment.targets.base import Check, Target, check_onnx
 from factory.deployment.targets.mobile_checks import partition_check
+from factory.graph.onnx_load import foreign_errors
 
 UNPACK_AT_LOAD = ("session.disable_quant_qdq", "1")
 
@@ -31,14 +32,15 @@ class CoreMl(Target):
         """Validity; that loading leaves no quantised node; how much CoreML takes."""
         import onnxruntime as ort
 
-        with tempfile.TemporaryDirectory(prefix="factory-coreml-") as folder:
-            unpacked = Path(folder) / "unpacked.onnx"
+        with TemporaryFolder("coreml") as folder:
+            unpacked = folder / "unpacked.onnx"
             options = ort.SessionOptions()
             options.add_session_config_entry(*UNPACK_AT_LOAD)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
             options.optimized_model_filepath = str(unpacked)
             options.log_severity_level = 3
-            ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            with foreign_errors("the quantised weights do not unpack"):
+                ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             left = sum(
                 node.op_type in ("QuantizeLinear", "DequantizeLinear")
                 for node in onnx.load(unpacked).graph.node

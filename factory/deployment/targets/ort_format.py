@@ -7,12 +7,12 @@ ONNX Runtime's ``build.sh --minimal_build extended --enable_reduced_operator_typ
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes, write_atomic_text
+from factory.core.temporary import TemporaryFolder
 from factory.deployment.targets.base import CPU, Check, Target, convert_or_tell
 
 CONFIG_SUFFIX = ".required_operators_and_types.config"
@@ -28,11 +28,11 @@ class OrtFormat(Target):
         ``arm`` leaves out the optimisations of x86's own blocked layout, so that the file runs on
         a phone; it runs here as well.
         """
-        with tempfile.TemporaryDirectory(prefix="factory-ort-") as folder:
-            inside = Path(folder) / "in" / f"{out.stem}.onnx"
+        with TemporaryFolder("ort") as folder:
+            inside = folder / "in" / f"{out.stem}.onnx"
             inside.parent.mkdir()
             inside.write_bytes(source.read_bytes())
-            made = Path(folder) / "out"
+            made = folder / "out"
 
             def convert() -> None:
                 from onnxruntime.tools.convert_onnx_models_to_ort import (

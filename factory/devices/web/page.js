@@ -304,7 +304,7 @@ async function work(job) {
   }
 }
 
-// Frames as in factory/devices/frames.py: magic, length of the header, header, blobs.
+// Frames as in factory/core/frames.py: magic, length of the header, header, blobs.
 
 function pack(header, blobs) {
   const text = new TextEncoder().encode(

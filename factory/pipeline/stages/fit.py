@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, sha256_file, write_json
+from factory.core.files import sha256_file, write_json
+from factory.core.reading import read_json, read_object
+from factory.core.validation import checked
 from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
 from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors
@@ -28,6 +31,26 @@ from factory.spaces.base import SearchSpace
 SCHEMA_VERSION = 1
 POOL = 400  # random networks that a percentile budget is taken over
 BUDGETS = "budgets.json"
+
+
+class _Also(pydantic.BaseModel):
+    """Another chip of a tier."""
+
+    device_id: str
+    max_latency_ms: float
+    latency_percentile: float | None
+
+
+class _Budget(pydantic.BaseModel):
+    """A tier's entry of budgets.json."""
+
+    device_id: str
+    max_latency_ms: float
+    max_macs: float | None
+    max_params: float | None
+    max_peak_memory_mb: float | None
+    latency_percentile: float | None
+    also: list[_Also]
 
 
 def units(ctx: BuildContext) -> list[Unit]:
@@ -46,7 +69,7 @@ def run(ctx: BuildContext) -> None:
             unit.begin([path])
             _fit(ctx, device_id).save(path)
             unit.finish([path], time.monotonic() - started)
-        reports[device_id] = read_json(path, "predictor")["report"]
+        reports[device_id] = LatencyPredictor.load(path).report
     collected = ctx.folder.stage("fit") / "report.json"
     if not collected.exists() or read_json(collected) != reports:
         write_json(collected, reports)
@@ -150,11 +173,16 @@ def random_latencies_ms(
 
 def load_budgets(ctx: BuildContext) -> dict[str, Any]:
     """The frozen budgets, tier by tier."""
-    value = read_json(ctx.folder.stage("fit") / BUDGETS, "budgets")
-    if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+    path = ctx.folder.stage("fit") / BUDGETS
+    value = read_object(path, "budgets")
+    if value.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{ctx.folder.stage('fit') / BUDGETS} is of another schema version",
+            f"{path} is of another schema version",
             fix="build into another folder with --out",
         )
+    names = [tier.name for tier in ctx.recipe.tiers]
+    checked(dict[str, _Budget], value.get("tiers"), str(path))
     tiers: dict[str, Any] = value["tiers"]
+    if missing := [name for name in names if name not in tiers]:
+        raise InputError(f"{path} has no budget of tier {missing[0]!r}", fix="remove it")
     return tiers

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from factory.core.errors import InputError
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_json
 from factory.devices.base import Device, open_device
 from factory.pipeline.adaptation import (
     candidates_of_sizes,

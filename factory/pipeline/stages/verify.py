@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from factory.core.files import read_json, write_json
+from factory.core.files import write_json
+from factory.core.reading import read_object
 from factory.devices.base import Device, open_device
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
@@ -66,8 +67,7 @@ def certificate_path(ctx: BuildContext, tier: TierSection) -> Path:
 
 def load_result(ctx: BuildContext, tier: TierSection) -> dict[str, Any]:
     """The verdict of a tier."""
-    value: dict[str, Any] = read_json(result_path(ctx, tier), "verification")
-    return value
+    return read_object(result_path(ctx, tier), "verification")
 
 
 def run(ctx: BuildContext) -> None:

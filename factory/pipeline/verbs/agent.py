@@ -7,6 +7,7 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_text
+from factory.core.reading import is_folder
 from factory.devices.agent_bundle import agent_program
 
 SCHEMA_VERSION = 1
@@ -15,7 +16,7 @@ SCHEMA_VERSION = 1
 def agent(*, write: str | Path) -> dict[str, Any]:
     """Write device_agent.py: one file that needs Python, numpy and onnxruntime only."""
     path = Path(write)
-    if path.is_dir():
+    if is_folder(path):
         path = path / "device_agent.py"
     try:
         write_atomic_text(path, agent_program())

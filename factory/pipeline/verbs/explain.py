@@ -13,6 +13,7 @@ from factory.devices.base import open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import compile_context, cosine, place
 from factory.devices.profile import DeviceProfile, load_profile
+from factory.graph.onnx_load import parse_onnx
 
 SCHEMA_VERSION = 1
 
@@ -70,6 +71,7 @@ def _read(path: Path) -> bytes:
         ) from None
     if not content:
         raise InputError(f"model {path} is empty", fix="name an ONNX file")
+    parse_onnx(content, str(path))
     return content
 
 

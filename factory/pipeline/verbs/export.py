@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes, write_json
 from factory.core.progress import SILENT, Progress
+from factory.core.reading import exists, is_folder
+from factory.core.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from factory.deployment.gate_contract import GateConfig
@@ -94,12 +95,12 @@ def export(
         reduce_range=_reduced(profile),
         finetune_steps=finetune_steps,
     )
-    with tempfile.TemporaryDirectory(prefix="factory-export-") as scratch:
+    with TemporaryFolder("export") as scratch:
         from factory.pipeline.export_source import open_source
 
         source = open_source(
             model,
-            Path(scratch),
+            scratch,
             tier=tier,
             input=input,
             data=data,
@@ -161,7 +162,7 @@ def _profile(
 
     if device is not None:
         return load_profile(device)
-    if tier is not None and Path(model).is_dir():
+    if tier is not None and is_folder(model):
         from factory.pipeline.context import open_run
 
         ctx = open_run(model)
@@ -172,7 +173,7 @@ def _profile(
 
 def _check_tier(model: str | Path, tier: str | None) -> None:
     """For a dry run: the faults of a run folder, without loading anything."""
-    if tier is None and not Path(model).is_dir():
+    if tier is None and not is_folder(model):
         return
     from factory.pipeline.context import open_run
 
@@ -240,7 +241,7 @@ def _places(
 
 def _name(model: str | Path) -> str:
     text = str(model)
-    return text.partition(":")[2] if ":" in text and not Path(text).exists() else Path(text).stem
+    return text.partition(":")[2] if ":" in text and not exists(text) else Path(text).stem
 
 
 def _camera(text: str | None) -> tuple[int, int] | None:

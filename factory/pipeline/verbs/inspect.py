@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, nearest
+from factory.core.reading import exists, is_file
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import count
 from factory.pipeline.shapes import network_spec
@@ -43,7 +44,7 @@ def inspect(
         graph = _onnx_graph(name)
         return _describe(name, "onnx", graph)
     spec = network_spec(channels, layers, input, stem, classes)
-    if name not in PUBLISHED and not Path(name).exists() and not name.endswith(".json"):
+    if name not in PUBLISHED and not exists(name) and not name.endswith(".json"):
         raise InputError(
             f"unknown genotype {name!r}",
             why="it is no published genotype and no file",
@@ -67,13 +68,13 @@ def _is_onnx(name: str) -> bool:
     path = Path(name)
     if path.suffix == ".onnx":
         return True
-    return name not in PUBLISHED and path.is_file() and path.suffix != ".json"
+    return name not in PUBLISHED and is_file(path) and path.suffix != ".json"
 
 
 def _onnx_graph(name: str) -> OpGraph:
     from factory.graph.onnx_import import from_onnx, load_onnx
 
-    return from_onnx(load_onnx(name))
+    return from_onnx(load_onnx(name, weights=False))
 
 
 def _describe(name: str, kind: str, graph: OpGraph) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_text
+from factory.core.reading import exists, is_folder
 from factory.pipeline.recipe_loading import recipe_from_text
 from factory.pipeline.recipe_template import fill_template
 
@@ -33,11 +34,11 @@ def new(
     target = Path(path)
     if target.suffix != ".toml":
         target = target.with_name(target.name + ".toml")
-    if target.exists() and not force:
+    if exists(target) and not force:
         raise InputError(
             f"{target} is already there", why="nothing was overwritten", fix="pass --force"
         )
-    if data is not None and not Path(data).expanduser().is_dir():
+    if data is not None and not is_folder(Path(data).expanduser()):
         raise InputError(
             f"data folder {data} does not exist",
             fix="name the folder whose sub-folders are the classes",

@@ -49,7 +49,7 @@ def predict(
     if not named:
         raise InputError("no device is named", fix="give --device ID, as often as you like")
     profiles = [load_profile(one) for one in named]
-    graph = canonicalise(from_onnx(load_onnx(model)))
+    graph = canonicalise(from_onnx(load_onnx(model, weights=False)))
     answers = [_predict_on(profile, graph, Path(model), run) for profile in profiles]
     if html is not None:
         from factory.reporting.prediction_page import write_prediction_page

@@ -176,7 +176,7 @@ def _one_network(
     from factory.graph.onnx_build import to_onnx
     from factory.graph.onnx_import import from_onnx, load_onnx
 
-    graph = canonicalise(from_onnx(load_onnx(model)))
+    graph = canonicalise(from_onnx(load_onnx(model, weights=False)))
     dtype, settings = device_profile.dtype, effort_settings(effort)
     counts = kernel_counts(graph, dtype)
     folder = Path(out) if out is not None else own_tables()

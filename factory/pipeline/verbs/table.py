@@ -9,6 +9,7 @@ from typing import Any
 from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK, EXIT_WRONG_INPUT, InputError
 from factory.core.files import write_atomic_bytes, write_atomic_text
 from factory.core.provenance import now_utc
+from factory.core.reading import exists, is_file
 from factory.core.resources import search_path, user_home
 from factory.devices.profile import ONLY_A_TABLE, DeviceProfile, list_profiles, load_profile
 from factory.pipeline.tables import mismatch, own_tables, table_for
@@ -59,7 +60,7 @@ def _listed(path: Path) -> dict[str, Any]:
 def find_table(table: str | Path) -> Path:
     """The path of a table that is given by its path or by its device."""
     path = Path(table)
-    if path.suffix == ".csv" or path.exists():
+    if path.suffix == ".csv" or exists(path):
         return path
     return table_for(load_profile(str(table))).path
 
@@ -109,7 +110,7 @@ def check_table(
         "exit_code": EXIT_WRONG_INPUT,
     }
     findings: list[dict[str, Any]] = answer["findings"]
-    if not path.is_file():
+    if not is_file(path):
         LatencyTable.read(path)  # says why not
     content = path.read_bytes()
     try:
@@ -165,7 +166,7 @@ def _repair(path: Path, content: bytes, damaged: Sequence[int]) -> None:
     lines = content.split(b"\n")
     aside = path.with_name(path.name.removesuffix(".csv") + ".damaged.txt")
     with unwritten(path):
-        before = aside.read_bytes() if aside.exists() else b""
+        before = aside.read_bytes() if exists(aside) else b""
         write_atomic_bytes(aside, before + b"".join(lines[n - 1] + b"\n" for n in damaged))
         out = set(damaged)
         kept = [line for number, line in enumerate(lines, start=1) if number not in out]
@@ -242,7 +243,7 @@ def merge_tables(
     path = Path(out)
     if path.suffix != ".csv":
         raise InputError(f"{path} is not the name of a latency table", fix="let it end with .csv")
-    if path.exists() and not replace:
+    if exists(path) and not replace:
         raise InputError(f"{path} is there already", fix="name another file, or give --replace")
     parts = [LatencyTable.read(find_table(one)) for one in tables]
     if not parts:
@@ -254,7 +255,7 @@ def merge_tables(
     fresh = {row_id(doubt.row): _entry(doubt) for doubt in judge(judged, free).doubts}
     fresh = {key: entry for key, entry in fresh.items() if key not in entries}
     entries.update(fresh)
-    if path.exists():
+    if exists(path):
         with unwritten(path):
             save_quarantine(path, entries)
             merged.write()
@@ -317,11 +318,11 @@ def import_table(
     header = imported_header(known, Path(file), Path(mapping), foreign)
     folder = Path(out) if out is not None else own_tables()
     path = folder / table_name({"device": header["device"], **header})
-    if path.exists() and not replace:
+    if exists(path) and not replace:
         raise InputError(f"{path} is there already", fix="give --replace, or --out FOLDER")
     profile_path = _profile_of(header, LatencyTable(path, header, []))
     text = header_text(header) + "".join(row.text() for row in foreign.rows)
-    if path.exists():
+    if exists(path):
         with unwritten(path):
             write_atomic_text(path, text)
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError
 from factory.core.provenance import now_utc
+from factory.core.reading import is_file
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.profiling.trust import Usual
@@ -86,7 +87,7 @@ def _content(path: Path) -> ModelFile:
     """ONNX with the checks of its graph; ORT format as it is."""
     if path.suffix != ".ort":
         return read_model(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"model {path} does not exist", fix="check the path")
     content = path.read_bytes()
     if content[4:8] != b"ORTM":
@@ -161,7 +162,7 @@ def _accuracy(path: Path, device: Device, data: Path) -> AccuracyPart:
     named = manifest.metadata.get("class_names")
     names = [str(name) for name in named] if isinstance(named, list) else []
     size = (shape[1], shape[2], shape[3])
-    if (data / "run.json").is_file():
+    if is_file(data / "run.json"):
         images, labels, what = _run_pictures(data, path, size, preprocessing, names)
     else:
         images, labels = folder_test_pictures(data, size, preprocessing, names)
@@ -230,7 +231,7 @@ def _model_of(name: str, certificate: Path, model: str | Path | None) -> Path:
     beside = certificate.with_name(name)
     run = certificate.parent.parent.parent
     in_run = run / "05-deploy" / certificate.name.split(".certificate")[0] / name
-    return in_run if not beside.is_file() and in_run.is_file() else beside
+    return in_run if not is_file(beside) and is_file(in_run) else beside
 
 
 def _usual(profile: DeviceProfile) -> Usual | None:

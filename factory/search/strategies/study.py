@@ -10,6 +10,7 @@ uninterrupted search would have. One process at a time works on a file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from factory.core.errors import InputError
+from factory.core.errors import FactoryError, InputError
 from factory.core.files import disk_errors
 from factory.core.progress import SILENT, Progress
 from factory.search.strategies.base import Strategy, distributions, new_random
@@ -92,10 +93,11 @@ def run_search(
         "fingerprint": fingerprint,
     }
     storage = InMemoryStorage() if path is None else _open(Path(path))
-    study = _study(storage, marks, path)
-    history = History[A]()
-    for trial in _finished(study):
-        history.add(_restored(problem, trial))
+    with _a_journal(path):
+        study = _study(storage, marks, path)
+        history = History[A]()
+        for trial in _finished(study):
+            history.add(_restored(problem, trial))
     exhausted = False
     with progress.task(label, queries, done=min(queries, len(history.queries))) as task:
         while len(history.queries) < queries and not exhausted:
@@ -215,11 +217,20 @@ def _open(path: Path) -> BaseStorage:
             if whole < len(content):
                 with path.open("r+b") as stream:
                     stream.truncate(whole)
-    try:
+    with _a_journal(path):
         return JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock(str(path))))
-    except (ValueError, KeyError) as error:
+
+
+@contextlib.contextmanager
+def _a_journal(path: Path | str | None) -> Iterator[None]:
+    """Around reading a journal: Optuna applies every line as it is, whatever it holds."""
+    try:
+        yield
+    except FactoryError:
+        raise
+    except Exception as error:
         raise InputError(
             f"{path} is not a journal of trials",
-            why=" ".join(str(error).split())[:200],
+            why=f"{type(error).__name__}: {error}",
             fix="remove it to start afresh",
         ) from None

@@ -9,6 +9,7 @@ accuracy is its own.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from factory.core.errors import InputError, unknown_name
+from factory.core.reading import decoded, read_bytes
 from factory.search.strategies.pareto import hypervolume
 from factory.search.strategies.problem import Score
 from factory.spaces.nas_bench_201 import SIZE, Cell201
@@ -56,20 +58,26 @@ class Table201:
             if column not in frame:
                 raise unknown_name("column", column, map(str, frame.columns), str(path))
         if RUNTIME in frame:
-            known = sorted(frame[RUNTIME].unique())
+            known = sorted(map(str, frame[RUNTIME].unique()))
             if runtime not in known:
                 raise unknown_name("runtime", runtime, known, str(path))
-            frame = frame[frame[RUNTIME] == runtime]
-        frame = frame.set_index("arch_idx").sort_index()
+            frame = frame[frame[RUNTIME].astype(str) == runtime]
+        numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in COLUMNS}
+        frame = pd.DataFrame(numbers, dtype=float).set_index("arch_idx").sort_index()
         if list(frame.index) != list(range(SIZE)):
             raise InputError(
                 f"{path} has {len(frame)} rows of {runtime}, not one for each of the {SIZE} cells"
             )
-        latency_ms = frame["lat_ms_median"].to_numpy(dtype=float)
-        accuracy = frame["accuracy"].to_numpy(dtype=float) / 100.0
+        latency_ms = frame["lat_ms_median"].to_numpy()
+        accuracy = frame["accuracy"].to_numpy() / 100.0
+        measured_as = frame["rep_arch_idx"].to_numpy()
         if not (np.isfinite(latency_ms).all() and (latency_ms > 0).all()):
             raise InputError(f"{path} has latencies that are not positive numbers")
-        measured = latency_ms[frame["rep_arch_idx"].to_numpy(dtype=int)]
+        if not ((accuracy >= 0) & (accuracy <= 1)).all():
+            raise InputError(f"{path} has accuracies that are not percent")
+        if not ((measured_as >= 0) & (measured_as < SIZE)).all():
+            raise InputError(f"{path} has a rep_arch_idx that is none of the {SIZE} cells")
+        measured = latency_ms[measured_as.astype(int)]
         if not np.array_equal(measured, latency_ms):
             raise InputError(
                 f"{path} has rows whose latency is not that of their rep_arch_idx",
@@ -101,15 +109,20 @@ class Table201:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"table {path} does not exist", fix="check the path")
-    if path.suffix == ".parquet":
-        try:
-            return pd.read_parquet(path)
-        except ImportError:
-            raise InputError(
-                f"cannot read {path}",
-                why="reading Parquet needs pyarrow",
-                fix="pip install pyarrow, or convert the table to CSV",
-            ) from None
-    return pd.read_csv(path)
+    parquet = path.suffix == ".parquet"
+    content = read_bytes(path, "table")
+    try:
+        if parquet:
+            return pd.read_parquet(io.BytesIO(content))
+        return pd.read_csv(io.StringIO(decoded(content, f"table {path}")))
+    except ImportError:
+        raise InputError(
+            f"cannot read {path}",
+            why="reading Parquet needs pyarrow",
+            fix="pip install pyarrow, or convert the table to CSV",
+        ) from None
+    except (ValueError, OSError, RecursionError, MemoryError) as error:
+        # pandas' and pyarrow's own errors of parsing are ValueErrors and OSErrors
+        raise InputError(
+            f"table {path} is not {'Parquet' if parquet else 'CSV'}", why=str(error)
+        ) from None

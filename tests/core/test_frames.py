@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from factory.devices.frames import (
+from factory.core.frames import (
     BrokenFrame,
     pack_arrays,
     read_frame,

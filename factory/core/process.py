@@ -1,4 +1,4 @@
-"""The parent's side of a worker: start it, talk to it, notice when it dies or hangs, end it.
+"""The parent's side of a child process: start it, talk to it, notice when it dies or hangs, end it.
 
 The child is started in its own session, so that Ctrl-C reaches the factory alone, and it ends by
 itself when its stdin ends: also when the factory is killed.
@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,18 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from factory.devices.frames import (
+from factory.core.frames import (
     FOLDER_VARIABLE,
     LONGEST_CONTENT,
     BrokenFrame,
     read_frame,
     write_frame,
 )
-from factory.devices.messages import REPLY_TO, WORKER_REPLY
-from factory.devices.wire import Wrong, printable
+from factory.core.temporary import TemporaryFolder
+from factory.core.wire import Wrong, printable
 
-COMMAND = (sys.executable, "-P", "-m", "factory.devices.worker")
 Frame = tuple[dict[str, Any], list[bytes]]
+Read = Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]]
 Watch = Callable[[int | None, str], None]
 WATCH_EVERY_S = 0.5
 
@@ -50,18 +48,27 @@ class WorkerProcess:
 
     def __init__(
         self,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str],
         code: Callable[[Path], Path] | None = None,
+        *,
+        name: str = "the runtime's process",
+        scratch: bool = True,
         longest_answer: int = LONGEST_CONTENT,
+        read: Read = lambda request, reply: reply,
     ) -> None:
-        """Start it.
+        """A child that runs ``command``.
 
         Args:
-            command: how.
-            code: copies the worker's source into the folder it is given (another Python).
+            command: the program and its arguments.
+            code: copies the child's source into the folder it is given (another Python).
+            name: what an error calls the child.
+            scratch: whether it gets a temporary folder, ``folder``.
             longest_answer: most bytes of the arrays that it may send.
+            read: the child's reply to a request as it may be used; Wrong says what it is not.
         """
-        self.folder = tempfile.mkdtemp(prefix="factory-worker-")
+        self.name, self._read = name, read
+        temporary = TemporaryFolder("worker") if scratch or code is not None else None
+        self.folder = "" if temporary is None else str(temporary.path)
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives with the child)
         options: dict[str, Any] = {"start_new_session": True}
         if os.name == "nt":
@@ -78,13 +85,14 @@ class WorkerProcess:
             )
         except BaseException:
             self.errors.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if temporary is not None:
+                temporary.remove()
             raise
         self._frames: queue.SimpleQueue[Frame | str] = queue.SimpleQueue()
         stdout = cast(BinaryIO, self.process.stdout)
         pumped = (stdout, self._frames, longest_answer)
         threading.Thread(target=_pump, args=pumped, daemon=True).start()
-        self._finalizer = weakref.finalize(self, _end, self.process, self.folder, self.errors)
+        self._finalizer = weakref.finalize(self, _end, self.process, temporary, self.errors)
 
     @property
     def alive(self) -> bool:
@@ -132,14 +140,11 @@ class WorkerProcess:
             if isinstance(frame, str):
                 raise WorkerLost(frame or self._death(), suspect=suspect)
             try:
-                reply = WORKER_REPLY(frame[0], "")
+                reply = self._read(header, frame[0])
             except Wrong as wrong:
-                raise WorkerLost(f"the runtime's process answers {wrong}") from None
-            kind = reply["reply"]
-            if kind in ("error", REPLY_TO[header["command"]]):
+                raise WorkerLost(f"{self.name} answers {wrong}") from None
+            if reply["reply"] != "tick":
                 return reply, frame[1]
-            if kind != "tick":
-                raise WorkerLost(f"the runtime's process answers {kind!r}")
             index = reply["index"]
             if reply["phase"] or index < 0:
                 suspect, phase = (index if index >= 0 else None), reply["phase"]
@@ -190,15 +195,15 @@ class WorkerProcess:
         try:
             code = self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "the runtime closed its connection"
+            return f"{self.name} closed its connection"
         if code < 0:
             try:
                 name = signal.Signals(-code).name
             except ValueError:
                 name = f"signal {-code}"
-            return f"the runtime's process died of {name}"
+            return f"{self.name} died of {name}"
         said = self.last_words()
-        return f"the runtime's process ended with exit code {code}" + (f": {said}" if said else "")
+        return f"{self.name} ended with exit code {code}" + (f": {said}" if said else "")
 
     def last_words(self) -> str:
         """The last line that the child wrote to stderr."""
@@ -249,7 +254,9 @@ def _pump(stdout: BinaryIO, frames: queue.SimpleQueue[Frame | str], longest: int
         frames.put(reason)
 
 
-def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> None:
+def _end(
+    process: subprocess.Popen[bytes], scratch: TemporaryFolder | None, errors: IO[bytes]
+) -> None:
     """Close the child's stdin, wait a moment, kill it; remove its folder."""
     with contextlib.suppress(OSError, ValueError):
         cast(BinaryIO, process.stdin).close()
@@ -260,4 +267,5 @@ def _end(process: subprocess.Popen[bytes], folder: str, errors: IO[bytes]) -> No
         process.kill()
         process.wait()
     errors.close()
-    shutil.rmtree(folder, ignore_errors=True)
+    if scratch is not None:
+        scratch.remove()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from factory.core.wire import Wrong, parse_json
 from factory.devices import wire
-from factory.devices.wire import Wrong, parse_json
 
 
 @pytest.mark.parametrize(

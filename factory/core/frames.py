@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from factory.devices.wire import Wrong, choice, list_of, parse_json, table, text, whole
+from factory.core.wire import Wrong, choice, list_of, parse_json, table, text, whole
 
 MAGIC = b"factory1"
 FOLDER_VARIABLE = "FACTORY_WORKER_FOLDER"  # the worker's own folder, in its environment
