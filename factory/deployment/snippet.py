@@ -33,12 +33,27 @@ class _Metadata(pydantic.BaseModel):
     preprocessing_inside: _Camera | None = None
 
 
-class _Used(pydantic.BaseModel):
-    """What a snippet takes from a manifest."""
+class _Output(pydantic.BaseModel):
+    name: str
+
+
+class Told(pydantic.BaseModel):
+    """What a program that runs a shipped file takes from its manifest."""
 
     file: str = "model.onnx"
     inputs: list[_Input] = []
+    outputs: list[_Output] = []
     metadata: _Metadata | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_number_a_channel(self) -> Told:
+        said = self.metadata and self.metadata.preprocessing
+        if said and self.inputs and not (self.metadata and self.metadata.preprocessing_inside):
+            channels = self.inputs[0].shape[1]
+            for numbers in (said.mean, said.std):
+                if numbers and len(numbers) != channels:
+                    raise ValueError(f"{len(numbers)} means or deviations, {channels} channels")
+        return self
 
 
 def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> str:
@@ -54,7 +69,7 @@ def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> s
     Raises:
         InputError: one of these parts is not what a manifest holds.
     """
-    validate(_Used, manifest, where="the manifest")
+    validate(Told, manifest, where="the manifest")
     metadata = manifest.get("metadata") or {}
     inputs = manifest.get("inputs") or [{"name": "image", "shape": [1, 3, 32, 32]}]
     lines = [

@@ -141,3 +141,17 @@ def test_wrong_files(tmp_path, exported):
     quantise_onnx(exported, tmp_path / "q.onnx", images)
     with pytest.raises(InputError, match="quantised already"):
         from_file(tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize(("value", "where"), [(np.nan, "'w'"), (np.inf, "'w'"), (None, "finite")])
+def test_a_model_that_computes_no_numbers_is_refused_as_that(tmp_path, value, where):
+    model = dynamic(20, batch=1, side=10)
+    if value is None:  # the logarithm of what is negative
+        model.graph.node[1].op_type = "Log"
+    else:
+        weights = numpy_helper.to_array(model.graph.initializer[0]).copy()
+        weights[0, 0, 0, 0] = value
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=rf"not finite \(NaN or infinity\).*{where}"):
+        from_file(tmp_path / "m.onnx")
