@@ -12,7 +12,7 @@ from factory.core.validation import validate
 
 class _Input(pydantic.BaseModel):
     name: str
-    shape: Annotated[list[int], pydantic.Field(min_length=4, max_length=4)]
+    shape: Annotated[list[int], pydantic.Field(min_length=3, max_length=4)]
 
 
 class _Camera(pydantic.BaseModel):
@@ -47,12 +47,15 @@ class Told(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _one_number_a_channel(self) -> Told:
-        said = self.metadata and self.metadata.preprocessing
-        if said and self.inputs and not (self.metadata and self.metadata.preprocessing_inside):
-            channels = self.inputs[0].shape[1]
-            for numbers in (said.mean, said.std):
-                if numbers and len(numbers) != channels:
-                    raise ValueError(f"{len(numbers)} means or deviations, {channels} channels")
+        metadata = self.metadata or _Metadata()
+        if metadata.preprocessing_inside or not self.inputs:
+            return self
+        shape, said = self.inputs[0].shape, metadata.preprocessing or _Preprocessing()
+        if len(shape) != 4:
+            raise ValueError(f"the input {shape} is no picture [1,C,H,W]")
+        for numbers in (said.mean, said.std):
+            if numbers and len(numbers) != shape[1]:
+                raise ValueError(f"{len(numbers)} means or deviations, {shape[1]} channels")
         return self
 
 
