@@ -211,7 +211,7 @@ def test_paths_that_are_no_tables(tmp_path):
     assert "is a folder" in fault(LatencyTable.read, tmp_path)
     assert "Is a directory" in fault(opened, tmp_path)
     (tmp_path / "file").write_text("")
-    assert "Is a directory" in fault(opened, tmp_path / "file" / "table.csv")
+    assert "cannot write" in fault(opened, tmp_path / "file" / "table.csv")
 
 
 def test_a_table_of_another_chip_device_or_setting_is_refused(path):
