@@ -9,35 +9,43 @@ import pydantic
 
 from factory.core.validation import validate
 
+Two = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
-class _Input(pydantic.BaseModel):
+
+class _Strict(pydantic.BaseModel):
+    """What is told is used as it stands: no text for a number."""
+
+    model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Input(_Strict):
     name: str
     shape: Annotated[list[int], pydantic.Field(min_length=3, max_length=4)]
 
 
-class _Camera(pydantic.BaseModel):
-    camera: tuple[int, int]
+class _Camera(_Strict):
+    camera: Two
 
 
-class _Preprocessing(pydantic.BaseModel):
+class _Preprocessing(_Strict):
     mean: list[float] | None = None
     std: list[float] | None = None
-    size: tuple[int, int] | None = None
+    size: Two | None = None
     scale: float | None = None
     colour: str = "RGB"
     fit: str = "stretch"
 
 
-class _Metadata(pydantic.BaseModel):
+class _Metadata(_Strict):
     preprocessing: _Preprocessing | None = None
     preprocessing_inside: _Camera | None = None
 
 
-class _Output(pydantic.BaseModel):
+class _Output(_Strict):
     name: str
 
 
-class Told(pydantic.BaseModel):
+class Told(_Strict):
     """What a program that runs a shipped file takes from its manifest."""
 
     file: str = "model.onnx"
