@@ -33,11 +33,10 @@ import psutil
 
 DOORS = Path(__file__).resolve().parents[1] / "tests" / "doors"
 sys.path.insert(0, str(DOORS))
-from door import Door, ask, known_doors  # noqa: E402
+from door import OF_LIBRARIES, Door, ask, known_doors  # noqa: E402
 from mutations import mutated  # noqa: E402
 
 START_S = 300.0  # to import what a door needs and to make its seeds
-OF_LIBRARIES = ("torchinductor_", ".ses")  # what torch and ONNX Runtime keep for themselves
 MOST_KEPT = 3  # inputs of one finding that are written
 
 
