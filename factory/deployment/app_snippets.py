@@ -12,6 +12,10 @@ from typing import Any
 
 import jinja2
 
+from factory.core.errors import InputError
+from factory.core.validation import validate
+from factory.deployment.snippet import Told
+
 TEMPLATES = Path(__file__).parent / "templates"
 LANGUAGES = {"kotlin": "Classifier.kt", "swift": "Classifier.swift"}
 PROVIDERS_KOTLIN = {
@@ -50,7 +54,13 @@ def app_snippet(
         manifest: a :class:`~factory.deployment.manifest.ModelManifest` as JSON values.
         threads: threads of the chip.
         execution_provider: of the chip; one that the language's runtime offers is switched on.
+
+    Raises:
+        InputError: the manifest does not tell what the program needs.
     """
+    told = validate(Told, manifest, where="the manifest")
+    if not (told.inputs and told.outputs):
+        raise InputError("the manifest names no input or no output", fix="export the model again")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=False,  # source code

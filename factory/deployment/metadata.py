@@ -15,6 +15,7 @@ Every value is text; structured values are JSON. The keys:
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from factory.core.errors import InputError
 from factory.core.provenance import factory_version
+from factory.core.reading import parse_json
 
 
 class Preprocessing(BaseModel):
@@ -85,10 +87,8 @@ def parse_props(props: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, text in props.items():
         if key in ("class_names", "preprocessing", "genotype", "preprocessing_inside"):
-            try:
-                values[key] = json.loads(text)
+            with contextlib.suppress(InputError):
+                values[key] = parse_json(text, key)
                 continue
-            except json.JSONDecodeError:
-                pass
         values[key] = text
     return values

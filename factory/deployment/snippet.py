@@ -9,36 +9,62 @@ import pydantic
 
 from factory.core.validation import validate
 
+Two = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
-class _Input(pydantic.BaseModel):
+
+class _Strict(pydantic.BaseModel):
+    """What is told is used as it stands: no text for a number."""
+
+    model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Input(_Strict):
     name: str
-    shape: Annotated[list[int], pydantic.Field(min_length=4, max_length=4)]
+    shape: Annotated[list[int], pydantic.Field(min_length=3, max_length=4)]
 
 
-class _Camera(pydantic.BaseModel):
-    camera: tuple[int, int]
+class _Camera(_Strict):
+    camera: Two
 
 
-class _Preprocessing(pydantic.BaseModel):
+class _Preprocessing(_Strict):
     mean: list[float] | None = None
     std: list[float] | None = None
-    size: tuple[int, int] | None = None
+    size: Two | None = None
     scale: float | None = None
     colour: str = "RGB"
     fit: str = "stretch"
 
 
-class _Metadata(pydantic.BaseModel):
+class _Metadata(_Strict):
     preprocessing: _Preprocessing | None = None
     preprocessing_inside: _Camera | None = None
 
 
-class _Used(pydantic.BaseModel):
-    """What a snippet takes from a manifest."""
+class _Output(_Strict):
+    name: str
+
+
+class Told(_Strict):
+    """What a program that runs a shipped file takes from its manifest."""
 
     file: str = "model.onnx"
     inputs: list[_Input] = []
+    outputs: list[_Output] = []
     metadata: _Metadata | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_number_a_channel(self) -> Told:
+        metadata = self.metadata or _Metadata()
+        if metadata.preprocessing_inside or not self.inputs:
+            return self
+        shape, said = self.inputs[0].shape, metadata.preprocessing or _Preprocessing()
+        if len(shape) != 4:
+            raise ValueError(f"the input {shape} is no picture [1,C,H,W]")
+        for numbers in (said.mean, said.std):
+            if numbers and len(numbers) != shape[1]:
+                raise ValueError(f"{len(numbers)} means or deviations, {shape[1]} channels")
+        return self
 
 
 def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> str:
@@ -54,7 +80,7 @@ def run_snippet(manifest: Mapping[str, Any], *, threads: int | None = None) -> s
     Raises:
         InputError: one of these parts is not what a manifest holds.
     """
-    validate(_Used, manifest, where="the manifest")
+    validate(Told, manifest, where="the manifest")
     metadata = manifest.get("metadata") or {}
     inputs = manifest.get("inputs") or [{"name": "image", "shape": [1, 3, 32, 32]}]
     lines = [

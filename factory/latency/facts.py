@@ -22,6 +22,7 @@ REFERENCE_SHARE = 0.5  # of the reference's deviation that is taken off at least
 FEWEST_REFERENCES = 8  # to tell a chip that changed its speed from scatter
 SUM_TOLERANCE = 0.05  # of a network's rows in place against the network
 MIN_NETWORKS_TO_INFER = 20  # for times of kernels from networks alone
+MOST_OF_ONE = 1e9  # occurrences of a kernel in a network
 UNIT_FACTOR = 30.0  # sums of kernels alone were .4 to 2 of their network; units lie 1000 apart
 
 
@@ -73,7 +74,7 @@ def parse_counts(text: str) -> dict[Kernel, float]:
     for item in filter(None, text.split(";")):
         number, star, kernel_text = item.partition("*")
         try:
-            if not star or float(number) < 0:
+            if not star or not 0 < float(number) <= MOST_OF_ONE:
                 raise ValueError
         except ValueError:
             raise InputError(
@@ -82,6 +83,17 @@ def parse_counts(text: str) -> dict[Kernel, float]:
         kernel = Kernel.parse(kernel_text)
         counts[kernel] = counts.get(kernel, 0.0) + float(number)
     return counts
+
+
+def occurrence(row: Any) -> tuple[Kernel, float]:
+    """The kernel of a row in place, and how often it occurs in its network."""
+    counts = parse_counts(row.kernels)
+    if len(counts) != 1:
+        raise InputError(
+            f"the row in place {row.key!r} is of {len(counts)} kernels, not of one",
+            fix="take its line out of the table and profile again",
+        )
+    return next(iter(counts.items()))
 
 
 def _kernel_ms(row: Any, quiet: float) -> float:
@@ -296,7 +308,7 @@ def _in_place(table: Any, shares: Mapping[str, float]) -> list[InPlaceFact]:
     found = []
     for row in table.rows("in_place"):
         if row.status == "ok":
-            (kernel, count), *_ = parse_counts(row.kernels).items()
+            kernel, count = occurrence(row)
             network = str(row.key).rpartition("@")[2]
             if network in shares:
                 ms = float(row.median_ms) * shares[network]

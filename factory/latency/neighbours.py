@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from factory.graph.kernel import Kernel
-from factory.latency.facts import SUM_TOLERANCE, at_usual_speed, parse_counts, reference_share
+from factory.latency.facts import SUM_TOLERANCE, at_usual_speed, occurrence, reference_share
 from factory.latency.features import FeatureSpace, family
 from factory.latency.gaussian import fit_gaussian
 from factory.profiling.reference import reference_rows, usual_reference_ms
@@ -130,7 +130,7 @@ def _points(rows: Sequence[Row], speeds: Mapping[int, float]) -> list[_Point]:
             ms = row.median_ms * (1.0 - min(row.reorder_share, 0.9)) * speed
             found.append(_Point(row, Kernel.parse(row.key), ms, 1.0, ""))
         else:
-            (kernel, count), *_ = parse_counts(row.kernels).items()
+            kernel, count = occurrence(row)
             found.append(
                 _Point(row, kernel, row.median_ms * speed, count, row.key.rpartition("@")[2])
             )

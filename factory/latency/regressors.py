@@ -125,7 +125,10 @@ class KindRegressor:
         """The inverse of :meth:`to_dict`; ValueError where its parts do not fit together."""
 
         def array(name: str) -> np.ndarray:
-            return np.asarray(value[name], dtype=float)
+            numbers = np.asarray(value[name], dtype=float)
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"{name} holds a number that is not finite")
+            return numbers
 
         gaussian, trees = value["gaussian"], value["trees"]
         made = cls(

@@ -9,7 +9,7 @@ import numpy as np
 
 from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
-from factory.latency.facts import parse_counts
+from factory.latency.facts import occurrence
 from factory.latency.features import family
 from factory.profiling.table import LatencyTable
 
@@ -65,7 +65,7 @@ def _times(table: LatencyTable, kind: str, mixed: bool) -> dict[str, float]:
             continue
         key, count, ms = row.key, 1.0, row.median_ms
         if kind == "in_place":
-            (kernel, count), *_ = parse_counts(row.kernels).items()
+            kernel, count = occurrence(row)
             key = str(kernel)
         elif kind == "kernel":
             ms *= 1.0 - min(row.reorder_share, 0.9)

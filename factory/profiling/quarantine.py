@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 class Entry(pydantic.BaseModel):
     """Why one row is not believed."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: str
     key: str

@@ -37,7 +37,7 @@ OUTPUT = NODES[-1]
 SIZE = len(OPS) ** len(EDGES)
 SHUFFLE_SEED = 88
 EXAMPLE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
-_ITEM = re.compile(r"([a-z0-9_]+)~(\d+)")
+_ITEM = re.compile(r"([a-z0-9_]+)~(\d{1,2})")
 
 
 @dataclass(frozen=True, order=True)

@@ -26,7 +26,9 @@ DATE = "%Y-%m-%dT%H:%M:%SZ"
 class Part(BaseModel):
     """Base of the certificate's parts: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelPart(Part):

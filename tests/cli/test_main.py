@@ -193,3 +193,43 @@ def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
         monkeypatch.setenv(name, value)
     assert run(["--version"]) == 0
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["verify", "\udc80.onnx", "--device", "x"], "is not UTF-8 text"),
+        (["inspect", "a\0b.onnx"], "holds a null character"),
+        (["inspect", "x" * 5000], "an argument of 5000 characters is too long"),
+        (["inspect", "x" * 300 + ".json"], "name too long"),
+        (["inspect", "x" * 300 + ".onnx"], "name too long"),
+        (["build", "y" * 300], "does not exist"),
+        (["report", "z" * 300], "does not exist"),
+        (["table", "show", "t" * 300 + ".csv"], "name too long"),
+        (["new", "n" * 300 + ".toml"], "letters, digits"),
+        (["build", "demo", "--out", "o" * 300], "name too long"),
+        (["train", "demo", "--genotype", "/dev/null/x.json"], "does not exist"),
+        (["verify", "--certificate", "."], "is a folder"),
+        (["table", "import", "f.csv", "--mapping", "/dev/zero"], "not a file"),
+        (["verify", "m.onnx", "--device", "local-cpu-t1-fp32", "--max-latency-ms", "nan"], "nan"),
+        (["build", "demo", "--seed", "9" * 5000], "5000 characters"),
+        (["build", "demo", "--seed", "9" * 400], "not accepted"),
+        (["build", "demo", "--seed", ""], "invalid"),
+    ],
+)
+def test_whatever_is_typed_is_refused_in_one_line_and_leaves_nothing(
+    words, says, tmp_path, monkeypatch, capsys
+):
+    left = tmp_path / "tmp"
+    left.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(left))
+    if words[0] == "build" and "--out" not in words:
+        words = [*words, "--dry-run"]
+    assert run(words) == 2
+    told = capsys.readouterr().err.strip()
+    assert "fault of the factory" not in told
+    assert says.lower() in told.lower()
+    assert told.isprintable()
+    assert len(told) <= 1000
+    assert list(left.iterdir()) == []

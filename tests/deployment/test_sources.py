@@ -178,3 +178,11 @@ def test_a_picture_too_large_to_calibrate_with(tmp_path):
     onnx.save(dynamic(20), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="3x9000x9000 values"):
         from_file(tmp_path / "m.onnx", (3, 9000, 9000))
+
+
+def test_a_network_whose_operator_computes_no_numbers(tmp_path):
+    model = dynamic(20, batch=1, side=10)
+    model.graph.node[1].op_type = "Log"  # of what is negative
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"computes NaN or infinity .* all of its weights are fin"):
+        from_file(tmp_path / "m.onnx")

@@ -20,6 +20,7 @@ from factory.core.errors import FactoryError
 
 HERE = Path(__file__).resolve().parent
 LONGEST_MESSAGE = 1000
+OF_LIBRARIES = ("torchinductor_", ".ses")  # what torch and ONNX Runtime keep in a temporary folder
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def _cut(rng: random.Random, content: bytes, seeds: Sequence[bytes]) -> bytes:
 
 def _double(rng: random.Random, content: bytes, seeds: Sequence[bytes]) -> bytes:
     start, end = sorted(rng.randrange(len(content) + 1) for _ in range(2))
-    return content[:end] + content[start:end] * rng.choice((1, 2, 50)) + content[end:]
+    times = rng.choice((1, 2, 50)) if end - start < 2000 else 1
+    return content[:end] + content[start:end] * times + content[end:]
 
 
 def _splice(rng: random.Random, content: bytes, seeds: Sequence[bytes]) -> bytes:

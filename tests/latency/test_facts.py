@@ -7,8 +7,9 @@ import pytest
 
 from factory.core.errors import InputError
 from factory.graph.kernel import Kernel
-from factory.latency.facts import REFERENCE_SHARE, read_facts, reference_share
+from factory.latency.facts import REFERENCE_SHARE, occurrence, read_facts, reference_share
 from factory.latency.sources import sources
+from factory.profiling.rows import Row
 
 CONV = "Conv(x=1x16x32x32,w=32x16x3x3,s=1,p=1,d=1,g=1,act=relu,dtype=f32)"
 ADD = "Add(x=1x32x32x32+1x32x32x32,dtype=f32)"
@@ -103,3 +104,12 @@ def test_more_of_a_speed_that_moved_is_taken_off_than_of_scatter():
     steps = [1.0] * 21 + [1.3] * 20
     facts = read_facts(Table(*rows, *(row("reference", "reference", ms) for ms in steps)))
     assert facts.kernel_ms[Kernel.parse(CONV)] == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("text", ["", "0*K", "-1*K", "nan*K", "1e999*K", "K", "2*K;1*L"])
+def test_a_row_in_place_is_of_one_kernel_that_occurs(text):
+    kernels = {"K": "Relu(x=1x8,dtype=f32)", "L": "Relu(x=1x9,dtype=f32)"}
+    for name, kernel in kernels.items():
+        text = text.replace(name, kernel)
+    with pytest.raises(InputError, match=r"not of one|not a kernel count"):
+        occurrence(Row("in_place", "k@net:1", kernels=text, median_ms=1.0, runs=1))

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from factory.core.errors import InputError
 from factory.devices.profile import load_profile
 from factory.graph.kernel import Kernel
+from factory.latency.packed import pack
 from factory.latency.predictor import LatencyPredictor
+from factory.latency.trees import TreeEnsemble
 from factory.profiling.rows import Row
 from factory.profiling.table import LatencyTable, table_name
 
@@ -327,10 +329,49 @@ def test_bad_input(tmp_path, predictor):
         ({"schema_version": 9}, "schema version 9"),
         ({"format": "other"}, "not a latency predictor"),
         ({"roofline": {}}, "damaged"),
+        ({"correction": {**predictor.correction.to_dict(), "scales": [1.0]}}, "damaged"),
+        ({"half_width": -1.0}, "half_width"),
+        ({"kernel_ms": {"Relu(x=1,dtype=f32)": None}}, "kernel_ms"),
+        ({"report": {"adapted": {"n": 1}}}, "report.adapted.from"),
+        ({"report": {"start_up": {"session_ms": {"weights": {"x": 1}}}}}, "report.start_up"),
     ):
         path.write_text(json.dumps({**predictor.to_dict(), **change}))
         with pytest.raises(InputError, match=message):
             LatencyPredictor.load(path)
+
+
+def _endless(trees):
+    """A tree whose first node is its own child."""
+    made = TreeEnsemble.from_dict(trees)
+    left = made.left.copy()
+    left[made.roots[0]] = made.roots[0]
+    return {**trees, "left": pack(left)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: {"center": r["center"][:-1]},
+        lambda r: {"low": [*r["low"], 1.0]},
+        lambda r: {"scale": [0.0] * len(r["scale"])},
+        lambda r: {"coefficients": [None] * len(r["coefficients"])},
+        lambda r: {"offset": 1e200},
+        lambda r: {"trees": {**r["trees"], "value": pack(np.zeros(3))}},
+        lambda r: {"trees": {**r["trees"], "roots": pack(np.array([10**6]))}},
+        lambda r: {"trees": _endless(r["trees"])},
+        lambda r: {"gaussian": {**r["gaussian"], "weights": pack(np.zeros(2))}},
+        lambda r: {"gaussian": {**r["gaussian"], "length": 0.0}},
+    ],
+)
+def test_a_regressor_whose_parts_do_not_fit_together_is_refused(tmp_path, predictor, change):
+    value = predictor.to_dict()
+    saved = value["regressors"]
+    name = next(n for n, r in saved.items() if r["trees"] and r["gaussian"])
+    saved[name] = {**saved[name], **change(saved[name])}
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=f"p.json is damaged.*{name}"):
+        LatencyPredictor.load(path).regressors[name]
 
 
 def test_a_damaged_array_is_told_when_its_family_is_asked_for(tmp_path, predictor):

@@ -99,3 +99,14 @@ def test_a_damaged_quarantine_is_one_sentence(tmp_path):
     beside.write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         LatencyTable.read(path)
+
+
+def test_a_quarantine_with_a_number_that_is_none_is_refused(tmp_path):
+    entry = {
+        "kind": "kernel", "key": "k", "median_ms": "9" * 400, "by": "neighbours",
+        "expected_ms": 1.0, "reason": "r",
+    }  # fmt: skip
+    value = {"schema_version": 1, "table": "t.csv", "rows": {"a": entry}}
+    (tmp_path / "t.quarantine.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match="median_ms"):
+        load_quarantine(tmp_path / "t.csv")

@@ -209,9 +209,9 @@ def test_other_schema_columns_and_files(path):
 def test_paths_that_are_no_tables(tmp_path):
     assert "does not exist" in fault(LatencyTable.read, tmp_path / "none.csv")
     assert "is a folder" in fault(LatencyTable.read, tmp_path)
-    assert "cannot open" in fault(opened, tmp_path)
+    assert "Is a directory" in fault(opened, tmp_path)
     (tmp_path / "file").write_text("")
-    assert "cannot open" in fault(opened, tmp_path / "file" / "table.csv")
+    assert "cannot write" in fault(opened, tmp_path / "file" / "table.csv")
 
 
 def test_a_table_of_another_chip_device_or_setting_is_refused(path):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from factory.core.errors import InputError
 from factory.reporting.certificate_page import headline, render_certificate, write_certificate_page
 
 CERTIFICATE = {
@@ -14,7 +15,8 @@ CERTIFICATE = {
         "class_names": ["a", "b"], "preprocessing": {"mean": [0.5], "fit": "cover"},
     },
     "chip": {
-        "device_id": "t1", "fingerprint": {"chip": "x86", "runtime_version": "1.32.0"},
+        "device_id": "t1", "profile_sha256": "cd" * 32,
+        "fingerprint": {"chip": "x86", "runtime_version": "1.32.0"},
         "flags": ["avx2"], "int8": "no VNNI", "reduced_range": True, "simulated": False,
         "notes": [],
     },
@@ -61,6 +63,20 @@ def test_the_numbers_are_on_the_page(tmp_path):
     assert "m<b>" not in page
     assert "http" not in page
     assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": None}, {"chip": "x"}, {"budget": {}}, {"latency": {"rounds": 5}}, {"issued": 3},
+        {"placement": {"CPU": "many"}},
+    ],
+)  # fmt: skip
+def test_no_page_is_drawn_of_what_is_no_certificate(tmp_path, change):
+    (tmp_path / "c.json").write_text(json.dumps(CERTIFICATE | change))
+    with pytest.raises(InputError, match=rf"certificate {tmp_path}/c\.json"):
+        write_certificate_page(tmp_path / "c.json", tmp_path / "c.html")
+    assert not (tmp_path / "c.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import search_tiny as tiny
 import torch
 from safetensors import safe_open
 
-from factory.core.errors import FactoryError
-from factory.search import latency_module
+from factory.core.errors import FactoryError, InputError
+from factory.search import checkpoint, latency_module
 from factory.search.architectures import TierBudget, search_architectures
 from factory.search.collapse import CollapseWatch
 from factory.search.config import SearchConfig
@@ -261,3 +261,20 @@ def test_tensorboard_is_optional_and_missing_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"pip install '\.\[tensorboard\]'"):
         _search(tmp_path, limit=None, tensorboard=True)
+
+
+def test_a_checkpoint_in_which_one_bit_changed_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7)}
+    checkpoint.save(path, tensors, {"fingerprint": "f", "step": 3})
+    known, values = checkpoint.load(path, "f")
+    assert values["step"] == checkpoint.step_of(path) == 3
+    assert all(torch.equal(known[name], value) for name, value in tensors.items())
+    content = path.read_bytes()
+    for place in (4, 60, len(content) - 3):
+        flipped = bytearray(content)
+        flipped[place] ^= 4
+        path.write_bytes(flipped)
+        assert checkpoint.step_of(path) is None
+        with pytest.raises(InputError, match="cannot be read"):
+            checkpoint.load(path, "f")

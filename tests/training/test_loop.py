@@ -110,9 +110,12 @@ def test_another_runs_or_a_broken_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"checkpoint\.pt belongs to a run with another"):
         train_network(TinyNetwork(), tiny_data(), CONFIG, tmp_path, seed=4)
     content = (tmp_path / "checkpoint.pt").read_bytes()
-    (tmp_path / "checkpoint.pt").write_bytes(content[:100])
-    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read"):
-        train_network(TinyNetwork(), tiny_data(), CONFIG, tmp_path, seed=3)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged in (content[:100], bytes(flipped), b"", content + b"\0"):
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read"):
+            train_network(TinyNetwork(), tiny_data(), CONFIG, tmp_path, seed=3)
 
 
 def test_divergence_is_said_and_never_saved(tmp_path: Path) -> None:

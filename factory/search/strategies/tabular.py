@@ -62,7 +62,12 @@ class Table201:
             if runtime not in known:
                 raise unknown_name("runtime", runtime, known, str(path))
             frame = frame[frame[RUNTIME].astype(str) == runtime]
-        numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in COLUMNS}
+        try:
+            numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in COLUMNS}
+        except OverflowError as error:
+            raise InputError(
+                f"{path} holds a number beyond any measurement", why=str(error)
+            ) from None
         frame = pd.DataFrame(numbers, dtype=float).set_index("arch_idx").sort_index()
         if list(frame.index) != list(range(SIZE)):
             raise InputError(
