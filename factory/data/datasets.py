@@ -28,7 +28,7 @@ from factory.data.image_data import (
     limited,
     stratified_split,
 )
-from factory.data.pictures import LazyPictures, check_headers, decode_pictures
+from factory.data.pictures import LazyPictures, check_pictures, decode_pictures
 
 DIGITS_TRAIN = 1437  # of 1,797
 FIXED_SEED = 0  # of every test set
@@ -149,13 +149,15 @@ def _image_folder(cfg: DataConfig, progress: Progress) -> Loaded:
     ]
     decoded_mb = sum(map(len, kept)) * 3 * cfg.image_size**2 / 2**20
     splits = []
+    for line in listing.sentences():
+        progress.message(f"{cfg.root}: {line}")
     for files, part in zip(kept, ("training", "test"), strict=True):
         paths = tuple(path for path, _ in files)
         images: Tensor | LazyPictures
         if decoded_mb <= cfg.memory_limit_mb:
             images = decode_pictures(paths, cfg.image_size, progress, f"decode {part} pictures")
         else:
-            check_headers(paths)
+            check_pictures(paths, progress, f"check {part} pictures")
             images = LazyPictures(paths, cfg.image_size)
         splits.append(ImageSplit(images, torch.tensor([label for _, label in files])))
     return splits[0], splits[1], listing.class_names
