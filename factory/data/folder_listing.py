@@ -23,15 +23,15 @@ from factory.core.errors import InputError
 from factory.data.config import DataConfig
 
 _FORMATS = (
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .avif .pgm .ppm .pnm"  # fmt: skip
-).split()
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".avif", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
 SUFFIXES = tuple(suffix for suffix in _FORMATS if suffix in Image.registered_extensions())
-OTHER_FORMATS = frozenset(
-    (
-        ".avif .heic .heif .svg .psd .ico .tga .jp2 .j2k .jxl .exr .hdr .dcm .nii .eps .pdf .xcf "
-        ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .mp4 .mov .avi .mkv .webm .npy .npz"
-    ).split()
-)
+OTHER_FORMATS = (
+    ".avif", ".heic", ".heif", ".svg", ".psd", ".ico", ".tga", ".jp2", ".j2k", ".jxl", ".exr",
+    ".hdr", ".dcm", ".nii", ".eps", ".pdf", ".xcf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+    ".orf", ".rw2", ".raf", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".npy", ".npz",
+)  # fmt: skip
 SYSTEM_NAMES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"))
 LAYOUT = "expected ROOT/<class>/*.jpg, or ROOT/train/<class>/*.jpg with ROOT/val/<class>/*.jpg"
 MAX_DEPTH = 32  # folders in folders; deeper ones are left out
@@ -186,7 +186,11 @@ class _Lister:
         return folder
 
     def _take(
-        self, entry: os.DirEntry[str], folder: _Folder, depth: int, above: frozenset[tuple[int, int]]
+        self,
+        entry: os.DirEntry[str],
+        folder: _Folder,
+        depth: int,
+        above: frozenset[tuple[int, int]],
     ) -> None:
         path, suffix = folder.path / entry.name, Path(entry.name).suffix.lower()
         try:
@@ -249,9 +253,13 @@ class _Lister:
         train = filled[trains[0]]
         if not train.filled:
             raise self._no_classes(train)
-        self._leave_out("pictures beside the parts", "in the folder itself", len(self.tree.pictures))
+        self._leave_out(
+            "pictures beside the parts", "in the folder itself", len(self.tree.pictures)
+        )
         for name in others:
-            self._leave_out("pictures beside the parts", f"in {name}", len(filled[name].everything()))
+            self._leave_out(
+                "pictures beside the parts", f"in {name}", len(filled[name].everything())
+            )
         for name in [name for name in tests if not filled[name].filled]:
             flat = len(filled[name].everything())
             self._leave_out("pictures without a class folder", f"in {name}", flat)

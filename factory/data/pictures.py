@@ -35,7 +35,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What a file holds before it is scaled: its size in pixels, and more pictures than one or not."""
+    """What a file holds: its size in pixels, and whether there is more than one picture."""
 
     width: int
     height: int
@@ -190,9 +190,7 @@ class Look:
     unreadable: str | None = None
 
 
-def looks(
-    paths: Sequence[Path], progress: Progress, label: str
-) -> Iterator[tuple[Path, Look]]:
+def looks(paths: Sequence[Path], progress: Progress, label: str) -> Iterator[tuple[Path, Look]]:
     """Every file with what it holds."""
     return zip(paths, each(_look, paths, progress, label), strict=True)
 

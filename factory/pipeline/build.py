@@ -53,6 +53,8 @@ def run_build(
     with locked(out):
         going_on = ctx.folder.claim(recipe.as_dict(), seed=recipe.seed)
         progress.message(f"{'going on in' if going_on else 'building into'} {out}")
+        if until not in ("profile", "fit") and not (ctx.folder.stage("train") / DONE).exists():
+            _ = ctx.data  # a picture that cannot be read is named before anything is measured
         wanted = STAGES[: STAGES.index(until) + 1]
         with progress.task("build", total=sum(SHARES[stage] for stage in wanted)) as task:
             for number, stage in enumerate(wanted, start=1):

@@ -7,6 +7,8 @@ from typing import Any
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
+from factory.data.survey import survey_folder
+from factory.pipeline.recipe import Recipe
 from factory.pipeline.recipe_loading import load_recipe
 
 SCHEMA_VERSION = 1
@@ -107,6 +109,10 @@ def train(
     return train_one(checked, genotype, out=out, dry_run=dry_run, progress=progress)
 
 
+def _is_folder(recipe: Recipe) -> bool:
+    return recipe.data.kind == "image_folder"
+
+
 def _line(
     recipe: str | Path,
     out: str | Path | None,
@@ -129,6 +135,11 @@ def _line(
     folder = Path(out) if out is not None else default_out(checked)
     if dry_run:
         BuildContext(checked, RunFolder(folder))
+        survey = survey_folder(checked.data, progress) if _is_folder(checked) else None
+        if survey is not None:
+            for line in survey.sentences():
+                progress.message(line)
+            survey.require_readable()
         stages = plan(checked, folder)[: STAGES.index(until) + 1]
         return {
             "schema_version": SCHEMA_VERSION,
@@ -137,6 +148,7 @@ def _line(
             "run": str(folder),
             "recipe": checked.as_dict(),
             "stages": stages,
+            "data": None if survey is None else survey.as_dict(),
         }
     ctx = run_build(checked, folder, until=until, progress=progress)
     return summary(ctx, until)
