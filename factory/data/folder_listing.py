@@ -199,7 +199,8 @@ class _Lister:
         except OSError:
             is_folder = is_file = inside = False
         if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-            self._leave_out("hidden or system files", entry.name)
+            known = entry.name.lower() in (*SYSTEM_NAMES, ".ds_store")
+            self._leave_out("hidden or system files", entry.name if known else "other")
         elif is_folder:
             if inside and (inside.st_dev, inside.st_ino) in above:
                 self._leave_out("links to a folder around them", entry.name)
@@ -208,7 +209,7 @@ class _Lister:
             else:
                 folder.folders[entry.name] = self._scan(path, depth + 1, above)
         elif not is_file:
-            self._leave_out("links to nothing, or no ordinary files", entry.name)
+            self._leave_out("links to nothing, or no ordinary files", suffix or "without a suffix")
         elif suffix in SUFFIXES:
             folder.pictures.append(path)
         elif suffix in OTHER_FORMATS:
@@ -248,9 +249,10 @@ class _Lister:
                 "class",
                 why=f"it holds class folders such as {next(iter(filled[one].filled))!r}"
                 + (f", and {others[0]!r} lies beside it" if others else ", and there is no train/"),
-                fix="put the parts side by side as train/ and val/, or rename that class",
+                fix="put the parts side by side as train/ and val/ and move the rest elsewhere, or "
+                "rename that class",
             )
-        train = filled[trains[0]]
+        train = _unwrapped(filled[trains[0]])
         if not train.filled:
             raise self._no_classes(train)
         self._leave_out(
@@ -269,7 +271,7 @@ class _Lister:
             if name != chosen:
                 count = len(filled[name].everything())
                 self._leave_out(f"pictures of other parts, as {chosen} tests", f"in {name}", count)
-        return train, None if chosen is None else filled[chosen]
+        return train, None if chosen is None else _unwrapped(filled[chosen])
 
     def _no_classes(self, part: _Folder) -> InputError:
         return InputError(
@@ -378,6 +380,16 @@ class _Lister:
         alike = [name for name in listing.class_names if twins[_plain(name)] > 1]
         if alike:
             self.remarks.append(f"classes whose names differ in case only: {_named(alike)}")
+
+
+def _unwrapped(part: _Folder) -> _Folder:
+    """The inner folder where an archive was unpacked into one of its own name."""
+    while len(part.filled) == 1 and not part.pictures:
+        name, inner = next(iter(part.filled.items()))
+        if part_of(name) != part_of(part.path.name) or not inner.filled:
+            break
+        part = inner
+    return part
 
 
 def _is_validation(name: str) -> bool:

@@ -179,7 +179,9 @@ def _fitted(sizes: Sizes, steps: StepTimes, survey: Survey, seconds: float) -> S
     epoch_s = TIERS * steps.training * _steps(pictures, sizes.batch_size) * 1.1
     epochs = int(free / epoch_s)
     if epochs < LEAST_EPOCHS:
-        fewest = 20 * len(survey.listing.class_names)
+        counts = survey.listing.counts(survey.listing.train)
+        # A share of each class is taken: the smallest must keep a picture.
+        fewest = max(20 * len(counts), -(-pictures // min(counts.values())))
         fits = int(pictures * free / (LEAST_EPOCHS * epoch_s))
         if max(fits, fewest) < pictures:
             sizes = replace(sizes, max_train=max(fits, fewest))
