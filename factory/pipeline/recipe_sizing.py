@@ -244,6 +244,8 @@ def time_steps(sizes: Sizes, classes: int) -> StepTimes:
     """Seconds of one step on this machine, with random pictures, by the loops that a build runs."""
     from factory.pipeline.stages.train import make_network
     from factory.search.bilevel import Bilevel
+    from factory.search.costs import macs_term
+    from factory.spaces.config import space_of
     from factory.spaces.genotype import find_genotype
     from factory.training.loop import train_network
 
@@ -268,9 +270,10 @@ def time_steps(sizes: Sizes, classes: int) -> StepTimes:
         trained, searched = _Stopwatch(), _Stopwatch()
         train_network(network, data, training, Path(folder) / "train", trained)
         bilevel = Bilevel(spec, data, search, 0)
+        budget = [macs_term(space_of(spec).presence("fp32"), limit=1.0)]
         start: tuple[int, dict[str, Tensor], bytes] = (0, {}, b"")
         try:
-            bilevel.run(2 * TIMED_STEPS, Path(folder), "time", "", (), searched, start=start)
+            bilevel.run(2 * TIMED_STEPS, Path(folder), "time", "", budget, searched, start=start)
         finally:
             bilevel.close()
     # The last step of an epoch evaluates and saves too.
