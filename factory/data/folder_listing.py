@@ -35,6 +35,7 @@ OTHER_FORMATS = (
 SYSTEM_NAMES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"))
 LAYOUT = "expected ROOT/<class>/*.jpg, or ROOT/train/<class>/*.jpg with ROOT/val/<class>/*.jpg"
 MAX_DEPTH = 32  # folders in folders; deeper ones are left out
+LINK_DEPTH = 2  # links to folders are followed where parts and classes lie, not deeper
 UNEVEN = 10  # a class this many times as large as another is worth a sentence
 NAMED = 3  # examples in a sentence
 
@@ -202,8 +203,8 @@ class _Lister:
             known = entry.name.lower() in (*SYSTEM_NAMES, ".ds_store")
             self._leave_out("hidden or system files", entry.name if known else "other")
         elif is_folder:
-            if inside and (inside.st_dev, inside.st_ino) in above:
-                self._leave_out("links to a folder around them", entry.name)
+            if inside and (depth >= LINK_DEPTH or (inside.st_dev, inside.st_ino) in above):
+                self._leave_out("links to a folder around them or deep inside", entry.name)
             elif depth >= MAX_DEPTH:
                 self._leave_out(f"folders more than {MAX_DEPTH} deep", entry.name)
             else:
@@ -411,9 +412,14 @@ def _plain(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
 
 
+def printable(text: str) -> str:
+    """A name as a terminal and a UTF-8 file take it: other bytes are escaped, controls are "?"."""
+    shown = text.encode(errors="backslashreplace").decode()
+    return "".join(c if c.isprintable() else "?" for c in shown)
+
+
 def _short(name: str) -> str:
-    shown = name.encode(errors="backslashreplace").decode()
-    shown = "".join(c if c.isprintable() else "?" for c in shown)
+    shown = printable(name)
     return shown if len(shown) <= 40 else shown[:39] + "…"
 
 

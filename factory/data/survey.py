@@ -16,7 +16,7 @@ import numpy as np
 
 from factory.core.progress import SILENT, Progress
 from factory.data.config import DataConfig
-from factory.data.folder_listing import FolderListing, list_image_folder
+from factory.data.folder_listing import FolderListing, list_image_folder, printable
 from factory.data.pictures import looks, unreadable_error
 
 SURVEYED = 5000  # pictures decoded at most
@@ -68,7 +68,7 @@ class Survey:
             named = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common(4))
             lines.append(
                 f"cannot be read: {len(self.unreadable)} pictures, a build stops at them ({named}; "
-                f"the first is {self.unreadable[0][0]})"
+                f"the first is {printable(str(self.unreadable[0][0]))})"
             )
         lines += self.listing.sentences()
         if self.animated:
@@ -95,7 +95,8 @@ class Survey:
             "test": listing.counts(listing.test),
             "left_out": listing.left_out,
             "unreadable": [
-                {"picture": str(path), "reason": reason} for path, reason in self.unreadable
+                {"picture": printable(str(path)), "reason": reason}
+                for path, reason in self.unreadable
             ],
             "shorter_side_px": {str(q): self.side_px(q) for q in (0, 50, 100)},
             "grey": self.grey,

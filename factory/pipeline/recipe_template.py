@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from factory.core.errors import InputError
+from factory.data.folder_listing import printable
 from factory.data.survey import Survey
 from factory.pipeline.recipe_sizing import (
     NETWORKS,
@@ -22,6 +23,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _DIGITS = """\
 [data]
 kind = "digits"             # the 1,797 handwritten digits of scikit-learn; nothing to download
+# a recipe for your own pictures: factory new my.toml --data my-pictures
 image_size = {image_size}             # pictures are resized to this many pixels a side
 """
 LISTED_CLASSES = 12  # named one by one in a comment
@@ -131,8 +133,7 @@ def _setting(assignment: str, words: str) -> str:
 
 def _comment(text: str) -> str:
     """Lines that start with #; a class or folder name cannot break out of them."""
-    plain = "".join(c if c.isprintable() else "?" for c in text)
-    return textwrap.fill(plain, 98, initial_indent="# ", subsequent_indent="# ")
+    return textwrap.fill(printable(text), 98, initial_indent="# ", subsequent_indent="# ")
 
 
 def _toml(text: str) -> str:
@@ -140,7 +141,7 @@ def _toml(text: str) -> str:
 
 
 def _description(survey: Survey, root: str) -> str:
-    folder = "".join(c if c.isprintable() else "?" for c in Path(root).absolute().name)
+    folder = printable(Path(root).absolute().name)
     return f"{len(survey.listing.class_names)} classes of pictures from {folder}"
 
 

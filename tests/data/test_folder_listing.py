@@ -145,7 +145,7 @@ def test_everything_that_is_left_out_is_counted(tmp_path: Path) -> None:
         "files in a format that is not read": {".heic": 1},
         "files that are no pictures": {".txt": 3, "without a suffix": 1},
         "links to nothing, or no ordinary files": {".jpg": 1},
-        "links to a folder around them": {"again": 1},
+        "links to a folder around them or deep inside": {"again": 1},
         "folders without pictures": {"labels": 1, "new folder": 1},
         "pictures without a class folder": {f"in {tmp_path.name}": 1},
     }

@@ -1,5 +1,6 @@
 """Pictures as people have them: every kind is read right, or refused with its name and reason."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -117,3 +118,15 @@ def test_all_unreadable_pictures_are_counted_and_the_first_are_named(
     changes = {"memory_limit_mb": memory_limit_mb, "image_size": 256}
     with pytest.raises(InputError, match=r"half\d\.png and \d more .*half\d\.png"):
         load_data(folder_config(str(folder)).model_copy(update=changes), seed=0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_picture_whose_name_is_not_utf8_can_be_written_about(folder: Path) -> None:
+    path = os.fsencode(folder) + b"/a/\xff.png"
+    try:
+        Path(os.fsdecode(path)).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    survey = survey_folder(folder_config(str(folder)))
+    assert "udcff.png" in " ".join(survey.sentences()).encode().decode()
+    assert survey.as_dict()["unreadable"][0]["picture"].endswith("udcff.png")

@@ -144,6 +144,12 @@ def test_folders_that_cannot_be_used(tmp_path):
         with pytest.raises(InputError, match=reason):
             api.new(tmp_path / "x.toml", data=tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+    for label in "ab":
+        (tmp_path / "broken" / label).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "broken" / label / f"{i}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"cannot read the picture .* and 3 more"):
+        api.new(tmp_path / "x.toml", data=tmp_path / "broken")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no pictures below"):
         api.new(tmp_path / "x.toml", data=tmp_path / "empty")

@@ -58,6 +58,8 @@ def new(
         text = digits_recipe(name=name, image_size=size)
     else:
         survey = survey_folder(folder_config(_root(data)), progress)
+        if not survey.shorter_px:
+            survey.require_readable()
         progress.message("timing a few steps of search and training on this machine")
         sizes, cost = choose_sizes(survey, minutes=minutes, image_size=image_size)
         text = folder_recipe(name=name, root=_root(data), survey=survey, sizes=sizes, cost=cost)
