@@ -25,8 +25,8 @@ MAX_PIXELS = 100_000_000  # of what is decoded: 300 MB; JPEGs are decoded at red
 MAX_ASPECT = 8  # of what is scaled: of a longer picture only the middle is looked at
 NAMED = 3  # unreadable pictures named in one message
 
-# Pillow warns from 89 million pixels on and refuses from 179 million; the refusal is enough.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of odd tags, and from 89 million pixels on; what it refuses is told, that is enough.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadableError(Exception):
@@ -63,6 +63,8 @@ def read_picture(path: Path, image_size: int) -> tuple[np.ndarray, PictureFacts]
                 _check_sums(path)
             opened.seek(0)
             opened.draft("RGB", (image_size, image_size))  # large JPEGs decode at reduced size
+            if min(opened.size) < 1:
+                raise ValueError("no pixels")
             if opened.size[0] * opened.size[1] > MAX_PIXELS:
                 raise ValueError(f"more than {MAX_PIXELS / 1e6:.0f} million pixels")
             picture = _rgb(_middle(ImageOps.exif_transpose(opened)))

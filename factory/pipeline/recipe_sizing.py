@@ -100,11 +100,12 @@ class Estimate:
             "the rest": self.other,
         }
         listed = ", ".join(f"{_minutes(s)} for {what}" for what, s in parts.items())
-        return f"about {_minutes(self.total)} minutes on this machine ({listed})"
+        return f"about {_minutes(self.total)} on this machine ({listed})"
 
 
 def _minutes(seconds: float) -> str:
-    return f"{max(1, round(seconds / 60))}"
+    count = round(seconds / 60)
+    return "a minute" if count <= 1 else f"{count} minutes"
 
 
 Timer = Callable[[Sizes, int], StepTimes]

@@ -58,8 +58,7 @@ def folder_recipe(*, name: str, root: str, survey: Survey, sizes: Sizes, cost: E
     if sizes.max_train:
         shrunk.append(f"{sizes.max_train:,} of {train:,} training pictures")
     text = f"""\
-# {name}: made by `factory new` from what is in the folder. A build takes
-{_comment(cost.sentence() + "; docs/formats/recipe.md describes every key.")}
+{_comment(_heading(name, cost))}
 
 [recipe]
 name = "{name}"
@@ -69,7 +68,7 @@ description = {_toml(_description(survey, root))}
 {_comment(_pictures(survey))}
 [data]
 kind = "image_folder"
-root = {_toml(root)}
+{_setting(f"root = {_toml(root)}", "relative to the folder in which the build starts")}
 {_setting(f"image_size = {sizes.image_size}", _image_size(survey, sizes))}
 {_data_settings(survey, sizes)}
 # What may be built: networks of two searched cells (as in DARTS), at this size.
@@ -123,6 +122,13 @@ device = "local-cpu-t1-int8"      # 8-bit integers, quantised with training pict
 latency_percentile = 40
 {_min_accuracy(survey)}"""
     return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _heading(name: str, cost: Estimate) -> str:
+    return (
+        f"{name}: made by `factory new` from what is in the folder. A build takes "
+        f"{cost.sentence()}. docs/formats/recipe.md describes every key."
+    )
 
 
 def _setting(assignment: str, words: str) -> str:
@@ -241,6 +247,8 @@ def _int8_points(test: int) -> float:
 def _int8_words(test: int) -> str:
     if _int8_points(test) == 1.0:
         return "accuracy that 8-bit integers may lose, in percentage points"
+    if _int8_points(test) == 100.0:
+        return f"{test} test pictures cannot say what 8-bit integers lose"
     return f"8-bit integers may lose three of the {test} test pictures, in percentage points"
 
 
