@@ -1,9 +1,12 @@
 """Which folders of a data set are parts, which are classes, and what is left out of both."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from factory.core.errors import InputError
 from factory.data.config import DataConfig, folder_config
@@ -196,3 +199,37 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_impossible_names_are_refused(root: str) -> None:
     with pytest.raises(InputError, match="image folder"):
         list_image_folder(DataConfig(kind="image_folder", root=root))
+
+
+_FOLDERS = st.sampled_from(
+    ["train", "Val", "test_set", "cat", "dog", "a b", "日本", ".git", "labels", "__MACOSX"]
+)
+_FILES = st.sampled_from(["0.jpg", "1.PNG", ".DS_Store", "x.txt", "y.heic", "README"])
+_TREES = st.sets(
+    st.tuples(st.lists(_FOLDERS, max_size=3), _FILES).map(lambda pair: (*pair[0], pair[1])),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(_TREES)
+def test_every_file_of_any_tree_is_used_or_counted(tree: set[tuple[str, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for parts in tree:
+            files(root.joinpath(*parts[:-1]), parts[-1])
+        try:
+            listing = listed(root)
+        except InputError:
+            return
+        # A hidden folder counts as one file; nothing in it is looked at.
+        hidden = [
+            next((i for i, part in enumerate(parts) if part in (".git", "__MACOSX")), len(parts))
+            for parts in tree
+        ]
+        seen = {parts[: end + 1] for parts, end in zip(tree, hidden, strict=True)}
+        left_out = {k: n for k, n in listing.left_out.items() if k != "folders without pictures"}
+        assert len(listing.files) + sum(sum(n.values()) for n in left_out.values()) == len(seen)
+        assert len(listing.class_names) >= 2
+        assert all(listing.counts(listing.train).values())
+        assert listing.test
