@@ -83,7 +83,7 @@ class FolderListing:
                 f"{n} {kind}" for kind, n in sorted(kinds.items(), key=lambda item: -item[1])[:6]
             )
             more = ", ..." if len(kinds) > 6 else ""
-            lines.append(f"left out: {sum(kinds.values())} {reason} ({named}{more})")
+            lines.append(f"left out, {reason}: {sum(kinds.values())} ({named}{more})")
         return [*lines, *self.remarks]
 
 

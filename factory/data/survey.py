@@ -67,15 +67,15 @@ class Survey:
             reasons = Counter(reason for _, reason in self.unreadable)
             named = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common(4))
             lines.append(
-                f"cannot be read: {len(self.unreadable)} pictures, a build stops at them ({named}; "
-                f"the first is {printable(str(self.unreadable[0][0]))})"
+                f"pictures that cannot be read, a build stops at them: {len(self.unreadable)} "
+                f"({named}; the first is {printable(str(self.unreadable[0][0]))})"
             )
         lines += self.listing.sentences()
         if self.animated:
-            lines.append(f"more than one picture in {self.animated} files: the first is used")
+            lines.append(f"files of several pictures, of which the first is used: {self.animated}")
         small = sum(px < SMALL_PX for px in self.shorter_px)
         if small:
-            lines.append(f"{small} pictures have less than {SMALL_PX} pixels on one side")
+            lines.append(f"pictures of less than {SMALL_PX} pixels on one side: {small}")
         total = len(self.listing.files)
         if self.surveyed < total:
             lines.append(f"{self.surveyed} of {total} pictures were opened, evenly spread")

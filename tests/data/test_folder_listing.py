@@ -94,7 +94,7 @@ def test_a_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
     listing = listed(tmp_path)
     assert listing.class_names == ("cat", "dog")
     assert (len(listing.train), len(listing.test)) == (16, 4)
-    assert listing.sentences() == ["left out: 7 pictures without a class folder (7 in test)"]
+    assert listing.sentences() == ["left out, pictures without a class folder: 7 (7 in test)"]
 
 
 def test_of_two_parts_for_testing_the_validation_judges(tmp_path: Path) -> None:

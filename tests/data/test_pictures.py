@@ -97,8 +97,8 @@ def test_a_survey_counts_sizes_and_colours(folder: Path) -> None:
     assert (survey.side_px(0), survey.side_px(100)) == (4, 25)
     assert survey.majority()[1] == 0.5
     assert survey.sentences() == [
-        "more than one picture in 1 files: the first is used",
-        "1 pictures have less than 8 pixels on one side",
+        "files of several pictures, of which the first is used: 1",
+        "pictures of less than 8 pixels on one side: 1",
     ]
 
 
@@ -112,7 +112,7 @@ def test_all_unreadable_pictures_are_counted_and_the_first_are_named(
     survey = survey_folder(folder_config(str(folder)))
     assert [path.name for path, _ in survey.unreadable].count("half0.png") == 1
     assert len(survey.unreadable) == 5
-    assert "cannot be read: 5 pictures, a build stops at them" in survey.sentences()[0]
+    assert "pictures that cannot be read, a build stops at them: 5 (" in survey.sentences()[0]
     with pytest.raises(InputError, match=r"half\d\.png and \d more"):
         survey.require_readable()
     changes = {"memory_limit_mb": memory_limit_mb, "image_size": 256}

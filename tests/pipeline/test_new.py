@@ -63,7 +63,7 @@ def test_own_pictures_are_looked_at(tmp_path, fast):
     text = path.read_text().replace("\n# ", " ")
     assert "240 training and 60 test pictures of 2 classes: cat 160, dog 80." in text
     assert "shorter side of 20 pixels, without colour" in text
-    assert "Left out: 1 files in a format that is not read (1 .heic)." in text
+    assert "Left out, files in a format that is not read: 1 (1 .heic)." in text
     assert "Who always answers 'cat' reaches 66.7%" in text
     assert {tier.min_accuracy for tier in recipe.tiers} == {0.7}
     assert recipe.budget.max_int8_drop_points == 5.0  # three of sixty
@@ -170,7 +170,7 @@ def test_inspect_and_a_dry_run_say_what_is_left_out(tmp_path, monkeypatch):
         .replace('kind = "digits"', f'kind = "image_folder"\nroot = {json.dumps(str(folder))}')
         .replace("max_train = 64\nmax_test = 12\n", "")
     )
-    told = "left out: 1 files in a format that is not read (1 .heic)"
+    told = "left out, files in a format that is not read: 1 (1 .heic)"
     for command in (["inspect", str(folder)], ["build", str(recipe), "--dry-run"]):
         result = CliRunner().invoke(app, [*command, "--quiet"])
         assert result.exit_code == 0, result.output

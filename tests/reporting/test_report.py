@@ -261,7 +261,7 @@ def test_the_pictures_behind_an_accuracy_are_counted(make_run, no_plots):
     run = make_run()
     assert report(run)[2]["data"] is None  # of a run that did not note them
     data = {"train": {"cat": 1200, "<b>": 300}, "test": {"cat": 40, "<b>": 10}}
-    note = "left out: 2 files in a format that is not read (2 .heic)"
+    note = "left out, files in a format that is not read: 2 (2 .heic)"
     (run / "data.json").write_text(json.dumps({**data, "notes": [note]}))
     page, _, values = report(run)
     assert "Trained with 1,500 pictures of 2 classes" in page.text
