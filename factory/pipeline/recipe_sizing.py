@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from factory.core.progress import Task
-from factory.data.survey import Survey
 from factory.search.config import SearchConfig
 from factory.spaces.config import SpaceConfig
 from factory.training.config import TrainConfig
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from factory.data.image_data import ImageData
+    from factory.data.survey import Survey
 
 TIERS = 2  # networks that the recipe asks for
 SMALL_PX = 48  # pictures up to this side keep their size and get the stem of full resolution

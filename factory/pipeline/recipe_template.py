@@ -6,10 +6,10 @@ import json
 import re
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from factory.core.errors import InputError
 from factory.data.folder_listing import printable
-from factory.data.survey import Survey
 from factory.pipeline.recipe_sizing import (
     NETWORKS,
     SEARCH_EPOCHS,
@@ -18,6 +18,9 @@ from factory.pipeline.recipe_sizing import (
     Sizes,
     wanted_epochs,
 )
+
+if TYPE_CHECKING:
+    from factory.data.survey import Survey
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _DIGITS = """\

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from factory.core.errors import InputError, nearest
 from factory.core.progress import SILENT, Progress
 from factory.data.config import folder_config
-from factory.data.survey import survey_folder
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import count
 from factory.pipeline.shapes import network_spec
@@ -48,6 +47,8 @@ def inspect(
     """
     name = str(subject)
     if name not in PUBLISHED and Path(name).is_dir():
+        from factory.data.survey import survey_folder
+
         survey = survey_folder(folder_config(name), progress)
         answer = {"schema_version": SCHEMA_VERSION, "name": name, "kind": "image_folder"}
         return {**answer, "data": survey.as_dict()}

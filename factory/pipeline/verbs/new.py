@@ -10,7 +10,6 @@ from factory.core.errors import InputError
 from factory.core.files import write_atomic_text
 from factory.core.progress import SILENT, Progress
 from factory.data.config import DEFAULT_IMAGE_SIZE, folder_config
-from factory.data.survey import survey_folder
 from factory.pipeline.recipe_loading import recipe_from_text
 from factory.pipeline.recipe_sizing import choose_sizes
 from factory.pipeline.recipe_template import digits_recipe, folder_recipe
@@ -57,6 +56,8 @@ def new(
     if data is None:
         text = digits_recipe(name=name, image_size=size)
     else:
+        from factory.data.survey import survey_folder
+
         survey = survey_folder(folder_config(_root(data)), progress)
         if not survey.shorter_px:
             survey.require_readable()
