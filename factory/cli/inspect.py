@@ -1,4 +1,4 @@
-"""`factory inspect`: parameters, MACs and memory of a genotype or of any ONNX file."""
+"""`factory inspect`: size of a genotype or of any ONNX file, or what a folder of pictures holds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import typer
 
 from factory.cli import options
 from factory.cli.output import print_json, print_lines
+from factory.cli.progress import shown_progress
+from factory.cli.report_lines import data_lines
 from factory.core.units import format_macs, format_params
 
 
 def inspect(
     subject: Annotated[
-        str, typer.Argument(help="A published genotype's name, a genotype JSON or an ONNX file.")
+        str,
+        typer.Argument(
+            help="A published genotype's name, a genotype JSON, an ONNX file, or a folder of "
+            "pictures."
+        ),
     ],
     channels: Annotated[int, typer.Option(help="Channels C of the first cells.")] = 36,
     layers: Annotated[int, typer.Option(help="Number of cells.")] = 20,
@@ -22,21 +28,31 @@ def inspect(
     classes: Annotated[
         int | None, typer.Option(help="Classes (default: 10, imagenet stem: 1000).", min=1)
     ] = None,
+    quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
-    """Count parameters and MACs (conv + linear multiply-adds), without the auxiliary head."""
+    """Count parameters and MACs (conv + linear multiply-adds), without the auxiliary head.
+
+    Of a folder of pictures: classes, counts and sizes, and what is left out or cannot be read.
+    """
     from factory.api import inspect as verb
 
-    answer = verb(
-        subject,
-        channels=channels,
-        layers=layers,
-        input=input_shape,
-        stem=stem,
-        classes=classes,
-    )
+    with shown_progress(quiet) as progress:
+        answer = verb(
+            subject,
+            channels=channels,
+            layers=layers,
+            input=input_shape,
+            stem=stem,
+            classes=classes,
+            progress=progress,
+        )
     if json:
         print_json(answer)
+        return
+    if answer["kind"] == "image_folder":
+        unreadable = [f"  {e['picture']}: {e['reason']}" for e in answer["data"]["unreadable"]]
+        print_lines([*data_lines(answer["data"]), *unreadable])
         return
     print_lines(
         [

@@ -7,6 +7,7 @@ from typing import Any
 
 from factory.cli.output import called, print_lines, table
 
+MOST_CLASSES = 12  # named in a line
 SOURCES = {"in_place": "in place", "isolated": "alone", "inferred": "inferred from networks"}
 
 
@@ -14,7 +15,8 @@ def print_build(answer: Mapping[str, Any]) -> None:
     """The tiers as a table, then what to look at; the report's path is the last line."""
     if answer.get("dry_run"):
         print_lines(
-            [f"run folder: {answer['run']}"]
+            (data_lines(answer["data"]) if answer.get("data") else [])
+            + [f"run folder: {answer['run']}"]
             + [f"{entry['stage']}: {entry['state']}" for entry in answer["stages"]]
         )
         return
@@ -24,6 +26,21 @@ def print_build(answer: Mapping[str, Any]) -> None:
         for reason in tier.get("reasons", []):
             print_lines([f"{tier['tier']}: {reason}"])
     print_lines([answer.get("report") or answer["run"]])
+
+
+def data_lines(data: Mapping[str, Any]) -> list[str]:
+    """A folder of pictures: classes, counts, sizes, and what is left out or cannot be read."""
+    train, test, px = data["train"], data["test"], data["shorter_side_px"]
+    largest = sorted(train, key=lambda name: -train[name])
+    shown = ", ".join(f"{name} {train[name]}" for name in largest[:MOST_CLASSES])
+    more = f" and {len(largest) - MOST_CLASSES} more" if len(largest) > MOST_CLASSES else ""
+    return [
+        f"{sum(train.values())} training and {sum(test.values())} test pictures of "
+        f"{data['classes']} classes: {shown}{more}",
+        f"shorter sides of {px['0']} to {px['100']} pixels, half of them up to {px['50']}; "
+        f"{data['grey']} of {data['surveyed']} without colour",
+        *data["notes"],
+    ]
 
 
 _HEADER = [

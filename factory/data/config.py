@@ -105,3 +105,8 @@ class DataConfig(BaseModel):
     def effective_flip(self) -> bool:
         """``flip`` with its default."""
         return self.kind != "digits" if self.flip is None else self.flip
+
+
+def folder_config(root: str) -> DataConfig:
+    """A folder of pictures with every default."""
+    return DataConfig.model_validate({"kind": "image_folder", "root": root})

@@ -28,7 +28,7 @@ from factory.data.image_data import (
     limited,
     stratified_split,
 )
-from factory.data.pictures import LazyPictures, check_headers, decode_pictures
+from factory.data.pictures import LazyPictures, check_pictures, decode_pictures
 
 DIGITS_TRAIN = 1437  # of 1,797
 FIXED_SEED = 0  # of every test set
@@ -37,13 +37,13 @@ CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
-Loaded = tuple[ImageSplit, ImageSplit, tuple[str, ...]]
+Loaded = tuple[ImageSplit, ImageSplit, tuple[str, ...], tuple[str, ...]]  # classes, notes
 LOADERS: Registry[Callable[[DataConfig, Progress], Loaded]] = Registry("data set")
 
 
 def load_data(cfg: DataConfig, seed: int, progress: Progress = SILENT) -> ImageData:
     """The data set that ``cfg`` names, its statistics and its augmentation."""
-    train, test, class_names = LOADERS.get(cfg.kind, where="data.kind")(cfg, progress)
+    train, test, class_names, notes = LOADERS.get(cfg.kind, where="data.kind")(cfg, progress)
     train = limited(train, cfg.max_train, seed)
     test = limited(test, cfg.max_test, FIXED_SEED)
     missing = set(range(len(class_names))) - set(train.labels.tolist())
@@ -59,6 +59,7 @@ def load_data(cfg: DataConfig, seed: int, progress: Progress = SILENT) -> ImageD
         train=train,
         test=test,
         class_names=class_names,
+        notes=notes,
         mean=mean,
         std=std,
         image_shape=cfg.image_shape,
@@ -94,7 +95,7 @@ def _digits(cfg: DataConfig, progress: Progress) -> Loaded:
     images = _resized(grey, cfg.image_size).expand(-1, 3, -1, -1).contiguous()
     everything = ImageSplit(images, torch.from_numpy(np.asarray(bunch.target)).long())
     first, second = stratified_split(everything.labels, DIGITS_TRAIN / len(grey), FIXED_SEED)
-    return everything.subset(first), everything.subset(second), class_names(cfg)
+    return everything.subset(first), everything.subset(second), class_names(cfg), ()
 
 
 @LOADERS.register("cifar10")
@@ -103,7 +104,7 @@ def _cifar10(cfg: DataConfig, progress: Progress) -> Loaded:
     root = _cifar10_root(cfg)
     train = _cifar10_part(root, train=True, image_size=cfg.image_size)
     test = _cifar10_part(root, train=False, image_size=cfg.image_size)
-    return train, test, CIFAR10_CLASSES
+    return train, test, CIFAR10_CLASSES, ()
 
 
 def _cifar10_root(cfg: DataConfig) -> Path:
@@ -149,16 +150,19 @@ def _image_folder(cfg: DataConfig, progress: Progress) -> Loaded:
     ]
     decoded_mb = sum(map(len, kept)) * 3 * cfg.image_size**2 / 2**20
     splits = []
+    notes = tuple(listing.sentences())
+    for line in notes:
+        progress.message(f"{cfg.root}: {line}")
     for files, part in zip(kept, ("training", "test"), strict=True):
         paths = tuple(path for path, _ in files)
         images: Tensor | LazyPictures
         if decoded_mb <= cfg.memory_limit_mb:
             images = decode_pictures(paths, cfg.image_size, progress, f"decode {part} pictures")
         else:
-            check_headers(paths)
+            check_pictures(paths, progress, f"check {part} pictures")
             images = LazyPictures(paths, cfg.image_size)
         splits.append(ImageSplit(images, torch.tensor([label for _, label in files])))
-    return splits[0], splits[1], listing.class_names
+    return splits[0], splits[1], listing.class_names, notes
 
 
 def _limited_files(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ class ImageData:
         mean, std: per channel, of the training pictures scaled to 0..1.
         image_shape: (channels, height, width).
         augmentation: for training pictures; cutout is added by whoever trains.
+        notes: what a person should know of the data, such as files that are left out.
     """
 
     name: str
@@ -97,11 +98,24 @@ class ImageData:
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
     augmentation: Augmentation
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a person: pictures of each class in both parts, and the notes."""
+        counts = {
+            part: torch.bincount(split.labels.cpu(), minlength=self.num_classes).tolist()
+            for part, split in (("train", self.train), ("test", self.test))
+        }
+        return {
+            "name": self.name,
+            **{part: dict(zip(self.class_names, n, strict=True)) for part, n in counts.items()},
+            "notes": list(self.notes),
+        }
 
     def normalise(self, x_uint8_NCHW: Tensor) -> Tensor:
         """float32 NCHW: (pixel / 255 - mean) / std, per channel, as one multiply-add."""

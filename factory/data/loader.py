@@ -70,6 +70,9 @@ class BatchStream:
 class Batches:
     """Normalised float pictures and labels on ``device`` for every step of a stream.
 
+    A batch of one picture holds it twice, each augmented on its own: batch normalisation needs
+    two values a channel where the map is one pixel.
+
     In-memory splits should lie on ``device`` already (``split.to(device)``). Files decoded when
     asked for are decoded one batch ahead, in the background.
     """
@@ -106,14 +109,18 @@ class Batches:
 
     def _raw(self, step: int) -> tuple[Tensor, Tensor]:
         if self._pool is None:
-            return self.split[self.stream.indices(step)]
+            return self.split[self._indices(step)]
         if self._ahead is not None and self._ahead[0] == step:
             batch = self._ahead[1].result()
         else:
-            batch = self.split[self.stream.indices(step)]
-        following = self.stream.indices(step + 1)
+            batch = self.split[self._indices(step)]
+        following = self._indices(step + 1)
         self._ahead = (step + 1, self._pool.submit(self.split.__getitem__, following))
         return batch
+
+    def _indices(self, step: int) -> Tensor:
+        index = self.stream.indices(step)
+        return index.repeat(2) if len(index) == 1 else index
 
     def close(self) -> None:
         """Stop decoding ahead."""

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from factory.core.errors import EXIT_DOES_NOT_HOLD, EXIT_OK, EXIT_UNDECIDED
+from factory.core.files import write_json
 from factory.core.progress import SILENT, Progress
 from factory.pipeline import search_files
 from factory.pipeline.context import BuildContext
@@ -18,6 +19,7 @@ from factory.pipeline.stages import deploy, fit, profile, report, search, train,
 from factory.verification.result import UNDECIDED
 
 SCHEMA_VERSION = 1
+DATA_FILE = "data.json"  # what the pictures were, for the report
 MODULES: dict[str, ModuleType] = {
     "profile": profile,
     "fit": fit,
@@ -55,6 +57,9 @@ def run_build(
     with locked(out):
         going_on = ctx.folder.claim(recipe.as_dict(), seed=recipe.seed)
         progress.message(f"{'going on in' if going_on else 'building into'} {out}")
+        if until not in ("profile", "fit") and not (ctx.folder.stage("train") / DONE).exists():
+            # A picture that cannot be read is named before anything is measured.
+            write_json(out / DATA_FILE, {"schema_version": 1, **ctx.data.describe()})
         wanted = STAGES[: STAGES.index(until) + 1]
         with progress.task("build", total=sum(SHARES[stage] for stage in wanted)) as task:
             for number, stage in enumerate(wanted, start=1):

@@ -44,6 +44,7 @@ class RunArtefacts:
 
     root: Path
     record: Json = field(default_factory=dict)
+    data: Json = field(default_factory=dict)
     profile: Json = field(default_factory=dict)
     fit: Json = field(default_factory=dict)
     tiers: list[TierArtefacts] = field(default_factory=list)
@@ -82,6 +83,7 @@ def read_run(root: Path | str) -> RunArtefacts:
             why="it has neither run.json nor a stage's folder",
             fix="name the folder of a build, or start one with `factory build RECIPE --out DIR`",
         )
+    run.data = _json(run, "data.json", optional=True)
     run.profile = _json(run, "01-profile/summary.json")
     run.fit = _json(run, "02-fit/report.json")
     recipes = {

@@ -244,6 +244,25 @@ def headline(tiers: list[Json]) -> Json:
     return {"verdict": PASSED, "text": text}
 
 
+def data_summary(run: RunArtefacts) -> Json | None:
+    """How many pictures of each class were learned from and judged with, and what was left out."""
+    train, test = (
+        {str(k): n for k, n in mapping(run.data.get(part)).items() if isinstance(n, int)}
+        for part in ("train", "test")
+    )
+    if not train or not any(test.values()):
+        return None
+    return {
+        "train": sum(train.values()),
+        "test": sum(test.values()),
+        "classes": [
+            {"name": name, "train": count, "test": test.get(name, 0)}
+            for name, count in train.items()
+        ],
+        "notes": _texts(run.data.get("notes")),
+    }
+
+
 def summarise(run: RunArtefacts) -> Json:
     """The content of ``report.json``."""
     recipe = mapping(run.record.get("recipe"))
@@ -256,6 +275,7 @@ def summarise(run: RunArtefacts) -> Json:
         "seed": first_number(run.record.get("seed"), about.get("seed")),
         "recipe_sha256": run.record.get("recipe_sha256"),
         "headline": headline(tiers),
+        "data": data_summary(run),
         "tiers": tiers,
         "no_latency": baseline_summary(run, tiers),
         "predictors": predictor_summary(run),

@@ -70,3 +70,11 @@ def test_lazy_and_eager_pictures_give_the_same_batches(tmp_path: Path) -> None:
     assert torch.equal(parts[0][torch.arange(3)][0], eager.split(0.5, 0)[0].images[:3])
     for b in batches:
         b.close()
+
+
+def test_a_batch_of_one_holds_its_picture_twice() -> None:
+    data = load_data(DataConfig(image_size=8, max_train=20), 0)
+    for size, n in ((1, 20), (8, 1)):
+        x, labels = Batches(data, data.train, BatchStream(n, size, 0), augmentation=None).get(0)
+        assert len(x) == len(labels) == 2
+        assert torch.equal(x[0], x[1])

@@ -255,3 +255,18 @@ def test_no_torch_and_no_runtime_is_imported():
         "assert not {'torch', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_pictures_behind_an_accuracy_are_counted(make_run, no_plots):
+    run = make_run()
+    assert report(run)[2]["data"] is None  # of a run that did not note them
+    data = {"train": {"cat": 1200, "<b>": 300}, "test": {"cat": 40, "<b>": 10}}
+    note = "left out, files in a format that is not read: 2 (2 .heic)"
+    (run / "data.json").write_text(json.dumps({**data, "notes": [note]}))
+    page, _, values = report(run)
+    assert "Trained with 1,500 pictures of 2 classes" in page.text
+    assert "accuracy is of 50 others, each of them 2 points" in page.text
+    assert note in page.text
+    assert values["data"]["classes"][1] == {"name": "<b>", "train": 300, "test": 10}
+    (run / "data.json").write_text(json.dumps({"train": {"cat": "many"}, "test": 3}))
+    assert report(run)[2]["data"] is None

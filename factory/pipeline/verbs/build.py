@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
+from factory.pipeline.recipe import Recipe
 from factory.pipeline.recipe_loading import load_recipe
+
+if TYPE_CHECKING:
+    from factory.data.survey import Survey
 
 SCHEMA_VERSION = 1
 
@@ -107,6 +111,19 @@ def train(
     return train_one(checked, genotype, out=out, dry_run=dry_run, progress=progress)
 
 
+def _survey(recipe: Recipe, progress: Progress) -> Survey | None:
+    """A look at the recipe's folder of pictures; InputError where one of them cannot be read."""
+    if recipe.data.kind != "image_folder":
+        return None
+    from factory.data.survey import survey_folder
+
+    survey = survey_folder(recipe.data, progress)
+    for line in survey.sentences():
+        progress.message(line)
+    survey.require_readable()
+    return survey
+
+
 def _line(
     recipe: str | Path,
     out: str | Path | None,
@@ -129,6 +146,7 @@ def _line(
     folder = Path(out) if out is not None else default_out(checked)
     if dry_run:
         BuildContext(checked, RunFolder(folder))
+        survey = _survey(checked, progress)
         stages = plan(checked, folder)[: STAGES.index(until) + 1]
         return {
             "schema_version": SCHEMA_VERSION,
@@ -137,6 +155,7 @@ def _line(
             "run": str(folder),
             "recipe": checked.as_dict(),
             "stages": stages,
+            "data": None if survey is None else survey.as_dict(),
         }
     ctx = run_build(checked, folder, until=until, progress=progress)
     return summary(ctx, until)

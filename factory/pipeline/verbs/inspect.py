@@ -1,4 +1,4 @@
-"""inspect: what a genotype or an ONNX file is made of."""
+"""inspect: what a genotype, an ONNX file or a folder of pictures is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, nearest
+from factory.core.progress import SILENT, Progress
 from factory.core.reading import exists, is_file
+from factory.data.config import folder_config
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import count
 from factory.pipeline.shapes import network_spec
@@ -27,19 +29,30 @@ def inspect(
     input: str = "3x32x32",
     stem: str = "cifar",
     classes: int | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Parameters, MACs, memory and kernels of a genotype at a size, or of an ONNX file.
 
+    Of a folder of pictures: its classes, counts and sizes, and every picture that is left out or
+    cannot be read.
+
     Args:
-        subject: a published genotype's name, a genotype JSON file or an ONNX file; the size
-            options are for genotypes only.
+        subject: a published genotype's name, a genotype JSON file, an ONNX file or a folder of
+            pictures; the size options are for genotypes only.
         channels: channels C of the first cells.
         layers: number of cells.
         input: shape of one image, "3x32x32".
         stem: "cifar" or "imagenet".
         classes: outputs of the classifier; 10, with the imagenet stem 1000.
+        progress: where progress is reported.
     """
     name = str(subject)
+    if name not in PUBLISHED and Path(name).is_dir():
+        from factory.data.survey import survey_folder
+
+        survey = survey_folder(folder_config(name), progress)
+        answer = {"schema_version": SCHEMA_VERSION, "name": name, "kind": "image_folder"}
+        return {**answer, "data": survey.as_dict()}
     if _is_onnx(name):
         graph = _onnx_graph(name)
         return _describe(name, "onnx", graph)
