@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from reference_supernets import ReferenceStep, copy_weights
 from torch import Tensor, nn
 
 from factory.core.files import write_json
+from factory.devices.start_up import peak_bytes
 from factory.search.axes import GRADIENTS
 from factory.search.gradient import Batch, EstimateSettings, gradients
 from factory.search.relaxation import ArchParameters
@@ -153,11 +153,15 @@ def child(args: argparse.Namespace) -> None:
     """Two steps of one side in this process; its peak memory in MB, and that before the first."""
     side, method, order = args.child.split(",")
     step, data = build(side, method, args), batches(args)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mb()
     for _ in range(2):
         step(*data, unrolled=order == "unrolled")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mb": round(peak), "before_mb": round(before)}))
+    print(json.dumps({"peak_mb": round(peak_mb()), "before_mb": round(before)}))
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this very process, in MB (rusage would give its parent's)."""
+    return (peak_bytes() or 0) / 2**20
 
 
 def peak_memory(side: str, method: str, order: str) -> dict[str, int]:

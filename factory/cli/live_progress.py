@@ -13,13 +13,11 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
 
-from factory.core.progress import Progress, Task
-
-SPEED_WINDOW_S = 1800.0  # stages differ in speed: remaining time from a long memory
+from factory.cli.progress import clock
+from factory.core.progress import Pace, Progress, Task
 
 
 @contextlib.contextmanager
@@ -32,11 +30,9 @@ def live_progress() -> Iterator[Progress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
-        speed_estimate_period=SPEED_WINDOW_S,
         refresh_per_second=4,
         transient=True,
         redirect_stdout=False,
@@ -52,9 +48,9 @@ class _LiveProgress:
     @contextlib.contextmanager
     def task(self, label: str, total: int | None, done: int = 0) -> Iterator[Task]:
         """A line that disappears when the task ends."""
-        number = self._rich.add_task(label, total=total, completed=done, note="")
+        number = self._rich.add_task(label, total=total, completed=done, note="", left="")
         try:
-            yield _LiveTask(self._rich, number)
+            yield _LiveTask(self._rich, number, Pace(total, done))
         finally:
             self._rich.remove_task(number)
 
@@ -64,12 +60,13 @@ class _LiveProgress:
 
 
 class _LiveTask:
-    def __init__(self, rich: RichProgress, number: TaskID) -> None:
-        self._rich, self._number = rich, number
+    def __init__(self, rich: RichProgress, number: TaskID, pace: Pace) -> None:
+        self._rich, self._number, self._pace = rich, number, pace
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` more steps are done."""
-        if note:
-            self._rich.update(self._number, advance=n, note=note)
-        else:
-            self._rich.update(self._number, advance=n)
+        self._pace.advance(n)
+        left_s = self._pace.left_s()
+        left = "" if left_s is None else f"about {clock(left_s)} left"
+        fields = {"note": note} if note else {}
+        self._rich.update(self._number, advance=n, left=left, **fields)

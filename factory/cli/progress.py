@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from factory.core.progress import SILENT, Progress, Task
+from factory.core.progress import SILENT, Pace, Progress, Task
 
 LINE_EVERY_S = 15.0  # without a terminal: at most one line per task in this time
 
@@ -56,26 +56,23 @@ class LineProgress:
 class _LineTask:
     def __init__(self, owner: LineProgress, label: str, total: int | None, done: int) -> None:
         self._owner, self._label, self._total = owner, label, total
-        self._done = self._first = done
+        self._done, self._pace = done, Pace(total, done)
         self._started = self._shown = time.monotonic()
         self._note = ""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self._done += n
+        self._pace.advance(n)
         changed_stage = n == 0 and note != self._note
         self._note = note or self._note
         if changed_stage or time.monotonic() - self._shown >= LINE_EVERY_S:
             self._show()
 
     def _show(self) -> None:
-        now = time.monotonic()
-        self._shown = now
+        self._shown = time.monotonic()
         steps = f" {self._done}/{self._total}" if self._total else ""
-        new = self._done - self._first
-        left = ""
-        if self._total and new > 0 and self._total > self._done:
-            rest = (now - self._started) / new * (self._total - self._done)
-            left = f", about {clock(rest)} left"
+        left_s = self._pace.left_s()
+        left = "" if left_s is None else f", about {clock(left_s)} left"
         note = f" ({self._note})" if self._note else ""
         self._owner.message(f"{self._label}{steps}{note}{left}")
 

@@ -188,7 +188,7 @@ class BrowserDevice(Closing):
         boundary = self._calibrated() if plan.profile_runs > 0 else NO_BOUNDARY
         timings = self._timed(models, plan, rounds, boundary)
         if self._progress is not None:
-            self._progress.saw(timings)
+            self._progress.saw(timings[: len(timings) - plan.references])
         return timings
 
     def _timed(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 
-from factory.core.progress import Progress, Task
+from factory.core.progress import Pace, Progress, Task
 from factory.devices.base import Timing
 from factory.devices.browser_link import Link
 
@@ -36,8 +35,8 @@ class PageProgress:
         self._inner.message(text)
 
     def saw(self, timings: Sequence[Timing]) -> None:
-        """Count what was measured; the last model of a block is the reference."""
-        own = timings[:-1]
+        """Count what was measured: the timings of a block without its references."""
+        own = timings
         if not own or not self._unit:
             return
         status = self._link.status
@@ -57,15 +56,12 @@ class PageProgress:
 class _PageTask:
     def __init__(self, inner: Task, link: Link, total: int | None, done: int) -> None:
         self._inner, self._link = inner, link
-        self._total, self._done, self._first = total, done, done
-        self._started = time.monotonic()
+        self._done, self._pace = done, Pace(total, done)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` more steps are done, here and in the page."""
         self._inner.advance(n, note)
         self._done += n
-        new = self._done - self._first
-        left_s = None
-        if self._total and new > 0:
-            left_s = (time.monotonic() - self._started) / new * (self._total - self._done)
+        self._pace.advance(n)
+        left_s = self._pace.left_s()
         self._link.status = {**self._link.status, "done": self._done, "seconds_left": left_s}

@@ -30,17 +30,6 @@ MODULES: dict[str, ModuleType] = {
     "report": report,
 }
 
-# Percent of a build that a stage takes, roughly: for the remaining time that is shown.
-SHARES = {
-    "profile": 15,
-    "fit": 1,
-    "search": 43,
-    "train": 36,
-    "deploy": 2,
-    "verify": 2,
-    "report": 1,
-}
-
 
 def run_build(
     recipe: Recipe, out: Path, *, until: str = "report", progress: Progress = SILENT
@@ -61,13 +50,13 @@ def run_build(
             # A picture that cannot be read is named before anything is measured.
             write_json(out / DATA_FILE, {"schema_version": 1, **ctx.data.describe()})
         wanted = STAGES[: STAGES.index(until) + 1]
-        with progress.task("build", total=sum(SHARES[stage] for stage in wanted)) as task:
+        with progress.task("build", total=None) as task:  # stages differ: no time is told
             for number, stage in enumerate(wanted, start=1):
                 task.advance(0, note=f"stage {number}/{len(wanted)} {stage}")
                 _run_stage(ctx, stage)
                 if stage == "verify":
                     _search_on(ctx)
-                task.advance(SHARES[stage])
+                task.advance()
     return ctx
 
 

@@ -168,13 +168,17 @@ def parse_table(path: Path, content: bytes) -> tuple[dict[str, Any], list[Row], 
 def unfinished_rows(rows: Sequence[Row]) -> int:
     """How many rows at the end are of a block that was not written whole.
 
-    A block ends with the row of its smallest reference; in a table without any there are no blocks
-    to tell.
+    A block ends with the row of its smallest reference, after those of the others; in a table
+    without references there are no blocks to tell.
     """
-    whole = {row.block for row in rows if row.kind == row.key == "reference"}
-    if not whole:
+    if not any(row.kind == "reference" for row in rows):
         return 0
-    return next((n for n, row in enumerate(reversed(rows)) if row.block in whole), len(rows))
+    whole = {row.block for row in rows if row.kind == row.key == "reference"}
+
+    def is_whole(row: Row) -> bool:
+        return row.block in whole and (row.kind != "reference" or row.key == "reference")
+
+    return next((n for n, row in enumerate(reversed(rows)) if is_whole(row)), len(rows))
 
 
 def start_of_last(content: bytes, lines: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from factory.core import wire
 from factory.core.wire import Wrong, parse_json
-from factory.devices import wire
 
 
 @pytest.mark.parametrize(

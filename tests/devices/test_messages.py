@@ -204,7 +204,8 @@ def test_a_worker_that_cannot_be_started_leaves_nothing(tmp_path, monkeypatch):
 
 @posix_only
 def test_a_worker_whose_parent_is_killed_at_once_removes_its_folder(tmp_path):
-    program = "import time; from factory.core.process import WorkerProcess as W; w = W(); "
+    program = "import time; from factory.core.process import WorkerProcess as W; "
+    program += "from factory.devices.environment import COMMAND; w = W(COMMAND); "
     program += "print(w.folder, flush=True); time.sleep(600)"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", program]

@@ -56,7 +56,10 @@ class Rack:
 
         class Member(SimulatedDevice):
             def time_many(self, models, plan, *, rounds=1):
-                if len(models) == 1:  # a look at what the device shows, before the work begins
+                if len(models) in (
+                    1,
+                    plan.references,
+                ):  # a look at what the device shows, before the work begins
                     return super().time_many(models, plan, rounds=rounds)
                 rack.calls[profile.id] += 1
                 if rack.calls[profile.id] == 1:
@@ -69,7 +72,8 @@ class Rack:
                         rack.all_lost.set()
                     raise InputError("somebody pulled the plug")
                 time.sleep(0.002)
-                rack.models += [(profile.id, model) for model in models[:-1]]
+                own = models[: len(models) - plan.references]
+                rack.models += [(profile.id, model) for model in own]
                 return super().time_many(models, plan, rounds=rounds)
 
         roofline = self.rooflines.get(profile.id, Roofline())
