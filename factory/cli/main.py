@@ -1,7 +1,8 @@
 """Entry point of the command: runs a verb and turns what goes wrong into one sentence.
 
 Exit codes: 0; 1 a budget or a certificate does not hold; 2 wrong input (or a fault of ours, with
-the path of a log); 130 interrupted, with the command that goes on.
+the path of a log); 3 not decided, the machine was too busy to measure; 130 interrupted, with the
+command that goes on.
 """
 
 from __future__ import annotations
