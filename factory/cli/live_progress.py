@@ -62,11 +62,12 @@ class _LiveProgress:
 class _LiveTask:
     def __init__(self, rich: RichProgress, number: TaskID, pace: Pace) -> None:
         self._rich, self._number, self._pace = rich, number, pace
+        self._note = ""
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` more steps are done."""
         self._pace.advance(n)
         left_s = self._pace.left_s()
         left = "" if left_s is None else f"about {clock(left_s)} left"
-        fields = {"note": note} if note else {}
-        self._rich.update(self._number, advance=n, left=left, **fields)
+        self._note = note or self._note
+        self._rich.update(self._number, advance=n, left=left, note=self._note)

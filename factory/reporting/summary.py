@@ -19,8 +19,14 @@ from factory.reporting.artefacts import (
 )
 
 SCHEMA_VERSION = 1
-PASSED, FAILED, OPEN = "passed", "failed", "not verified"
-VERDICTS = {"passed": PASSED, "holds": PASSED, "failed": FAILED, "over budget": FAILED}
+PASSED, FAILED, OPEN, UNDECIDED = "passed", "failed", "not verified", "not decided"
+VERDICTS = {
+    "passed": PASSED,
+    "holds": PASSED,
+    "failed": FAILED,
+    "over budget": FAILED,
+    "undecided": UNDECIDED,
+}
 
 
 def first_number(*values: Any) -> float | None:
@@ -225,6 +231,7 @@ def headline(tiers: list[Json]) -> Json:
     """The verdict of the whole run in one sentence."""
     passed = sum(t["verdict"] == PASSED for t in tiers)
     failed = [t["name"] for t in tiers if t["verdict"] == FAILED]
+    undecided = [t["name"] for t in tiers if t["verdict"] == UNDECIDED]
     pending = len(tiers) - passed - len(failed)
     plural = "model" if len(tiers) == 1 else "models"
     if not tiers:
@@ -233,6 +240,9 @@ def headline(tiers: list[Json]) -> Json:
         named = ", ".join(failed)
         text = f"{passed} of {len(tiers)} {plural} passed; failed: {named}"
         return {"verdict": FAILED, "text": text}
+    if undecided:
+        text = f"{passed} of {len(tiers)} {plural} passed; not decided: {', '.join(undecided)}"
+        return {"verdict": OPEN, "text": text}
     if pending:
         text = f"{passed} of {len(tiers)} {plural} verified; {pending} still to come"
         return {"verdict": OPEN, "text": text}
