@@ -81,11 +81,12 @@ def raise_target(ctx: BuildContext, name: str, *, used: float, predicted_ms: flo
     """Once, a higher target for a tier that uses the share ``used`` of its latency budget.
 
     False where it would not help: the network is predicted far below its target, since other
-    budgets or the space's largest network hold it back.
+    budgets or the space's largest network hold it back. And false where a trained file was over the
+    budget under a higher target: that counts for more than a finalist does.
     """
     known = targets(ctx)
     target_ms = known.last_ms(name)
-    tried = known.count(name, "unused", since_verify=True) > 0
+    tried = known.count(name, "unused") + known.count(name, "verify") > 0
     if not 0 < used < 1 - UNUSED or tried or predicted_ms < AIMED_AT * target_ms:
         return False
     higher = target_ms * min(LARGEST_RAISE, ctx.recipe.budget.safety / used)

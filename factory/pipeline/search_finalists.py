@@ -35,7 +35,6 @@ from factory.pipeline.search_files import (
 )
 from factory.pipeline.stages import fit
 from factory.pipeline.stages import profile as stage_profile
-from factory.pipeline.targets import LOWERING
 from factory.spaces.base import SearchSpace
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class _Tier:
         taken = {entry["target_ms"] for entry in entries if entry["kind"] == "taken back"}
         for before, entry in itertools.pairwise(entries):
             earlier = _at_target(self.folder, before["target_ms"])
-            if entry["kind"] not in LOWERING or earlier is None or not self._contradicts(entry):
+            if entry["kind"] != "finalist" or earlier is None or not self._contradicts(entry):
                 continue
             if before["target_ms"] in taken or earlier.genotype == self.found.genotype:
                 continue

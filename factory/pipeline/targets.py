@@ -18,7 +18,6 @@ from factory.core.validation import checked
 
 SCHEMA_VERSION = 1
 LARGEST_STEP = 0.97  # a lower target is at most this share of the one before
-LOWERING = ("finalist", "verify")  # kinds of measurements over the budget
 Entry = dict[str, Any]
 
 

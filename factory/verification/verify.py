@@ -110,6 +110,7 @@ def verify_with_prediction(
     predictor: LatencyPredictor,
     max_latency_ms: float | None = None,
     usual: Usual | None = None,
+    before_ms: float | None = None,
     later_s: float = LATER_S,
     progress: Progress = SILENT,
 ) -> VerifyResult:
@@ -122,6 +123,8 @@ def verify_with_prediction(
     Args:
         path_or_bytes, device, max_latency_ms, usual: as :func:`verify_model` takes them.
         predictor: of the device.
+        before_ms: what the same network was measured at before: a result that differs by more than
+            a disturbance may is surprising too.
         later_s: seconds until the next measurement.
         progress: where it is said that a model is measured again.
     """
@@ -132,18 +135,19 @@ def verify_with_prediction(
         result = verify_model(
             model, device, max_latency_ms=max_latency_ms, predictor=predictor, usual=usual
         )
-        if result.median_ms is None or _as_predicted(result):
+        known = before_ms is None or _alike(result.median_ms or 0.0, before_ms)
+        if result.median_ms is None or (known and _as_predicted(result)):
             return result
-        same = [one for one in found if _agree(one, result)]
+        times = [one.median_ms or 0.0 for one in found]
         found.append(result)
-        if same:
+        if any(_alike(result.median_ms, ms) for ms in times):
             return result
         if len(found) == DIFFERENT:
             return sorted(found, key=lambda one: one.median_ms or 0.0)[DIFFERENT // 2]
+        before = "" if known else f", before {before_ms:.4g} ms"
         progress.message(
-            f"{device.profile.id}: measured {result.median_ms:.4g} ms, predicted "
-            f"{result.predicted_ms:.4g} ({result.low_ms:.4g} to {result.high_ms:.4g}); "
-            "it is measured again"
+            f"{device.profile.id}: measured {result.median_ms:.4g} ms, {_predicted(result)}"
+            f"{before}; it is measured again"
         )
         time.sleep(later_s)
 
@@ -155,9 +159,15 @@ def _as_predicted(result: VerifyResult) -> bool:
     return result.low_ms <= result.median_ms <= result.high_ms
 
 
-def _agree(one: VerifyResult, other: VerifyResult) -> bool:
-    times = sorted((one.median_ms or 0.0, other.median_ms or 0.0))
-    return times[1] <= (1.0 + DISTURBED) * times[0]
+def _alike(one_ms: float, other_ms: float) -> bool:
+    least, most = sorted((one_ms, other_ms))
+    return most <= (1.0 + DISTURBED) * least
+
+
+def _predicted(result: VerifyResult) -> str:
+    if result.predicted_ms is None:
+        return "not predicted"
+    return f"predicted {result.predicted_ms:.4g} ({result.low_ms:.4g} to {result.high_ms:.4g})"
 
 
 def _with_rounds(result: VerifyResult, measured: Measured) -> VerifyResult:

@@ -11,6 +11,7 @@ from killing_build import Builds
 
 from factory.core.files import sha256_file
 from factory.core.reading import read_json
+from factory.profiling.reference import GRAPHS
 from factory.profiling.table import LatencyTable
 
 pytestmark = pytest.mark.heavy
@@ -31,6 +32,7 @@ INTERRUPTS = [
     "factory.search.bilevel:Bilevel._one_step:4:SIGTERM",
     "factory.training.loop:_Run._one_step:5:SIGINT",
 ]
+SET = len(GRAPHS)  # references beside every measurement
 SAME = [
     "02-fit/budgets.json",
     "02-fit/simulated-a.predictor.json",
@@ -143,19 +145,106 @@ def test_a_model_that_stays_over_budget_fails_and_says_by_how_much(finished, tmp
     assert Path(answer["report"]).is_file()
 
 
-def _verified_again(finished, out, monkeypatch, factor):
-    """A finished build whose verification is made anew, on a chip ``factor`` times slower."""
+def test_a_busy_machine_decides_nothing_and_the_same_command_decides_later(
+    finished, tmp_path, monkeypatch
+):
+    """Neither a failed tier nor a passed one; the report is written, the exit code is 3."""
+    busy = [1.3, 1.7]  # in turn, a round each
+    answer = _verified_again(
+        finished, tmp_path / "out", monkeypatch, lambda timed: busy[timed // (1 + SET) % 2]
+    )
+    assert (answer["passed"], answer["exit_code"]) == (False, 3)
+    (tier,) = answer["tiers"]
+    assert (tier["verdict"], tier["median_ms"]) == ("undecided", None)
+    assert "not decided: the machine was busy, 3 of 3 attempts" in tier["reasons"][0]
+    assert "not decided: sim" in Path(answer["report"]).read_text()
+    assert not (tmp_path / "out/06-verify/certificates/sim.certificate.json").exists()
+    entries = read_json(tmp_path / "out/03-search/targets.json")["tiers"]["sim"]
+    assert [entry["kind"] for entry in entries] == ["budget"], "no target rests on it"
+    monkeypatch.undo()
+    recipe, reference, before = finished
+    from factory.api import build as verb
+
+    answer = verb(str(recipe), out=tmp_path / "out")
+    assert (answer["passed"], answer["exit_code"]) == (True, 0)
+    assert answer["tiers"][0]["median_ms"] == before["tiers"][0]["median_ms"]
+    weights = "04-train/sim/weights.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (reference / weights).read_bytes()
+
+
+def _verified_again(finished, out, monkeypatch, drift):
+    """A finished build whose verification is made anew, on a chip that is slower or drifts."""
     from factory.api import build as verb
     from factory.devices.simulated import SimulatedDevice
 
     recipe, reference, _ = finished
     shutil.copytree(reference, out)
     shutil.rmtree(out / "06-verify")
+    factor = drift if callable(drift) else lambda timed: drift
     monkeypatch.setattr(
         "factory.pipeline.stages.verify.open_device",
-        lambda profile: SimulatedDevice(profile, drift=lambda timed: factor),
+        lambda profile: SimulatedDevice(profile, drift=factor),
     )
     return verb(str(recipe), out=out)
+
+
+def _searched_again(finished, out, monkeypatch, factors):
+    """A finished build whose finalists are measured anew: each network by the next factor.
+
+    The references take what they always take: nothing says that the machine is disturbed.
+    """
+    from factory.api import build as verb
+    from factory.devices.simulated import SimulatedDevice
+
+    recipe, reference, _ = finished
+    shutil.copytree(reference, out)
+    shutil.rmtree(out / "03-search/sim")
+    factors = iter(factors)
+
+    class Odd(SimulatedDevice):
+        def __init__(self, profile):
+            super().__init__(profile)
+            self.factor = next(factors, 1.0)
+
+        def time_many(self, models, plan, *, rounds=1):
+            own, beside = len(models) - plan.references, plan.references
+            self.drift = lambda timed: self.factor
+            timings = super().time_many(models[:own], plan, rounds=rounds)
+            self.drift = None
+            beside = super().time_many(models[own:], plan, rounds=rounds) if beside else []
+            return [*timings, *beside]
+
+    monkeypatch.setattr("factory.pipeline.search_finalists.open_device", Odd)
+    answer = verb(str(recipe), out=out)
+    targets = read_json(out / "03-search/targets.json")["tiers"]["sim"]
+    return answer, targets
+
+
+def test_a_target_lowered_by_a_wrong_measurement_is_taken_back(finished, tmp_path, monkeypatch):
+    """The first finalist seems 1.7 times as slow, its successor and itself later do not."""
+    answer, targets = _searched_again(finished, tmp_path / "out", monkeypatch, [1.7])
+    assert [entry["kind"] for entry in targets] == ["budget", "finalist", "taken back"]
+    assert targets[2]["target_ms"] == targets[0]["target_ms"]
+    assert answer["passed"] is True
+    name = "03-search/sim/genotype.json"
+    assert (tmp_path / "out" / name).read_bytes() == (finished[1] / name).read_bytes()
+
+
+def test_a_chip_that_is_slower_than_predicted_keeps_its_lower_target(
+    finished, tmp_path, monkeypatch
+):
+    _, targets = _searched_again(finished, tmp_path / "out", monkeypatch, [1.2] * 100)
+    assert [entry["kind"] for entry in targets][:2] == ["budget", "finalist"]
+    assert "taken back" not in [entry["kind"] for entry in targets]
+
+
+def test_much_of_a_budget_left_unused_is_searched_for_once(finished, tmp_path, monkeypatch):
+    answer, targets = _searched_again(finished, tmp_path / "out", monkeypatch, [0.5] * 100)
+    assert [entry["kind"] for entry in targets][:2] == ["budget", "unused"]
+    assert [entry["kind"] for entry in targets].count("unused") == 1
+    assert targets[1]["target_ms"] > 1.5 * targets[0]["target_ms"]
+    predicted = answer["tiers"][0]["predicted_ms"]
+    assert predicted >= finished[2]["tiers"][0]["predicted_ms"]
 
 
 def test_a_finished_build_does_nothing_again(build, finished):

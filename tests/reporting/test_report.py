@@ -226,6 +226,23 @@ def test_broken_files_are_named_and_cut_histories_read(make_run):
     assert values["tiers"][0]["verdict"] == "not verified"
 
 
+def test_a_tier_that_is_not_decided_is_neither_passed_nor_failed(make_run, no_plots):
+    run = make_run()
+    path = run / "06-verify" / "digits-all.json"
+    value = json.loads(path.read_text())
+    reason = "not decided: the machine was busy, 3 of 3 attempts"
+    value |= {"verdict": "undecided", "median_ms": None, "reasons": [reason]}
+    path.write_text(json.dumps(value))
+    page, _, values = report(run)
+    assert values["tiers"][0]["verdict"] == "not decided"
+    assert (
+        "not decided: digits-all" in values["headline"]["text"]
+        or values["headline"]["verdict"] == "failed"
+    )
+    assert reason in page.text
+    assert "○ not decided" in page.text
+
+
 def test_without_run_json_the_tiers_come_from_the_folders(make_run, no_plots):
     run = make_run()
     (run / "run.json").unlink()

@@ -238,6 +238,18 @@ def test_a_surprising_result_is_measured_again_later(model, monkeypatch, medians
     assert all("it is measured again" in line for line in lines.lines)
 
 
+@pytest.mark.parametrize(("before_ms", "said"), [(2.05, 0), (1.5, 1), (None, 0)])
+def test_a_result_unlike_the_one_before_is_measured_again(model, monkeypatch, before_ms, said):
+    monkeypatch.setattr(judge, "kernel_counts", lambda graph, fusion: {})
+    monkeypatch.setattr(judge, "PAUSE_S", 0.0)
+    lines = Said()
+    result = judge.verify_with_prediction(
+        model, FakeDevice([2.0]), predictor=Predictor(), usual=USUAL,
+        before_ms=before_ms, later_s=0.0, progress=lines,
+    )  # fmt: skip
+    assert (result.median_ms, len(lines.lines)) == (2.0, said)
+
+
 class Said(SilentProgress):
     def __init__(self):
         self.lines = []

@@ -128,6 +128,7 @@ def verify_tier(
         max_latency_ms=budget["max_latency_ms"],
         predictor=predictor,
         usual=profile.usual(ctx, device.profile.id),
+        before_ms=load_search(ctx, tier.name)["checked_ms"],
         progress=ctx.progress,
     )
     counts = ctx.space(tier).counts(load_genotype(ctx, tier.name))
