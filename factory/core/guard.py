@@ -165,18 +165,19 @@ def _limit_memory(limit_mb: int | None) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        # of data, not of addresses: a library that is loaded meanwhile maps gigabytes of its file
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         limit = hard if limit_mb is None else _pages()[0] + (limit_mb << 20)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _pages() -> tuple[int, int]:
-    """Address space and memory of this process in bytes."""
+    """Data (allocated, touched or not) and resident memory of this process in bytes."""
     with open("/proc/self/statm", encoding="ascii") as stream:
-        total, resident = stream.read().split()[:2]
+        _, resident, _, _, _, data = map(int, stream.read().split()[:6])
     page = os.sysconf("SC_PAGE_SIZE")
-    return int(total) * page, int(resident) * page
+    return data * page, resident * page
 
 
 def _resident_mb() -> float:

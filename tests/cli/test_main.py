@@ -206,7 +206,7 @@ def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(
         (["build", "y" * 300], "does not exist"),
         (["report", "z" * 300], "does not exist"),
         (["table", "show", "t" * 300 + ".csv"], "name too long"),
-        (["new", "n" * 300 + ".toml"], "letters, digits"),
+        (["new", "n" * 300 + ".toml"], "name too long"),
         (["build", "demo", "--out", "o" * 300], "name too long"),
         (["train", "demo", "--genotype", "/dev/null/x.json"], "does not exist"),
         (["verify", "--certificate", "."], "is a folder"),

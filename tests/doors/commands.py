@@ -23,7 +23,7 @@ LINES = (
     "table compare t.csv t.csv --biggest 3 --json",
     "table merge t.csv --out made.csv --device other --replace",
     "table import f.csv --mapping m.toml --replace --out tables",
-    "new other.toml --data pictures --image-size 32 --force",
+    "inspect pictures",
     "build r.toml --out run --seed 3 --dry-run",
     "search r.toml --out run --seed 3 --seeds 2 --dry-run",
     "search r.toml --strategy random --queries 3 --epochs 1 --dry-run",
@@ -46,7 +46,16 @@ REFUSED = (
     "adapt --device sim --from other --measurements 10 --seed 1 --channels 8 --dry-run",
     "devices explain m.onnx --device sim",
     "verify m.onnx --device sim --issue c2.json --data pictures",
+    "new other.toml --data empty --image-size 32 --force",
 )
+
+
+def _picture(number: int) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _prepared(folder: Path) -> None:
@@ -70,6 +79,8 @@ def _prepared(folder: Path) -> None:
         "run/run.json": text._run_record_seeds()[0],
         "device_profiles/sim.toml": text.SIMULATED,
         "pictures/a/x.txt": b"no picture",
+        "empty/a/x.txt": b"no picture",
+        **{f"pictures/{name}/{n}.png": _picture(n) for name in "ab" for n in range(4)},
     }
     for name, content in files.items():
         text._write(folder, name, content)

@@ -117,8 +117,8 @@ def test_check_tells_every_fault_and_its_exit_code(tmp_path, capsys):
     good = path.read_text()
     lines = good.splitlines(keepends=True)
     first = next(i for i, line in enumerate(lines) if line.startswith("kernel,"))
-    path.write_text("".join([*lines[:first], "kernel,k,,nan,1,1,1,3,0,ok,,0,1,,,,,\n",
-                             "kernel,k,,-1,1,1,1,3,0,ok,,0,1,,,,,\n", *lines[first:]]))  # fmt: skip
+    odd = [f"kernel,k,,{ms},1,1,1,3,0,ok,,0,1,,,,,,\n" for ms in ("nan", "-1")]
+    path.write_text("".join([*lines[:first], *odd, *lines[first:]]))
     answer = api.check_table(path)
     assert answer["exit_code"] == 2
     assert [f["line"] for f in answer["findings"]] == [first + 1, first + 2]
@@ -133,7 +133,7 @@ def test_check_tells_every_fault_and_its_exit_code(tmp_path, capsys):
     path.write_text(good[:-20])
     cut = api.check_table(path)
     assert (cut["exit_code"], [f["what"] for f in cut["findings"]]) == (1, ["cut"])
-    path.write_text(good.replace("# schema_version: 3", "# schema_version: 9"))
+    path.write_text(good.replace("# schema_version: 4", "# schema_version: 9"))
     assert "schema version 9" in api.check_table(path)["findings"][0]["text"]
     assert api.check_table(path)["exit_code"] == 2
     assert run(["table", "check", str(tmp_path / "none.csv")]) == 2
