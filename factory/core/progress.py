@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-SHORTEST_S = 10.0  # before that nothing is said about the time left
+SHORTEST_S = 10.0  # of work, before a time left is shown
 FEWEST_ADVANCES = 4
 MOST_APART = 1.5  # pace of the later half over that of all steps, or the other way round
 

@@ -219,7 +219,7 @@ class SimulatedDevice(Closing):
 
         from factory.graph.onnx_load import foreign_errors, parse_onnx
 
-        parse_onnx(model, "what was given")  # other bytes than a model are told as such
+        parse_onnx(model, "what was given")  # refuses bytes that are no model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4

@@ -50,7 +50,7 @@ def run_build(
             # A picture that cannot be read is named before anything is measured.
             write_json(out / DATA_FILE, {"schema_version": 1, **ctx.data.describe()})
         wanted = STAGES[: STAGES.index(until) + 1]
-        with progress.task("build", total=None) as task:  # stages differ: no time is told
+        with progress.task("build", total=None) as task:  # stages differ in length
             for number, stage in enumerate(wanted, start=1):
                 task.advance(0, note=f"stage {number}/{len(wanted)} {stage}")
                 _run_stage(ctx, stage)

@@ -126,7 +126,7 @@ def verify_with_prediction(
         before_ms: what the same network was measured at before: a result that differs by more than
             a disturbance may is surprising too.
         later_s: seconds until the next measurement.
-        progress: where it is said that a model is measured again.
+        progress: gets a message where a model is measured again.
     """
     later_s = 0.0 if device.profile.transport == "simulated" else later_s
     model = path_or_bytes if isinstance(path_or_bytes, ModelFile) else read_model(path_or_bytes)

@@ -1,4 +1,4 @@
-"""The time left is told where the steps go at one pace, and nowhere else."""
+"""A time left is shown where the steps go at one pace, and nowhere else."""
 
 import pytest
 
