@@ -134,11 +134,14 @@ class _Tier:
         return raised
 
     def keep_best(self) -> bool:
-        """Back to the largest finalist that keeps its budget, where the last one does not."""
+        """Back to the largest finalist that keeps its budget, where the last one does not.
+
+        Of those since the last verification: it has judged the ones before.
+        """
         if self.over <= 1 or not self.checks.exists():
             return False
         best_ms = 0.0
-        for entry in self.known.of(self.tier.name):
+        for entry in self.known.of(self.tier.name, since_verify=True):
             earlier = _at_target(self.folder, entry["target_ms"])
             if earlier is None or entry["target_ms"] <= best_ms:
                 continue

@@ -49,20 +49,19 @@ class Targets:
                 checked(dict[str, list[_Target]], value.get("tiers"), str(path))
                 self._tiers = value["tiers"]
 
-    def of(self, tier: str) -> list[Entry]:
-        """Every target of a tier, first to last."""
-        return list(self._tiers.get(tier, []))
+    def of(self, tier: str, *, since_verify: bool = False) -> list[Entry]:
+        """Every target of a tier, first to last, perhaps only since the last verification's."""
+        entries = list(self._tiers.get(tier, []))
+        verified = [i for i, entry in enumerate(entries) if entry["kind"] == "verify"]
+        return entries[verified[-1] :] if since_verify and verified else entries
 
     def last_ms(self, tier: str) -> float:
         """The target in force."""
         return float(self._tiers[tier][-1]["target_ms"])
 
     def count(self, tier: str, kind: str, *, since_verify: bool = False) -> int:
-        """How many targets are of this kind, perhaps only since the last verification."""
-        entries = self.of(tier)
-        if since_verify:
-            last = max((i for i, e in enumerate(entries) if e["kind"] == "verify"), default=-1)
-            entries = entries[last + 1 :]
+        """How many targets are of this kind, perhaps only since the last verification's."""
+        entries = self.of(tier, since_verify=since_verify)
         return sum(entry["kind"] == kind for entry in entries)
 
     def start(self, tier: str, target_ms: float) -> None:
