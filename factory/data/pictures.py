@@ -25,7 +25,7 @@ MAX_PIXELS = 100_000_000  # of what is decoded: 300 MB; JPEGs are decoded at red
 MAX_ASPECT = 8  # of what is scaled: of a longer picture only the middle is looked at
 NAMED = 3  # unreadable pictures named in one message
 
-# Pillow warns of odd tags, and from 89 million pixels on; what it refuses is told, that is enough.
+# Pillow warns of odd tags, and from 89 million pixels on; the pictures it refuses are reported.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

@@ -13,7 +13,7 @@ Two = Annotated[list[int], pydantic.Field(min_length=2, max_length=2)]
 
 
 class _Strict(pydantic.BaseModel):
-    """What is told is used as it stands: no text for a number."""
+    """Values keep their types: a text is no number."""
 
     model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
 

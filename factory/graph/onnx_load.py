@@ -78,7 +78,7 @@ def examine_model(model: onnx.ModelProto, where: str) -> None:
         inferred = shape_inference.infer_shapes(_without_weights(model))
         onnx.checker.check_model(inferred)
     check_sizes(inferred, where)
-    with contextlib.suppress(FactoryError):  # who needs the kernels is told why there are none
+    with contextlib.suppress(FactoryError):  # from_onnx repeats the reason where kernels are needed
         from_onnx(model)
 
 

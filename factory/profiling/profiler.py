@@ -161,7 +161,6 @@ class _Block:
     """What was measured together."""
 
     jobs: Sequence[_Job]
-    models: Sequence[bytes]
     measured: Attempt
     mark: str
 
@@ -269,7 +268,7 @@ class _Run:
         self.summary.reference_ms.append(block.measured.speed.median_ms(KEY))
         self.next_block += 1
         # timings hold whole graphs
-        return replace(block, models=(), measured=replace(block.measured, timings=()))
+        return replace(block, measured=replace(block.measured, timings=()))
 
     def _steadiest(self, jobs: Sequence[_Job], models: Sequence[bytes]) -> _Block:
         """The steadiest measurement of a block, and its mark where it is a disturbed one."""
@@ -283,7 +282,7 @@ class _Run:
         mark = ""
         if self.timer.disturbed(best):
             mark = f"{DISTURBED_MARKS[0]}: {best.slower.sign} while this was measured"
-        return _Block(jobs, models, best, mark)
+        return _Block(jobs, best, mark)
 
     def _waiting_left_s(self) -> float:
         """Of a profile no more than a third is spent waiting, but for some waits at its begin."""
