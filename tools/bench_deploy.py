@@ -36,7 +36,7 @@ from factory.core.errors import InputError
 from factory.core.files import write_json
 from factory.core.reading import read_json
 from factory.deployment.agreement import compare
-from factory.deployment.run_here import open_session, run_images
+from factory.deployment.run_here import run_images
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import place
@@ -189,6 +189,7 @@ def _pictures(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     with tempfile.TemporaryDirectory() as scratch:
         options = {key: arguments[key] for key in SOURCE_OPTIONS if key in arguments}
         data = open_source(arguments["model"], Path(scratch), **options).data
+    assert isinstance(data.test_images, np.ndarray)
     count = len(data.test_images)
     chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
     labels = None if data.test_labels is None else data.test_labels[chosen]
@@ -206,7 +207,7 @@ def _on_runtime(
     except InputError as error:
         return {"status": "failed", "reason": str(error)}
     fp32 = next(file for _, file in _files(folder, ("onnx-fp32",)))
-    found = compare(outputs, run_images(open_session(fp32), images), labels)
+    found = compare(outputs, run_images(fp32, images), labels)
     return {"status": "ok", "providers": providers, "agreement": found.to_dict()}
 
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from factory.core.errors import InputError, nearest
 from factory.core.guard import guarded
-from factory.deployment.agreement import compare
+from factory.deployment.agreement import BOUNDS, Outputs, compare
 from factory.deployment.quiet import silenced
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import Samples, part, run_model
 from factory.graph.onnx_load import (
     LARGEST_BYTES,
     examine_model,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 OLDEST_OPSET = 17
 MOST_VALUES = 2**24  # of a picture: calibration holds hundreds of them
 OLDEST_IR = 4  # from here on weights need not be inputs
-MIN_SIGNAL_DB = 80.0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -251,30 +249,64 @@ def _cleaned(model: onnx.ModelProto, original: onnx.ModelProto, where: str) -> o
     onnx.helper.set_model_props(clean, props)
     dims = [d.dim_value for d in clean.graph.input[0].type.tensor_type.shape.dim]
     probe = np.random.default_rng(0).standard_normal((2, *dims[1:]), dtype=np.float32)
-    theirs = run_model(original.SerializeToString(), probe)
-    if not np.isfinite(theirs).all():
-        raise _no_numbers(original, where)
+    theirs = check_numbers(original, probe, where)
     found = compare(run_model(clean.SerializeToString(), probe), theirs)
-    if found.signal_db < MIN_SIGNAL_DB:
+    why = found.lacks(BOUNDS["fp32"])
+    if why:
         raise InputError(
-            f"cleaning changed what {where} computes",
-            why=f"{found.signal_db:.0f} dB of signal to noise, {MIN_SIGNAL_DB:.0f} are asked for",
-            fix="please report this model",
+            f"cleaning changed what {where} computes", why=why, fix="please report this model"
         )
     return clean
 
 
-def _no_numbers(model: onnx.ModelProto, where: str) -> InputError:
-    """The network computes NaN or infinity; the weight that holds some is named."""
-    why = "all of its weights are finite: an operator makes it, such as Log of what is negative"
-    for weight in model.graph.initializer:
-        if weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
-            odd = int(np.sum(~np.isfinite(onnx.numpy_helper.to_array(weight))))
-            if odd:
-                why = f"{odd} values of its weight {weight.name!r} are NaN or infinite"
-                break
+def check_numbers(model: onnx.ModelProto, samples: Samples, where: str) -> Outputs:
+    """The outputs of an fp32 model; InputError names what makes values that are not finite."""
+    made = run_model(model.SerializeToString(), samples)
+    broken = next((name for name, values in made.items() if not _finite(values)), None)
+    if broken is None:
+        return made
+    whole = onnx.ModelProto.FromString(model.SerializeToString())
+    known = {v.name for v in whole.graph.output}
+    for node in whole.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                whole.graph.output.append(onnx.ValueInfoProto(name=name))
+    every = run_model(whole.SerializeToString(), part(samples, slice(4)))
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in whole.graph.initializer}
+    values = {**weights, **every}
+    why = f"its output {broken!r} is not finite"
+    for test, what in ((np.isnan, "NaN"), (lambda v: ~np.isfinite(v), "not finite")):
+        for node in whole.graph.node:
+            if not any(_any(test, values.get(name)) for name in node.output):
+                continue
+            given = [name for name in node.input if not _finite(values.get(name))]
+            odd = next((name for name in given if name in weights), None)
+            if odd is not None:
+                count = int(np.sum(~np.isfinite(weights[odd])))
+                why += f"; {count} values of its weight {odd!r} are NaN or infinite"
+            elif not given:
+                why += (
+                    f"; all that the {node.op_type} {node.name!r} reads is finite, and its result "
+                    f"{node.output[0]!r} is {what}"
+                )
+            else:
+                continue
+            raise _no_numbers(where, why)
+    raise _no_numbers(where, why)
+
+
+def _no_numbers(where: str, why: str) -> InputError:
     return InputError(
-        f"{where} computes NaN or infinity for a picture of random pixels",
+        f"{where} computes NaN or infinity",
         why=why,
-        fix="train it again (a smaller learning rate, clipped gradients) or export it again",
+        fix="train it again (a smaller learning rate, clipped gradients), export it again, or give "
+        "inputs that it is made for",
     )
+
+
+def _any(test: Callable[[np.ndarray], np.ndarray], values: np.ndarray | None) -> bool:
+    return values is not None and values.dtype.kind == "f" and bool(np.any(test(values)))
+
+
+def _finite(values: np.ndarray | None) -> bool:
+    return not _any(lambda v: ~np.isfinite(v), values)

@@ -147,6 +147,7 @@ def folder_test_pictures(
     """Test pictures of an image folder, prepared, and the model's outputs that are right."""
     pictures, _, _ = folder_pictures(root, shape, preprocessing, 0, SILENT, model_names)
     assert pictures.test_labels is not None
+    assert isinstance(pictures.test_images, np.ndarray)
     return pictures.test_images, pictures.test_labels
 
 

@@ -165,7 +165,8 @@ def _foreign_source(
 ) -> ExportSource:
     import onnx
 
-    from factory.deployment.sources import input_shape
+    from factory.deployment.export import check_parity
+    from factory.deployment.sources import check_numbers, input_shape
 
     shape = input_shape(proto, origin)
     known = {p.key: p.value for p in proto.metadata_props}
@@ -217,6 +218,9 @@ def _foreign_source(
         props["preprocessing"] = preprocessing.model_dump_json()
     props |= {"task": "image_classification", "precision": "fp32", "origin": origin}
     onnx.helper.set_model_props(proto, props)
+    check_numbers(proto, pictures.test_images, origin)
+    if network is not None:
+        check_parity(network, proto, pictures.calibration)
     fp32 = folder / "fp32.onnx"
     write_atomic_bytes(fp32, proto.SerializeToString(deterministic=True))
     return ExportSource(

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from factory.deployment.flavours import Flavour
 from factory.deployment.gate import gate_int8
 from factory.deployment.gate_contract import GateConfig, GateData
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import run_images
 
 CLASSES, CHANNELS = 10, 8
 
@@ -58,7 +58,7 @@ def data(model, *, labelled=True):
     rng = np.random.default_rng(1)
     images = rng.standard_normal((500, 3, 8, 8), dtype=np.float32)
     images *= rng.uniform(0.3, 2.0, (500, 3, 1, 1)).astype(np.float32)
-    outputs = run_model(model.SerializeToString(), images)
+    outputs = run_images(model.SerializeToString(), images)
     top = np.sort(outputs, axis=1)
     clear = np.sort(np.argsort(top[:, -2] - top[:, -1])[:220])
     images, labels = images[clear], outputs[clear].argmax(axis=1)
@@ -93,7 +93,7 @@ def test_wide_outliers_are_caught_and_repaired():
     assert result.verdict == "repaired"
     assert {"conv0", "relu0", "conv1"} & set(result.float_nodes)
     assert len(result.float_nodes) <= 4
-    outputs = run_model(result.model.SerializeToString(), pictures.test_images)
+    outputs = run_images(result.model.SerializeToString(), pictures.test_images)
     assert np.mean(outputs.argmax(axis=1) == pictures.test_labels) >= 0.99, "as the result says"
     assert any(n.op_type == "DequantizeLinear" for n in result.model.graph.node)
     assert any(e["step"] == "sensitivity" for e in result.trail)

@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from factory.core.errors import InputError
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import run_images
 from factory.deployment.sources import from_file, from_function, is_module_function
 
 NETWORKS = """
@@ -54,7 +54,7 @@ def test_weights_of_ones_own(networks):
     x = torch.randn(2, 3, 12, 12)
     with torch.inference_mode():
         want = network(x).numpy()
-    np.testing.assert_allclose(run_model(model.SerializeToString(), x.numpy()), want, atol=1e-5)
+    np.testing.assert_allclose(run_images(model.SerializeToString(), x.numpy()), want, atol=1e-5)
     save_file({"other": torch.zeros(1)}, networks / "bad.safetensors")
     with pytest.raises(InputError, match="do not fit the network"):
         from_function("my_networks:tiny", (3, 12, 12), weights=networks / "bad.safetensors")

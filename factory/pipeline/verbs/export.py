@@ -267,8 +267,8 @@ def _measured_passes(
     """Try the optional passes on the chip and keep in the fp32 file what helps there."""
     import onnx
 
-    from factory.deployment.calibration import calibrate
-    from factory.deployment.quantise import QuantiseConfig, quantise_model
+    from factory.deployment.quantise import QuantiseConfig, Quantiser
+    from factory.deployment.run_here import part
     from factory.deployment.selection import Prepare, select_passes
     from factory.deployment.targets import default_target
     from factory.devices.base import open_device
@@ -282,8 +282,8 @@ def _measured_passes(
         quantise = QuantiseConfig(reduce_range=config.reduce_range)
 
         def quantised(proto: onnx.ModelProto) -> bytes:
-            ranges = calibrate(proto, source.data.calibration[:16], "minmax")
-            return quantise_model(proto, ranges, quantise, flavour).SerializeToString()
+            few = part(source.data.calibration, slice(16))
+            return Quantiser(proto, few, quantise, flavour).model("minmax").SerializeToString()
 
         prepare = quantised
     try:
