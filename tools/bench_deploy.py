@@ -43,11 +43,11 @@ from factory.devices.placement import place
 from factory.devices.profile import load_profile
 from factory.pipeline.browser_profile import BrowserRequest, open_browser
 from factory.pipeline.context import open_run
-from factory.pipeline.export_source import open_source
+from factory.pipeline.export_source import Asked, open_source
 from tools.settled_networks import NETWORKS
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-SOURCE_OPTIONS = ("tier", "input", "data", "mean", "std", "weights")
+SOURCE_OPTIONS = ("tier", "weights")
 ONE_RUN = TimingPlan(
     min_runs=1, max_runs=1, min_time_ms=0.0, warmup_runs=1, warmup_time_ms=0.0, profile_runs=1
 )
@@ -188,7 +188,10 @@ def _pictures(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     arguments = read_json(folder / "bench.json")["arguments"]
     with tempfile.TemporaryDirectory() as scratch:
         options = {key: arguments[key] for key in SOURCE_OPTIONS if key in arguments}
-        data = open_source(arguments["model"], Path(scratch), **options).data
+        told = {key: arguments[key] for key in ("input", "mean", "std") if key in arguments}
+        folder_of = Path(arguments["data"]) if arguments.get("data") else None
+        asked = Asked(data=folder_of, **told)
+        data = open_source(arguments["model"], Path(scratch), asked, **options).data
     assert isinstance(data.test_images, np.ndarray)
     count = len(data.test_images)
     chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))

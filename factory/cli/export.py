@@ -38,11 +38,19 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="Pictures, one sub-folder a class: calibrate and judge.")
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Folder of pictures of anything: calibrate and compare."),
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="Text file, one class name a line.")] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Mean per channel of pixels in 0..1, 0.485,0.456,0.406.")
+        str | None, typer.Option(help="Mean per channel of scaled pixels, 0.485,0.456,0.406.")
     ] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation per channel.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Factor on pixels of 0..255 (1/255); 1 leaves them.")
+    ] = None,
+    colour: Annotated[str | None, typer.Option(help="Order of channels: RGB or BGR.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="safetensors file for a module:function.")
     ] = None,
@@ -83,9 +91,12 @@ def export(
             precision=precision,
             input=input_shape,
             data=data,
+            calibration=calibration,
             labels=labels,
             mean=_numbers(mean, "--mean"),
             std=_numbers(std, "--std"),
+            scale=scale,
+            colour=colour,
             weights=weights,
             camera=camera,
             socs=soc or (),

@@ -335,7 +335,8 @@ def camera_pictures(camera: tuple[int, int], count: int, seed: int = 0) -> np.nd
 
 
 def prepare_picture(pixels_HWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """float32 [C,H,W] of one RGB picture, by Pillow and numpy, as the packaged program does it."""
+    """float32 [C,H,W] or [H,W,C] of one RGB picture, by Pillow and numpy, as the packaged program
+    does it."""
     from PIL import Image
 
     picture = Image.fromarray(pixels_HWC)
@@ -352,7 +353,9 @@ def prepare_picture(pixels_HWC: np.ndarray, preprocessing: Preprocessing) -> np.
         values = values[..., ::-1]
     mean, std = (np.asarray(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     prepared = (values * np.float32(preprocessing.scale) - mean) / std
-    return np.ascontiguousarray(prepared.transpose(2, 0, 1), np.float32)
+    if preprocessing.layout == "NCHW":
+        prepared = prepared.transpose(2, 0, 1)
+    return np.ascontiguousarray(prepared, np.float32)
 
 
 def make_targets(maker: Maker, targets: Sequence[Target], folder: Path, stem: str) -> list[Made]:

@@ -430,13 +430,16 @@ def check_calibration(model: onnx.ModelProto, samples: Samples, where: str) -> S
             )
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise InputError("calibration values hold NaN or infinity", where=where)
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
+    kinds = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items()}
     if isinstance(samples, np.ndarray):
-        if not np.issubdtype(samples.dtype, np.floating):
+        kind = next(iter(kinds.values()))
+        if np.issubdtype(kind, np.floating) and not np.issubdtype(samples.dtype, np.floating):
             raise InputError(
                 f"calibration images are {samples.dtype}, not float",
                 where=where,
                 why="ranges must come from normalised pixels",
                 fix="normalise them as the model's preprocessing says",
             )
-        return np.ascontiguousarray(samples, dtype=np.float32)
-    return samples
+        return np.ascontiguousarray(samples, dtype=kind)
+    return {name: np.ascontiguousarray(samples[name], dtype=kind) for name, kind in kinds.items()}

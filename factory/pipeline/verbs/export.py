@@ -33,9 +33,12 @@ def export(
     precision: str | None = None,
     input: str | None = None,
     data: str | Path | None = None,
+    calibration: str | Path | None = None,
     labels: str | Path | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    scale: float | None = None,
+    colour: str | None = None,
     weights: str | Path | None = None,
     camera: str | None = None,
     socs: Sequence[str] = (),
@@ -57,8 +60,11 @@ def export(
         precision: shorthand for the CPU's target of that precision.
         input: shape of one picture where the model does not fix it, "3x224x224".
         data: folder of pictures, one sub-folder a class, to calibrate and judge with.
+        calibration: folder of pictures of anything, to find ranges and to compare with.
         labels: text file with one class name a line.
-        mean, std: per channel, of pixels scaled to 0..1.
+        mean, std: per channel, of pixels after ``scale``.
+        scale: factor on pixels of 0..255; 1/255 by default.
+        colour: order of the channels, RGB (by default) or BGR.
         weights: safetensors file for a network given as module:function.
         camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
         socs: SoC models that qnn-context is compiled for, one file each; one for 43 by default.
@@ -96,20 +102,20 @@ def export(
         finetune_steps=finetune_steps,
     )
     with TemporaryFolder("export") as scratch:
-        from factory.pipeline.export_source import open_source
+        from factory.pipeline.export_source import Asked, open_source
 
-        source = open_source(
-            model,
-            scratch,
-            tier=tier,
+        asked = Asked(
             input=input,
-            data=data,
-            labels=labels,
+            data=None if data is None else Path(data),
+            calibration=None if calibration is None else Path(calibration),
+            labels=None if labels is None else Path(labels),
             mean=mean,
             std=std,
-            weights=weights,
-            seed=seed,
-            progress=progress,
+            scale=scale,
+            colour=colour,
+        )
+        source = open_source(
+            model, scratch, asked, tier=tier, weights=weights, seed=seed, progress=progress
         )
         passes = None
         if profile is not None and device is not None and measure_passes:
