@@ -41,6 +41,7 @@ from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import place
 from factory.devices.profile import load_profile
+from factory.graph.model_inputs import AskedInputs
 from factory.pipeline.browser_profile import BrowserRequest, open_browser
 from factory.pipeline.context import open_run
 from factory.pipeline.export_source import Asked, open_source
@@ -188,7 +189,8 @@ def _pictures(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     arguments = read_json(folder / "bench.json")["arguments"]
     with tempfile.TemporaryDirectory() as scratch:
         options = {key: arguments[key] for key in SOURCE_OPTIONS if key in arguments}
-        told = {key: arguments[key] for key in ("input", "mean", "std") if key in arguments}
+        told = {key: arguments[key] for key in ("mean", "std") if key in arguments}
+        told["inputs"] = AskedInputs.of(arguments.get("input"))
         folder_of = Path(arguments["data"]) if arguments.get("data") else None
         asked = Asked(data=folder_of, **told)
         data = open_source(arguments["model"], Path(scratch), asked, **options).data

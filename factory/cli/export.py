@@ -33,14 +33,18 @@ def export(
         str | None, typer.Option(help="fp32, fp16 or int8 for a CPU (default: the tier's).")
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option("--input", help="Shape of one picture, e.g. 3x224x224.")
+        list[str] | None,
+        typer.Option("--input", help="Shape of an input, 3x224x224 or NAME=1x3x224x224."),
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="An .npz file with a value for each input.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Pictures, one sub-folder a class: calibrate and judge.")
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Folder of pictures of anything: calibrate and compare."),
+        typer.Option(help="Pictures of anything, or .npz of inputs: calibrate and compare."),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Text file, one class name a line.")] = None,
     mean: Annotated[
@@ -89,7 +93,8 @@ def export(
             device=device,
             out=out,
             precision=precision,
-            input=input_shape,
+            input=input_shape or (),
+            inputs=inputs,
             data=data,
             calibration=calibration,
             labels=labels,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 LARGEST_DB = 120.0
+ENORMOUS = 1e9  # the share by which an element differs that is not finite
 SAME = 1e-7  # differences below are those of rounding, whatever the signal
 Outputs = Mapping[str, np.ndarray]
 """Name of an output -> its values, [samples, values]."""
@@ -169,7 +170,7 @@ def _one(name: str, mine: np.ndarray, other: np.ndarray) -> OutputAgreement:
         other.dtype, np.complexfloating
     )
     if mine.shape != other.shape:
-        return OutputAgreement(name, -LARGEST_DB if floats else None, float("inf"), 0.0)
+        return OutputAgreement(name, -LARGEST_DB if floats else None, ENORMOUS, 0.0)
     same = float(np.mean(mine == other)) if other.size else 1.0
     if not floats:
         return OutputAgreement(name, None, 1.0 - same, same)
@@ -178,7 +179,7 @@ def _one(name: str, mine: np.ndarray, other: np.ndarray) -> OutputAgreement:
     odd = ~np.isfinite(theirs)
     alike = np.where(odd, (ours == theirs) | (np.isnan(ours) & np.isnan(theirs)), np.isfinite(ours))
     if not alike.all():
-        return OutputAgreement(name, -LARGEST_DB, float("inf"), same)
+        return OutputAgreement(name, -LARGEST_DB, ENORMOUS, same)
     difference = np.abs(np.where(odd, 0, ours - np.where(odd, 0, theirs)))
     sizes = np.abs(np.where(odd, 0, theirs))
     largest = float(difference.max(initial=0.0))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from factory.deployment.fine_tuning import Trainable
     from factory.deployment.gate_contract import GateData
     from factory.deployment.metadata import Preprocessing
+    from factory.deployment.run_here import Samples
 
 CALIBRATION_IMAGES = 256
 SELECTION_IMAGES = 256
@@ -231,6 +232,58 @@ def plain_pictures(
         test_images=second,
         name=f"{root.name}, {len(compared)} pictures without labels",
     )
+
+
+def npz_samples(path: Path, model: onnx.ModelProto, where: str) -> Samples:
+    """Values of every input of ``model`` from an .npz file, [N, *shape of the input] each.
+
+    An array has the input's shape, several of them along its first axis, or one axis more.
+    """
+    from factory.graph.model_inputs import read_arrays
+
+    arrays = read_arrays(path)
+    found = {}
+    for value in model.graph.input:
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if value.name not in arrays:
+            raise InputError(
+                f"{path} holds no array {value.name!r}",
+                why=f"an input of {where}; there are {', '.join(map(repr, arrays)) or 'none'}",
+            )
+        array = arrays[value.name]
+        if array.shape[1:] == shape:
+            found[value.name] = array
+        elif shape and array.shape[1:] == shape[1:] and array.shape[0] % max(shape[0], 1) == 0:
+            found[value.name] = array.reshape(-1, *shape)
+        elif array.shape == shape:
+            found[value.name] = array[None]
+        else:
+            raise InputError(
+                f"the array {value.name!r} of {path} has the shape {list(array.shape)}",
+                why=f"the input of {where} is {list(shape)}",
+                fix="give one or more values of that shape along the first axis",
+            )
+    counts = {name: len(array) for name, array in found.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise InputError(
+            f"the arrays of {path} hold different numbers of values",
+            why=", ".join(f"{name}: {number}" for name, number in counts.items()),
+        )
+    return found
+
+
+def halves(samples: Samples, name: str) -> GateData:
+    """One half calibrates, the other compares; one value does both."""
+    from factory.deployment.gate_contract import GateData
+    from factory.deployment.run_here import count, part
+
+    number = count(samples)
+    first, second = slice(-(-number // 2)), slice(number // 2, None)
+    if number > 1:
+        second = slice(-(-number // 2), None)
+    compared = part(samples, second)
+    told = f"{name}, {count(compared)} compared" if number > 1 else f"{name}, one value"
+    return GateData(part(samples, first), compared, compared, name=told)
 
 
 def folder_test_pictures(

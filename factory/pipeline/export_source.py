@@ -16,10 +16,14 @@ from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes
 from factory.core.progress import SILENT, Progress
 from factory.core.reading import is_file, is_folder, read_names
+from factory.graph.model_inputs import NOTHING_ASKED, AskedInputs
 from factory.pipeline.export_pictures import (
+    MADE_UP_IMAGES,
     PictureInput,
     folder_pictures,
+    halves,
     made_up_pictures,
+    npz_samples,
     picture_input,
     plain_pictures,
     trainable_on,
@@ -70,7 +74,7 @@ class ExportSource:
 class Asked:
     """What the user says about the model's inputs, outputs and pictures; see :func:`export`."""
 
-    input: str | None = None
+    inputs: AskedInputs = NOTHING_ASKED
     data: Path | None = None
     calibration: Path | None = None
     labels: Path | None = None
@@ -110,11 +114,10 @@ def open_source(
 
     network = None
     if is_file(path) or path.suffix == ".onnx":
-        shape = parse_shape(asked.input) if asked.input else None
-        proto, kind = from_file(path, shape), "onnx"
-        name = path.stem
+        proto, assumed = from_file(path, asked.inputs)
+        name, kind = path.stem, "onnx"
     elif is_module_function(str(model)):
-        shape = parse_shape(asked.input or DEFAULT_INPUT)
+        shape, assumed = _torch_shape(asked.inputs), []
         file = Path(weights) if weights is not None else None
         network = network_of(str(model), seed=seed, weights=file)
         proto = build_onnx(network, shape)
@@ -125,7 +128,20 @@ def open_source(
             fix="give for example model.onnx, runs/demo --tier NAME, or "
             "torchvision.models:mobilenet_v3_small",
         )
-    return _foreign_source(proto, name, kind, str(model), folder, asked, seed, progress, network)
+    source = _foreign_source(proto, name, kind, str(model), folder, asked, seed, progress, network)
+    source.notes[:0] = assumed
+    return source
+
+
+def _torch_shape(asked: AskedInputs) -> tuple[int, int, int]:
+    """Channels, height and width of the picture that a torch network is given."""
+    if asked.file or len(asked.shapes) > 1:
+        raise InputError(
+            "a module:function takes one picture",
+            fix="give its shape with --input 3x224x224, or export it to ONNX by hand",
+        )
+    text = (asked.shapes or (DEFAULT_INPUT,))[0]
+    return parse_shape(text.removeprefix("1x") if text.count("x") == 3 else text)
 
 
 def _tier_source(run: Path, folder: Path, tier: str | None, progress: Progress) -> ExportSource:
@@ -181,7 +197,7 @@ def _foreign_source(
     import onnx
 
     from factory.deployment.export import check_parity
-    from factory.deployment.sources import check_numbers
+    from factory.deployment.sources import check_numbers, made_up_samples
 
     known = {p.key: p.value for p in proto.metadata_props}
     inputs = list(proto.graph.input)
@@ -194,19 +210,23 @@ def _foreign_source(
     notes: list[str] = []
     trainable: Trainable | None = None
     not_trainable = "an ONNX file has no torch network" if network is None else "no pictures"
-    wanted = asked.data or asked.calibration
-    if wanted is not None and (taken is None or taken.batch != 1):
-        given = ", ".join(f"{v.name!r} {_dims(v)}" for v in inputs[:3])
-        raise InputError(
-            f"{origin} does not take one picture",
-            why=f"its inputs are {given}",
-            fix="give the values of its inputs with --calibration FILE.npz",
-        )
-    if wanted is not None and preprocessing is None:
-        raise InputError(
-            "the model does not say how a picture becomes its input",
-            fix="give --mean and --std (of pixels scaled to 0..1; --scale 1 for pixels of 0..255)",
-        )
+    values = asked.calibration if _is_values(asked.calibration) else None
+    flat = None if values is not None else asked.calibration
+    if kind == "onnx" and values is None and asked.inputs == NOTHING_ASKED:
+        _check_clear(proto, origin)
+    if (asked.data or flat) is not None:
+        if taken is None or taken.batch != 1:
+            given = ", ".join(f"{v.name!r} {_dims(v)}" for v in inputs[:3])
+            raise InputError(
+                f"{origin} does not take one picture",
+                why=f"its inputs are {given}",
+                fix="give the values of its inputs with --calibration FILE.npz",
+            )
+        if preprocessing is None:
+            raise InputError(
+                "the model does not say how a picture becomes its input",
+                fix="give --mean and --std (of pixels in 0..1; with --scale 1 of pixels in 0..255)",
+            )
     if asked.data is not None:
         assert taken is not None
         assert preprocessing is not None
@@ -227,19 +247,27 @@ def _foreign_source(
                 f"no folder of {asked.data} is named as a class of the model: they count in "
                 "alphabetical order as its outputs"
             )
-        if asked.calibration is not None:
-            plain = plain_pictures(asked.calibration, taken, preprocessing, seed, progress)
+        if flat is not None:
+            plain = plain_pictures(flat, taken, preprocessing, seed, progress)
             pictures = replace(pictures, calibration=plain.calibration)
-    elif asked.calibration is not None:
+        elif values is not None:
+            pictures = replace(pictures, calibration=npz_samples(values, proto, origin))
+    elif flat is not None:
         assert taken is not None
         assert preprocessing is not None
-        pictures = plain_pictures(asked.calibration, taken, preprocessing, seed, progress)
+        pictures = plain_pictures(flat, taken, preprocessing, seed, progress)
+    elif values is not None or asked.inputs.file:
+        samples = npz_samples(values or Path(asked.inputs.file), proto, origin)
+        pictures = halves(samples, f"{(values or Path(asked.inputs.file)).name}")
     else:
-        assert taken is not None
-        pictures = made_up_pictures(taken, seed)
+        if taken is not None and taken.batch == 1:
+            pictures = made_up_pictures(taken, seed)
+        else:
+            samples = made_up_samples(proto, origin, MADE_UP_IMAGES, seed)
+            pictures = halves(samples, "made-up values")
         notes.append(
-            "no pictures were given: int8 ranges come from made-up ones and no accuracy is "
-            "measured; give --calibration FOLDER, or --data FOLDER with one sub-folder a class"
+            f"int8 ranges come from {pictures.name} and no accuracy is measured; give "
+            "--calibration FOLDER or FILE.npz, or --data FOLDER with one sub-folder a class"
         )
     props = dict(known)
     if names:
@@ -266,6 +294,31 @@ def _foreign_source(
         notes,
         trainable=trainable,
         not_trainable=not_trainable,
+    )
+
+
+def _is_values(path: Path | None) -> bool:
+    return path is not None and path.suffix == ".npz"
+
+
+def _check_clear(proto: onnx.ModelProto, origin: str) -> None:
+    """A trained network for one picture at a time needs no word; any other picture network does."""
+    inputs = list(proto.graph.input)
+    taken = [one for value in inputs if (one := picture_input(value)) is not None]
+    if not taken or not proto.graph.initializer:
+        return
+    shapes = " ".join(f"--input {v.name}={'x'.join(map(str, _dims(v)))}" for v in inputs)
+    if len(inputs) > 1:
+        why = f"it takes {', '.join(repr(v.name) for v in inputs)}"
+    elif taken[0].batch > 1:
+        why = f"it takes a batch of {taken[0].batch}"
+    else:
+        return
+    raise InputError(
+        f"{origin} does not take one picture",
+        why=f"{why}, and what an app feeds it with is not known",
+        fix="give values of its inputs with --calibration FILE.npz or --inputs FILE.npz, or accept "
+        f"made-up ones with {shapes}",
     )
 
 

@@ -18,6 +18,7 @@ from factory.core.files import write_atomic_bytes
 from factory.deployment.run_here import open_session
 from factory.deployment.targets.base import Target, convert_or_tell, with_precision
 from factory.deployment.trials import without_form
+from factory.graph.onnx_load import with_shapes
 
 ALWAYS_FLOAT_INPUTS = {"Resize": (2,)}
 """Inputs that the converter leaves in 32 bits by itself."""
@@ -44,6 +45,8 @@ def half_model(model: onnx.ModelProto, float_nodes: Collection[str] = ()) -> onn
     Operators that have no 16-bit form stay in 32 bits: those whose definition allows none, those
     that hold a graph of their own, and those that the runtime does not load.
     """
+    # The types of the copies stay unknown to the converter, which would turn them into 16 bits.
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     kept = {*float_nodes, *_copy_what_stays(model)}
     graph = model.graph
     opsets = {entry.domain: entry.version for entry in model.opset_import}
@@ -150,13 +153,14 @@ def _converted(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto
     from onnx_ir.passes.common import TopologicalSortPass
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(kept))
+    half = convert_float_to_float16(
+        model, keep_io_types=True, node_block_list=list(kept), disable_shape_infer=True
+    )
     ordered = ir.from_proto(half)
     TopologicalSortPass()(ordered)  # the converter puts its casts last
     _remove_detours(ordered)
     half = ir.to_proto(ordered)
-    del half.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(half, strict_mode=True)
+    return with_shapes(half, "the 16-bit model is not valid")
 
 
 def _remove_detours(model: ir.Model) -> None:
@@ -170,12 +174,16 @@ def _remove_detours(model: ir.Model) -> None:
         if value is None or not casts(node, ir.DataType.FLOAT):
             continue
         before = value.producer()
-        if not casts(before, ir.DataType.FLOAT16) or node.outputs[0].is_graph_output():
+        if not casts(before, ir.DataType.FLOAT16):
             continue
         assert before is not None
-        whole = before.inputs[0]
+        whole, after = before.inputs[0], node.outputs[0]
         assert whole is not None
-        ir.convenience.replace_all_uses_with(node.outputs[0], whole)
+        if after.is_graph_output():
+            if whole.producer() is None or whole.is_graph_output():
+                continue
+            whole.name, after.name = after.name, whole.name
+        ir.convenience.replace_all_uses_with(after, whole, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
         if not value.uses() and not value.is_graph_output():
             model.graph.remove(before, safe=True)

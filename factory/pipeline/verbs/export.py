@@ -31,7 +31,8 @@ def export(
     device: str | Path | None = None,
     out: str | Path | None = None,
     precision: str | None = None,
-    input: str | None = None,
+    input: str | Sequence[str] | None = None,
+    inputs: str | Path | None = None,
     data: str | Path | None = None,
     calibration: str | Path | None = None,
     labels: str | Path | None = None,
@@ -58,9 +59,11 @@ def export(
         device: the chip it is for; passes are then measured on it where it can be reached.
         out: the file to write, or for several targets the folder.
         precision: shorthand for the CPU's target of that precision.
-        input: shape of one picture where the model does not fix it, "3x224x224".
+        input: shapes where the model does not fix them, "3x224x224" or "NAME=1x3x224x224".
+        inputs: .npz file with a value for each input, which also gives the shapes.
         data: folder of pictures, one sub-folder a class, to calibrate and judge with.
-        calibration: folder of pictures of anything, to find ranges and to compare with.
+        calibration: folder of pictures of anything, or .npz file with values of every input, to
+            find ranges and to compare with.
         labels: text file with one class name a line.
         mean, std: per channel, of pixels after ``scale``.
         scale: factor on pixels of 0..255; 1/255 by default.
@@ -102,10 +105,11 @@ def export(
         finetune_steps=finetune_steps,
     )
     with TemporaryFolder("export") as scratch:
+        from factory.graph.model_inputs import AskedInputs
         from factory.pipeline.export_source import Asked, open_source
 
         asked = Asked(
-            input=input,
+            inputs=AskedInputs.of(input, inputs),
             data=None if data is None else Path(data),
             calibration=None if calibration is None else Path(calibration),
             labels=None if labels is None else Path(labels),
