@@ -68,7 +68,7 @@ class OutputAgreement:
                 return ""
             return f"{self.same:.1%} of its elements are equal, {bound.same:.1%} are asked for"
         if self.signal_db <= -LARGEST_DB:
-            return "values that are not finite, or another shape (an overflow)"
+            return "it holds values that are not finite (an overflow), or has another shape"
         if self.signal_db < bound.signal_db:
             return f"{self.signal_db:.1f} dB of signal to noise, {bound.signal_db:g} are asked for"
         if self.worst > bound.worst:

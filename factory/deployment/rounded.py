@@ -73,6 +73,9 @@ def _with_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     halves = {v.name for v in graph.value_info if _is_half(v)}
     del graph.value_info[:]
+    for value in [*graph.input, *graph.output]:
+        if _is_half(value):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     for weight in graph.initializer:
         _widen(weight)
     nodes = list(graph.node)

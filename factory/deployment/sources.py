@@ -220,9 +220,8 @@ def made_up_samples(model: onnx.ModelProto, where: str, number: int, seed: int) 
         if not all(_finite(values) for values in made.values()):
             raise InputError(f"{where} computes NaN or infinity for made-up values")
 
-    rows = [
-        made_up.first_of(run, inputs.feeds(seed * 1000 + number))[0] for number in range(number)
-    ]
+    tries = (inputs.feeds(seed * 1000 + row) for row in range(number))
+    rows = [made_up.first_of(run, feeds)[0] for feeds in tries]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
