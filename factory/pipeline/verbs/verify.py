@@ -196,6 +196,7 @@ def _run_pictures(
         )
     pictures = gate_data(ctx)
     assert pictures.test_labels is not None
+    assert isinstance(pictures.test_images, np.ndarray)
     return pictures.test_images, pictures.test_labels, pictures.name
 
 
