@@ -11,8 +11,7 @@ from factory.core.reading import exists, is_file
 from factory.data.config import folder_config
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import count
-from factory.pipeline.shapes import network_spec
-from factory.spaces.cell_space import CellSpace
+from factory.pipeline.shapes import cell_space
 from factory.spaces.genotype import PUBLISHED, find_genotype
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def inspect(
     if _is_onnx(name):
         graph = _onnx_graph(name)
         return _describe(name, "onnx", graph)
-    spec = network_spec(channels, layers, input, stem, classes)
+    space = cell_space(channels, layers, input, stem, classes)
     if name not in PUBLISHED and not exists(name) and not name.endswith(".json"):
         raise InputError(
             f"unknown genotype {name!r}",
@@ -64,14 +63,14 @@ def inspect(
             fix=nearest(name, PUBLISHED),
         )
     genotype = find_genotype(name)
-    answer = _describe(name, "genotype", CellSpace(spec).lower(genotype))
+    answer = _describe(name, "genotype", space.lower(genotype))
     answer["genotype"] = genotype.to_dict()
     answer["size"] = {
         "channels": channels,
         "layers": layers,
-        "input": list(spec.input_shape),
+        "input": list(space.spec.input_shape),
         "stem": stem,
-        "classes": spec.num_classes,
+        "classes": space.spec.num_classes,
     }
     return answer
 
