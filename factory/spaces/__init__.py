@@ -1,8 +1,8 @@
 """spaces: what may be built. Torch is imported only by the modules of the networks."""
 
-from factory.spaces.base import SearchSpace
+from factory.spaces.base import Assignment, SearchSpace, Variable
 from factory.spaces.cell_space import CellSpace
-from factory.spaces.config import SPACES, SpaceConfig, space_of
+from factory.spaces.config import SPACES, SpaceConfig, SpaceSettings, read_architecture
 from factory.spaces.genotype import PUBLISHED, Genotype, find_genotype
 from factory.spaces.nas_bench_201 import Cell201
 from factory.spaces.nas_bench_201_space import NasBench201Space, Spec201
@@ -11,6 +11,7 @@ from factory.spaces.network_spec import NetworkSpec
 __all__ = [
     "PUBLISHED",
     "SPACES",
+    "Assignment",
     "Cell201",
     "CellSpace",
     "Genotype",
@@ -18,7 +19,9 @@ __all__ = [
     "NetworkSpec",
     "SearchSpace",
     "SpaceConfig",
+    "SpaceSettings",
     "Spec201",
+    "Variable",
     "find_genotype",
-    "space_of",
+    "read_architecture",
 ]

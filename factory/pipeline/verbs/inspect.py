@@ -11,8 +11,7 @@ from factory.core.reading import exists, is_file
 from factory.data.config import folder_config
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.counts import count
-from factory.pipeline.shapes import network_spec, parse_shape
-from factory.spaces.cell_space import CellSpace
+from factory.pipeline.shapes import cell_space, parse_shape
 from factory.spaces.genotype import PUBLISHED, find_genotype
 from factory.spaces.mobile_blocks import lower
 from factory.spaces.named_networks import NAMED, named_network
@@ -60,7 +59,7 @@ def inspect(
         return _describe(name, "onnx", graph)
     if name in NAMED:
         return _named(name, input, classes or 1000)
-    spec = network_spec(channels, layers, input or "3x32x32", stem, classes)
+    space = cell_space(channels, layers, input or "3x32x32", stem, classes)
     if name not in PUBLISHED and not exists(name) and not name.endswith(".json"):
         raise InputError(
             f"unknown genotype or network {name!r}",
@@ -68,14 +67,14 @@ def inspect(
             fix=nearest(name, [*PUBLISHED, *NAMED]),
         )
     genotype = find_genotype(name)
-    answer = _describe(name, "genotype", CellSpace(spec).lower(genotype))
+    answer = _describe(name, "genotype", space.lower(genotype))
     answer["genotype"] = genotype.to_dict()
     answer["size"] = {
         "channels": channels,
         "layers": layers,
-        "input": list(spec.input_shape),
+        "input": list(space.spec.input_shape),
         "stem": stem,
-        "classes": spec.num_classes,
+        "classes": space.spec.num_classes,
     }
     return answer
 

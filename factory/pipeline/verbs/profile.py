@@ -16,7 +16,7 @@ from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
 from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
 from factory.pipeline.profiling_plan import EFFORTS as SIZE_EFFORTS
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.pipeline.tables import mismatch, own_tables, predictor_path, run_table, table_for
 from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import profile_networks
@@ -83,7 +83,7 @@ def profile(
         return _any_network(device_profile, browser, name, out, seed, dry_run, progress)
     if model is not None:
         return _one_network(device_profile, browser, Path(model), out, effort, dry_run, progress)
-    spec = network_spec(channels, layers, input, stem, classes)
+    space = cell_space(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
         raise InputError(f"networks = {networks} is not accepted", fix="give a number up to 1000")
@@ -94,7 +94,7 @@ def profile(
         "folder": str(folder),
     }
     if dry_run:
-        kernels = kernels_of([spec], device_profile.dtype)
+        kernels = kernels_of([space], device_profile.dtype)
         known = _known_table(device_profile, folder)
         left = [k for k in kernels if known is None or not known.has(str(k), kind="kernel")]
         efforts = {
@@ -124,7 +124,7 @@ def profile(
             measured = measure_chip(
                 opened,
                 table,
-                [spec],
+                [space],
                 networks=networks,
                 pool=POOL,
                 effort=effort,

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.data.augment import derived_seed
-from factory.search import fast_ops
-from factory.search.relaxation import EdgeMixing
+from factory.spaces import fast_ops
 from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import CELL_TYPES, NODES
+from factory.spaces.mixing import Mixing, SkipDropout, fixed_statistics_off
 from factory.spaces.network_spec import CellPlan, NetworkSpec
 from factory.spaces.operators import build_op
 
@@ -41,14 +39,6 @@ CONVOLUTIONS: dict[str, tuple[int, int, int]] = {  # operator -> kernel, dilatio
     "dil_conv_3x3": (3, 2, 1),
     "dil_conv_5x5": (5, 2, 1),
 }
-
-
-@dataclass(frozen=True)
-class SkipDropout:
-    """Dropout of the stride-1 skips: its probability, and the seed of this step's masks."""
-
-    probability: float
-    seed: int
 
 
 def batch_norm(x_NCHW: Tensor) -> Tensor:
@@ -121,10 +111,7 @@ class _Preprocess(nn.Module):
 def _other(name: str, channels: int, stride: int) -> nn.Module:
     """A registered operator; its BatchNorms keep no running statistics."""
     operator = build_op(name, channels, stride, affine=False)
-    for module in operator.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None
+    fixed_statistics_off(operator)
     return operator
 
 
@@ -192,7 +179,7 @@ class EdgeCell(nn.Module):
         self,
         s0_NCHW: Tensor,
         s1_NCHW: Tensor,
-        mixing: EdgeMixing,
+        mixing: Mixing,
         active_EO: list[list[bool]],
         dropout: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
@@ -230,7 +217,7 @@ class EdgeCell(nn.Module):
         self,
         e: int,
         source: _Source,
-        mixing: EdgeMixing,
+        mixing: Mixing,
         active_O: list[bool],
         dropout: Callable[[Tensor], Tensor] | None,
     ) -> Tensor | None:
@@ -256,7 +243,7 @@ class EdgeCell(nn.Module):
         return _total(parts) if parts else None
 
     def _activation(
-        self, e: int, source: _Source, mixing: EdgeMixing
+        self, e: int, source: _Source, mixing: Mixing
     ) -> tuple[Activation, Callable[[], Tensor]]:
         """The edge's activation, and what gives the activated source (made once an edge)."""
         if mixing.gamma_EA is None:
@@ -343,7 +330,7 @@ class EdgeSupernet(nn.Module):
             parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(
-        self, x: Tensor, mixing: Mapping[str, EdgeMixing], dropout: SkipDropout | None = None
+        self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None
     ) -> Tensor:
         """Logits; ``mixing`` per cell type; ``dropout`` of the skips in this step."""
         active = {name: _active(mixing[name]) for name in mixing}
@@ -361,7 +348,7 @@ class EdgeSupernet(nn.Module):
         return F.linear(s1.mean((2, 3)), self.classifier_weight, self.classifier_bias)
 
 
-def _active(mixing: EdgeMixing) -> list[list[bool]]:
+def _active(mixing: Mixing) -> list[list[bool]]:
     kept = mixing.active_EO
     found: list[list[bool]] = (
         [[True] * len(OPS)] * len(EDGES) if kept is None else kept.detach().cpu().tolist()
@@ -379,6 +366,6 @@ class _Dropper:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.generator is None:
-            self.generator = torch.Generator(x.device).manual_seed(derived_seed(self.seed, 0))
+            self.generator = torch.Generator(x.device).manual_seed(self.seed)
         mask = torch.rand(x.shape, generator=self.generator, device=x.device) < self.keep
         return x * mask.to(x.dtype).contiguous(memory_format=CL) / self.keep

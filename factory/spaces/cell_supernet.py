@@ -23,23 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.search import fast_ops as ops
+from factory.spaces import fast_ops as ops
 from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import NODES
+from factory.spaces.mixing import Mixing, SkipDropout
 from factory.spaces.network_spec import CellPlan, NetworkSpec
 
 MAX, AVG, SKIP = (OPS.index(name) for name in ("max_pool_3x3", "avg_pool_3x3", "skip_connect"))
 SEP = (OPS.index("sep_conv_3x3"), OPS.index("sep_conv_5x5"))
 DIL = (OPS.index("dil_conv_3x3"), OPS.index("dil_conv_5x5"))
 TOGETHER_UP_TO = 1 << 17  # numbers in a map up to which several operators' maps are stacked
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Weights of one cell type: alpha_EO of the operators of an edge, beta_E of the edges."""
-
-    alpha_EO: Tensor
-    beta_E: Tensor
 
 
 @dataclass(frozen=True)
@@ -290,7 +283,7 @@ class SuperCell(nn.Module):
 
     def _fused(self, inputs: tuple[Tensor, Tensor], mixed_EO: Tensor, beta_E: Tensor) -> Tensor:
         """The same by compiled loops over planes; no reordering is needed there."""
-        from factory.search.fused_cell import Layout, fused_cell
+        from factory.spaces.fused_cell import Layout, fused_cell
 
         stride = 2 if self.plan.reduction else 1
         layout = Layout(self.plan.channels, self.partial, stride)
@@ -362,7 +355,9 @@ class Supernet(nn.Module):
             bound = 1.0 / math.sqrt(fan_in)
             parameter.uniform_(-bound, bound, generator=generator)
 
-    def forward(self, x: Tensor, mixing: Mapping[str, Mixing]) -> Tensor:
+    def forward(
+        self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None
+    ) -> Tensor:
         """Logits; ``mixing`` per cell type."""
         planes = ops.use_planes(x)
         state0, state1 = self.stem(x.contiguous(memory_format=ops.CL))
