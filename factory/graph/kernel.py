@@ -115,7 +115,10 @@ class Kernel:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds: convolutions and matrix products; 0 for every other operator."""
+        """Multiply-adds: those of convolutions and matrix products follow from the shapes, others
+        are the attribute ``macs``; 0 without it."""
+        if told := self.attr("macs"):
+            return int(told)
         if self.op == "Conv" and self.weight is not None:
             return elements(self.output_shape) * elements(self.weight[1:])
         if self.op == "ConvTranspose" and self.weight is not None:
@@ -221,7 +224,7 @@ def _parse(text: str) -> Kernel:
         raise ValueError("x, w and dtype have fixed places: first, second and last")
     _check_order(op, [name for name, _ in rest])
     kernel = Kernel(op, inputs, weight, tuple(rest), pairs[-1][1])
-    kernel.output_shape  # noqa: B018  raises ValueError where shapes and attributes do not fit
+    kernel.output_shape, kernel.macs  # noqa: B018  raise ValueError where shapes do not fit
     return kernel
 
 

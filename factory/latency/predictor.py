@@ -25,6 +25,7 @@ from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
 from factory.latency.features import family, relatives
 from factory.latency.intervals import (
+    LIKE_KIND_ERROR,
     OUT_OF_RANGE_FACTOR,
     ROOFLINE_ERROR,
     doubt,
@@ -36,7 +37,7 @@ from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
 from factory.latency.saved import SavedPredictor, SavedRegressors, SavedTimes, damaged
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FORMAT = "factory-latency-predictor"
 MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005
@@ -51,8 +52,8 @@ class LatencyPredictor:
     Attributes:
         measured_ms: kernels that are looked up.
         failed: kernel text -> why the device could not run it.
-        half_width: half of the 90 % interval as a share of the prediction, of a network of
-            usual doubt.
+        half_width: w of the 90 % interval, prediction / (1 + w) to prediction * (1 + w), of a
+            network of usual doubt.
         usual_doubt: doubt up to which half_width holds as it is; 0: not by doubt.
         network_range_ms: fastest and slowest network the correction was fitted on.
         interval_has_regressors: whether half_width was found on networks whose kernels came from
@@ -193,7 +194,7 @@ class LatencyPredictor:
         parts.sort(key=lambda part: (-part.ms, part.kernel))
         return Prediction(
             latency_ms=latency,
-            low_ms=max(0.0, latency * (1.0 - half)),
+            low_ms=latency / (1.0 + half),
             high_ms=latency * (1.0 + half),
             parts=parts,
             constant_ms=constant,
@@ -221,9 +222,11 @@ class LatencyPredictor:
             errors[index] = ROOFLINE_ERROR
             regressor = self.regressor(family(kernel))
             if regressor is not None:
-                errors[index], labels[index] = regressor.error, FROM_REGRESSOR
-                if not regressor.in_range([kernel])[0]:
-                    errors[index] *= OUT_OF_RANGE_FACTOR
+                errors[index], labels[index] = regressor.expected_error([kernel])[0], FROM_REGRESSOR
+                if family(kernel) not in self.regressors:
+                    errors[index] = max(errors[index], LIKE_KIND_ERROR)
+                    labels[index] = "come from a regressor of a like kind (theirs was not measured)"
+                elif not regressor.in_range([kernel])[0]:
                     labels[index] = "lie outside the measured range of their regressor"
             if str(kernel) in self.failed:
                 errors[index] = max(errors[index], ROOFLINE_ERROR)
