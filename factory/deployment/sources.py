@@ -290,10 +290,10 @@ def check_numbers(model: onnx.ModelProto, samples: Samples, where: str) -> Outpu
             if not any(_any(test, values.get(name)) for name in node.output):
                 continue
             given = [name for name in node.input if not _finite(values.get(name))]
-            odd = next((name for name in given if name in weights), None)
-            if odd is not None:
-                count = int(np.sum(~np.isfinite(weights[odd])))
-                why += f"; {count} values of its weight {odd!r} are NaN or infinite"
+            bad = next((name for name in given if name in weights), None)
+            if bad is not None:
+                count = int(np.sum(~np.isfinite(weights[bad])))
+                why += f"; {count} values of its weight {bad!r} are NaN or infinite"
             elif not given:
                 told = f"{node.op_type} {node.name}".strip()
                 why += (
