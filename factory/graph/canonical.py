@@ -17,6 +17,7 @@ Every step keeps the order of the operators; the cost is linear in their number.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from factory.graph.fusion import NO_RULES, FusionRules, folded
@@ -53,6 +54,14 @@ def kernel_counts(
         kernel = node.kernel()
         counts[kernel if dtype is None else kernel.with_dtype(dtype)] += 1
     return counts
+
+
+def opaque_counts(kernels: Mapping[Kernel, int]) -> dict[str, int]:
+    """How often each operator of which nothing is known occurs, by name."""
+    counts: Counter[str] = Counter()
+    for kernel, number in kernels.items():
+        counts[kernel.op] += number if kernel.opaque else 0
+    return {name: number for name, number in sorted(counts.items()) if number}
 
 
 def activation_name(node: Node) -> str | None:

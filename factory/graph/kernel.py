@@ -25,6 +25,7 @@ from factory.graph.shapes import (
 DTYPES = ("f32", "i8")
 BYTES = {"f32": 4, "i8": 1}
 BIAS_BYTES = 4
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 COMMUTATIVE = frozenset({"Add", "Mul", "Min", "Max", "Sum", "Mean"})
 
 # Attributes in the order in which they are written; those after "|" only when not the default.
@@ -126,6 +127,12 @@ class Kernel:
         if self.op in ("Gemm", "MatMul"):
             return elements(self.output_shape) * self.inputs[0][-1]
         return 0
+
+    @property
+    def opaque(self) -> bool:
+        """Whether nothing is known of the operator but its name: ONNX does not define it, or what
+        it does lies in a body of its own."""
+        return "." in self.op or self.op in CONTROL
 
     @property
     def bias(self) -> int:

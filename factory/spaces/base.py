@@ -5,7 +5,7 @@ values, which assignments can be built and which are the same network, how an as
 operator graph and a torch network, and, where a differentiable search is to run on it, a supernet.
 Random draws, neighbours, features, files, kernels, exact and expected costs follow from these
 (here and in expectation.py), and so do the search under budgets, fronts and repair
-(factory/search/derive.py). A new space is one file; tests/spaces/test_toy_space.py is an example,
+(factory/search/derive.py). A new space is one file; docs/add-a-space.md has an example,
 and tests/spaces/test_contract.py runs over all spaces.
 
 The relaxed choice of a space is one or more matrices q [E, O] (:class:`ChoiceMatrix`): by default

@@ -1,6 +1,6 @@
 """The supernet of single edges: only the candidates that take part exist and run.
 
-For rows that the batched supernet (supernet.py) has no form for: stages with fewer candidates
+For rows that the batched supernet (cell_supernet.py) has no form for: stages with fewer candidates
 (P-DARTS, arXiv 1904.12760) and their dropout on skips, one sampled operator an edge (GDAS,
 arXiv 1910.04465), and factorised edges (Scalable-DARTS, arXiv 1912.13256):
 

@@ -174,9 +174,9 @@ def _one_network(
     """The network of a file, timed as a whole and kernel by kernel."""
     from factory.graph.canonical import canonicalise, kernel_counts
     from factory.graph.onnx_build import to_onnx
-    from factory.graph.onnx_import import from_onnx, load_onnx
+    from factory.graph.onnx_import import read_graph
 
-    graph = canonicalise(from_onnx(load_onnx(model, weights=False)))
+    graph = canonicalise(read_graph(model))
     dtype, settings = device_profile.dtype, effort_settings(effort)
     counts = kernel_counts(graph, dtype)
     folder = Path(out) if out is not None else own_tables()

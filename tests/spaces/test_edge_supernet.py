@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 import search_naive as naive
-import search_tiny as tiny
 import torch
 
 from factory.search.axes import ACTIVATIONS
 from factory.search.relaxation import ArchParameters
 from factory.spaces import edge_supernet as module
 from factory.spaces.activation_functions import FUNCTIONS
-from factory.spaces.cell_space import EDGES, OPS
+from factory.spaces.cell_space import EDGES, OPS, CellSpace
 from factory.spaces.cell_supernet import Supernet
 from factory.spaces.edge_supernet import EdgeSupernet
 from factory.spaces.genotype import CELL_TYPES, PC_DARTS_cifar
 from factory.spaces.mixing import Mixing, SkipDropout
 from factory.spaces.network_spec import NetworkSpec
 
+SPACE = CellSpace(NetworkSpec(4, 3, "cifar", (3, 8, 8), 3))
 ACTS = ("relu", "hard_swish", "tanh")
 
 
@@ -164,7 +164,7 @@ def test_factorised_expectation_is_the_full_product_where_the_operator_is_linear
 
 def test_gradients_reach_alpha_beta_and_gamma():
     spec = NetworkSpec(4, 3, "cifar", (3, 7, 7), 3)
-    arch = ArchParameters(tiny.target(), 0, True, None, len(ACTS))
+    arch = ArchParameters(SPACE, 0, True, None, len(ACTS))
     net = EdgeSupernet(spec, 2, 0, None, ACTS)
     out = net(torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0)), arch.mixing())
     for grad in torch.autograd.grad(out.square().sum(), arch.trainable()):
@@ -176,19 +176,19 @@ def test_skip_dropout_is_a_function_of_its_seed_and_touches_skips_alone():
     spec = NetworkSpec(4, 3, "cifar", (3, 8, 8), 3)
     net = EdgeSupernet(spec, 1, seed=1)
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    mixing = ArchParameters(tiny.target(), 0, False).mixing()
+    mixing = ArchParameters(SPACE, 0, False).mixing()
     first = net(x, mixing, SkipDropout(0.5, 7))
     assert torch.equal(first, net(x, mixing, SkipDropout(0.5, 7)))
     assert not torch.equal(first, net(x, mixing, SkipDropout(0.5, 8)))
     assert torch.equal(net(x, mixing, SkipDropout(0.0, 7)), net(x, mixing))
     kept = torch.ones(14, 8, dtype=torch.bool)
     kept[:, OPS.index("skip_connect")] = False
-    without = ArchParameters(tiny.target(), 0, False, dict.fromkeys(CELL_TYPES, kept)).mixing()
+    without = ArchParameters(SPACE, 0, False, dict.fromkeys(CELL_TYPES, kept)).mixing()
     assert torch.equal(net(x, without, SkipDropout(0.5, 7)), net(x, without))
 
 
 def test_derived_mixing_runs_only_the_genotypes_operators():
-    arch = ArchParameters(tiny.target(), 3, True)
+    arch = ArchParameters(SPACE, 3, True)
     mixing = arch.derived_mixing(PC_DARTS_cifar)
     for name in CELL_TYPES:
         assert int(mixing[name].active_EO.sum()) == 8
