@@ -1,4 +1,4 @@
-"""The mobile space: whole networks of universal inverted bottlenecks (MobileNetV4, arXiv 2404.10518).
+"""The mobile space: whole networks of universal inverted bottlenecks (arXiv 2404.10518).
 
 A network has a stem, stages of blocks and a head. Each stage chooses its size (depth and width
 together, as in CompOFA, OpenReview IgIk8RRT-Z, or every pair of them) and the form of its blocks:
@@ -9,7 +9,7 @@ factory/spaces/mobile_blocks.py. The relaxed network is in factory/spaces/mobile
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from factory.spaces.mixing import SupernetOptions
+    from factory.spaces.mobile_network import TorchMobileNetwork
 
 SQUEEZE_RATIO = 4  # hidden width over the width of its squeeze
 
@@ -130,7 +131,7 @@ class MobileSpace(SearchSpace[Assignment]):
     spec: MobileSpec
 
     @cached_property
-    def variables(self) -> tuple[Variable, ...]:  # type: ignore[override]
+    def variables(self) -> tuple[Variable, ...]:
         """A size for each stage, then a form for each block (or stage, where they are alike)."""
         found = []
         for i, stage in enumerate(self.spec.stages):
@@ -184,7 +185,7 @@ class MobileSpace(SearchSpace[Assignment]):
             self.mobile_network(architecture), self.spec.input_shape, self.spec.num_classes
         )
 
-    def network(self, architecture: Assignment, *, auxiliary: bool = False) -> nn.Module:
+    def network(self, architecture: Assignment, *, auxiliary: bool = False) -> TorchMobileNetwork:
         """The torch network; the space has no auxiliary head."""
         from factory.spaces.mobile_network import TorchMobileNetwork
 
@@ -290,7 +291,7 @@ PRESETS = {"tiny": _tiny, "v4": _v4}
 class MobileSettings(SpaceSettings):
     """`[space]` of a recipe with kind = "mobile"."""
 
-    kind: Literal["mobile"] = Field(  # type: ignore[assignment]
+    kind: Literal["mobile"] = Field(
         "mobile", description="whole networks of universal inverted bottlenecks"
     )
     preset: Literal["tiny", "v4"] = Field(

@@ -10,6 +10,7 @@ Legend: N batch, C channels, S sizes of a stage, B sizes of the stage before, F 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -139,7 +140,7 @@ class RelaxedBlock(nn.Module):
 
     def parts(self, form: Form) -> nn.Module:
         """The layers of one form, in the order of the derived block."""
-        found = [self.expand, self.squeeze, self.project]
+        found: list[nn.Module | None] = [self.expand, self.squeeze, self.project]
         if form.middle:
             found.insert(1, self.middle.paths[str(form.middle)])
         if form.start:
@@ -173,16 +174,14 @@ class MobileSupernet(nn.Module):
             stem.append(BlockModule(block, width))
             width = stem[-1].width
         self.stem = nn.Sequential(*stem)
-        before, rows = [width], []
+        before, self.rows = [width], list[list[RelaxedBlock]]()
         for stage in spec.stages:
             own = [size.width for size in stage.sizes]
-            rows.append(
-                nn.ModuleList(
-                    RelaxedBlock(spec, own if j else before, stage, j) for j in range(stage.depth)
-                )
+            self.rows.append(
+                [RelaxedBlock(spec, own if j else before, stage, j) for j in range(stage.depth)]
             )
             before = own
-        self.blocks = nn.ModuleList(rows)
+        self.blocks = nn.ModuleList(itertools.chain.from_iterable(self.rows))
         self.head = layer_sequence(spec.head.layers(spec.num_classes), max(before))[0]
         fixed_statistics_off(self)
         initialise(self, seed)
@@ -191,7 +190,7 @@ class MobileSupernet(nn.Module):
         """Logits."""
         x = self.stem(image_NCHW)
         before = x.new_ones(1)
-        for i, (stage, row) in enumerate(zip(self.stages, self.blocks, strict=True)):
+        for i, (stage, row) in enumerate(zip(self.stages, self.rows, strict=True)):
             size_S = weights[size_name(i)]
             for j, block in enumerate(row):
                 form_F = weights[form_name(i, 0 if stage.alike else j)]
@@ -212,9 +211,9 @@ class MobileSupernet(nn.Module):
         """
         space = self.space
         network = space.network(architecture)
-        sources = list(self.stem)
+        sources: list[nn.Module] = list(self.stem)
         for i, forms in enumerate(space.forms(architecture)):
-            sources += [self.blocks[i][j].parts(form) for j, form in enumerate(forms)]
+            sources += [self.rows[i][j].parts(form) for j, form in enumerate(forms)]
         for theirs, ours in zip(
             [*network.blocks, network.head], [*sources, self.head], strict=True
         ):
