@@ -261,6 +261,12 @@ class SearchConfig(BaseModel):
 def check_row(space: SearchSpace[Any], cfg: SearchConfig) -> None:
     """InputError where a row of choices does not run on a space."""
     where = "[search] of the recipe"
+    if type(space).supernet is SearchSpace.supernet:
+        raise InputError(
+            f"the space {space.KIND!r} has no supernet",
+            where="[space] of the recipe",
+            fix="search it with `factory search --strategy evolution`",
+        )
     for axis, choices in space.UNSUPPORTED.items():
         chosen = getattr(cfg, axis)
         if chosen in choices:

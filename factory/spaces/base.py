@@ -174,11 +174,7 @@ class SearchSpace(abc.ABC, Generic[A]):
 
     def supernet(self, options: SupernetOptions) -> nn.Module:
         """The relaxed network; called with pictures and the weights of the choice (mixing.py)."""
-        raise InputError(
-            f"the space {self.KIND!r} has no supernet",
-            where="[space] of the recipe",
-            fix="search it with `factory search --strategy evolution`",
-        )
+        raise NotImplementedError(f"the space {self.KIND!r} has no supernet")
 
     @property
     def interactions(self) -> tuple[tuple[str, ...], ...]:

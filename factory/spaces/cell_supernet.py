@@ -15,7 +15,6 @@ c = C / K channels of an edge, R = N H W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import NODES
 from factory.spaces.mixing import Mixing, SkipDropout
 from factory.spaces.network_spec import CellPlan, NetworkSpec
+from factory.spaces.torch_initialise import initialise_supernet
 
 MAX, AVG, SKIP = (OPS.index(name) for name in ("max_pool_3x3", "avg_pool_3x3", "skip_connect"))
 SEP = (OPS.index("sep_conv_3x3"), OPS.index("sep_conv_5x5"))
@@ -298,7 +298,7 @@ class SuperCell(nn.Module):
         return ops.pixels(F.max_pool2d(x_NCHW, 2, 2, ceil_mode=True))
 
 
-class _Stem(nn.Module):
+class SuperStem(nn.Module):
     """The stem of :class:`NetworkSpec`; returns what cell 0 reads as inputs 0 and 1."""
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -329,31 +329,13 @@ class Supernet(nn.Module):
         if spec.channels % partial_channels:
             raise ValueError(f"{spec.channels} channels cannot be split in {partial_channels}")
         self.spec = spec
-        self.stem = _Stem(spec)
+        self.stem = SuperStem(spec)
         self.cells = nn.ModuleList(SuperCell(plan, partial_channels) for plan in spec.plan)
         features = spec.plan[-1].out_channels
         self.classifier_weight = _uniform(spec.num_classes, features)
         self.classifier_bias = _uniform(spec.num_classes)
-        self.initialise(seed)
+        initialise_supernet(self, seed, features)
         self.to(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Weights uniform in +-1/sqrt(fan-in), drawn from ``seed`` alone."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if ".norms." in name:
-                continue
-            if parameter.dim() == 4:
-                fan_in = parameter[0].numel()
-            else:
-                fan_in = (
-                    self.classifier_weight.shape[1]
-                    if parameter.dim() == 1
-                    else (parameter.shape[-1])
-                )
-            bound = 1.0 / math.sqrt(fan_in)
-            parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(
         self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None

@@ -23,6 +23,13 @@ class SpaceSettings(BaseModel):
 
     kind: str = Field(description="the search space")
 
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in SPACES:
+            raise ValueError(f"unknown search space; {nearest(value, SPACES.names())}")
+        return value
+
     def space(self, input_shape: Shape, num_classes: int) -> SearchSpace[Any]:
         """The space of this kind and size for images of ``input_shape`` (C, H, W)."""
         raise NotImplementedError
@@ -111,13 +118,13 @@ SPACES.add(NasBench201Space.KIND, (NasBench201Space, SpaceConfig))
 
 
 def space_settings(value: Any) -> Any:
-    """The settings of a `[space]` section by its kind; ValueError names the known kinds."""
+    """The settings of a `[space]` section by its kind; a ValidationError names the known kinds."""
     if not isinstance(value, dict):
         return value
     kind = value.get("kind", CellSpace.KIND)
-    if not isinstance(kind, str) or kind not in SPACES:
-        raise ValueError(f"unknown search space {kind!r}; {nearest(str(kind), SPACES.names())}")
-    return SPACES.get(kind)[1].model_validate(value)
+    known = isinstance(kind, str) and kind in SPACES
+    settings = SPACES.get(kind)[1] if known else SpaceSettings
+    return settings.model_validate(value if known else {"kind": kind})
 
 
 def read_architecture(value: Any, where: str) -> Any:

@@ -14,7 +14,6 @@ Legend: N batch, C channels, H height, W width, E edges, O operators, A activati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -24,10 +23,12 @@ from torch import Tensor, nn
 from factory.spaces import fast_ops
 from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.cell_space import EDGES, OPS
+from factory.spaces.cell_supernet import SuperStem
 from factory.spaces.genotype import CELL_TYPES, NODES
 from factory.spaces.mixing import Mixing, SkipDropout, fixed_statistics_off
 from factory.spaces.network_spec import CellPlan, NetworkSpec
 from factory.spaces.operators import build_op
+from factory.spaces.torch_initialise import initialise_supernet
 
 Activation = Callable[[Tensor], Tensor]
 CL = torch.channels_last
@@ -298,13 +299,7 @@ class EdgeSupernet(nn.Module):
         if candidates is None:
             every = torch.ones(len(EDGES), len(OPS), dtype=torch.bool)
             candidates = dict.fromkeys(CELL_TYPES, every)
-        out, half = spec.stem_channels, max(1, spec.stem_channels // 2)
-        image = spec.input_shape[0]
-        widths = (
-            [(image, out)] if spec.stem == "cifar" else [(image, half), (half, out), (out, out)]
-        )
-        self.stem_weights = nn.ParameterList(torch.empty(o, i, 3, 3) for i, o in widths)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(o, track_running_stats=False) for _, o in widths)
+        self.stem = SuperStem(spec)
         self.cells = nn.ModuleList(
             EdgeCell(plan, partial_channels, candidates[plan.cell_type], activations)
             for plan in spec.plan
@@ -313,21 +308,8 @@ class EdgeSupernet(nn.Module):
             torch.empty(spec.num_classes, spec.plan[-1].out_channels)
         )
         self.classifier_bias = nn.Parameter(torch.empty(spec.num_classes))
-        self.initialise(seed)
+        initialise_supernet(self, seed, spec.plan[-1].out_channels)
         self.to(memory_format=CL)
-
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Weights uniform in +-1/sqrt(fan-in), drawn from ``seed`` alone."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if name.startswith("norms."):
-                continue
-            fan_in = (
-                parameter[0].numel() if parameter.dim() > 1 else self.classifier_weight.shape[1]
-            )
-            bound = 1.0 / math.sqrt(fan_in)
-            parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(
         self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None
@@ -335,12 +317,7 @@ class EdgeSupernet(nn.Module):
         """Logits; ``mixing`` per cell type; ``dropout`` of the skips in this step."""
         active = {name: _active(mixing[name]) for name in mixing}
         drop = None if dropout is None or not dropout.probability else _Dropper(dropout)
-        stride = 1 if self.spec.stem == "cifar" else 2
-        states = [x.contiguous(memory_format=CL)]
-        for i, (weight, norm) in enumerate(zip(self.stem_weights, self.norms, strict=True)):
-            y = states[-1] if i == 0 else F.relu(states[-1])
-            states.append(norm(F.conv2d(y, weight, None, stride, 1)))
-        s0, s1 = (states[-1], states[-1]) if len(states) == 2 else (states[-2], states[-1])
+        s0, s1 = self.stem(x.contiguous(memory_format=CL))
         for cell in self.cells:
             assert isinstance(cell, EdgeCell)
             name = cell.plan.cell_type

@@ -12,7 +12,6 @@ Legend: N batch, C channels, E edges, O operators.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -23,6 +22,7 @@ from factory.spaces.mixing import Mixing, SkipDropout, fixed_statistics_off
 from factory.spaces.nas_bench_201 import EDGES, NODES, OPS
 from factory.spaces.nas_bench_201_network import Frame201
 from factory.spaces.nas_bench_201_space import Spec201
+from factory.spaces.torch_initialise import initialise_supernet
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVOLUTIONS: tuple[tuple[int, int], ...] = (
@@ -98,24 +98,7 @@ class Supernet201(Frame201):
             raise ValueError(f"{spec.channels} channels cannot be split in {partial_channels}")
         super().__init__(spec, lambda channels: SuperCell201(channels, partial_channels))
         fixed_statistics_off(self)
-        self.initialise(seed)
-
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Weights uniform in +-1/sqrt(fan-in), drawn from ``seed`` alone."""
-        generator = torch.Generator().manual_seed(seed)
-        normed = {id(p) for m in self.modules() if isinstance(m, nn.BatchNorm2d)
-                  for p in m.parameters()}  # fmt: skip
-        for parameter in self.parameters():
-            if id(parameter) in normed:
-                continue
-            fan_in = (
-                math.prod(parameter.shape[-3:])
-                if parameter.dim() > 3
-                else (self.classifier.in_features)
-            )
-            bound = 1.0 / math.sqrt(fan_in)
-            parameter.uniform_(-bound, bound, generator=generator)
+        initialise_supernet(self, seed, self.classifier.in_features)
 
     def forward(
         self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None

@@ -180,7 +180,7 @@ def test_the_whole_line_runs_on_it(recipe: Path, tmp_path: Path) -> None:
     assert tier["macs"] <= 2e6
     found = json.loads(Path(tier["genotype"]).read_text())
     assert (found["space"], set(found["values"])) == ("toy", {v.name for v in Toy.variables})
-    assert json.loads((run / "07-report" / "report.json").read_text())["tiers"]
+    assert f"kernel 0 {found['values']['kernel 0']}" in (run / "07-report/report.html").read_text()
     predicted = predict(tier["model"], device, run=run)
     assert predicted["latency_ms"] == pytest.approx(tier["predicted_ms"])
     again = verify(tier["model"], device, max_latency_ms=tier["max_latency_ms"])

@@ -107,7 +107,7 @@ def test_the_supernet_at_one_hot_is_the_network_that_ships() -> None:
 
 def _copy(net: EdgeSupernet, derived: CellNetwork) -> None:
     """The supernet's weights into the network; its BatchNorms have slope 1 and offset 0."""
-    derived.stem.first[0].weight.copy_(net.stem_weights[0])
+    derived.stem.first[0].weight.copy_(net.stem.weights[0])
     derived.classifier.weight.copy_(net.classifier_weight)
     derived.classifier.bias.copy_(net.classifier_bias)
     for ours, theirs in zip(net.cells, derived.cells, strict=True):

@@ -24,8 +24,7 @@ ACTS = ("relu", "hard_swish", "tanh")
 @torch.no_grad()
 def copy_weights(net: Supernet, to: EdgeSupernet) -> None:
     """Give the supernet of single edges the batched one's weights."""
-    for ours, theirs in zip(to.stem_weights, net.stem.weights, strict=True):
-        ours.copy_(theirs)
+    to.stem.load_state_dict(net.stem.state_dict())
     to.classifier_weight.copy_(net.classifier_weight)
     to.classifier_bias.copy_(net.classifier_bias)
     for cell, other in zip(to.cells, net.cells, strict=True):
