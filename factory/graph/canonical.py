@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from factory.graph.as_quantised import as_quantised
 from factory.graph.fusion import NO_RULES, FusionRules, folded
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import Node, OpGraph
@@ -26,6 +27,8 @@ FREE = frozenset({"Identity", "Flatten", "Dropout", "Squeeze", "Unsqueeze"})
 IMPURE = frozenset(
     {"Bernoulli", "RandomNormalLike", "RandomUniformLike", "Multinomial", "If", "Loop", "Scan"}
 )
+# ONNX Runtime gives each reader in floats a DequantizeLinear of its own.
+NEVER_MERGED = IMPURE | {"DequantizeLinear"}
 FUSING = frozenset({"Conv", "Gemm"})
 
 
@@ -38,17 +41,18 @@ def canonicalise(graph: OpGraph) -> OpGraph:
 def kernel_counts(
     graph: OpGraph, dtype: str | None = None, fusion: FusionRules = NO_RULES
 ) -> Counter[Kernel]:
-    """How often each kernel occurs in a canonical graph, all of them in ``dtype`` if given.
+    """How often each kernel occurs in a canonical graph.
 
-    What the rules of a device fold into the operator before it is no kernel.
+    ``dtype`` "i8": of a graph in floats once it is quantised. What the rules of a device fold into the operator before it is no kernel.
     """
     counts: Counter[Kernel] = Counter()
     gone = folded(graph, fusion)
+    if dtype == "i8":
+        graph = as_quantised(graph)
     for node in graph.nodes:
         if node.output in gone:
             continue
-        kernel = node.kernel()
-        counts[kernel if dtype is None else kernel.with_dtype(dtype)] += 1
+        counts[node.kernel()] += 1
     return counts
 
 
@@ -83,7 +87,7 @@ def _live(graph: OpGraph) -> OpGraph:
     for node in reversed(graph.nodes):
         if node.output in needed or any(name in needed for name, _ in node.more_outputs):
             kept.append(node)
-            needed.update(node.inputs)
+            needed.update((*node.inputs, *node.made))
     return replace(graph, nodes=kept[::-1])
 
 
@@ -115,7 +119,7 @@ def _merge(graph: OpGraph) -> OpGraph:
             len(node.inputs) == 1
             and node.weight is None
             and not node.more_outputs
-            and node.op not in IMPURE
+            and node.op not in NEVER_MERGED
         ):
             key = (node.op, node.inputs, node.attrs, node.in_shapes, node.out_shape, node.dtype)
             first = seen.setdefault(key, node.output)

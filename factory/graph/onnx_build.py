@@ -10,26 +10,40 @@ import onnx
 from onnx import TensorProto, helper
 
 from factory.core.errors import InputError
-from factory.graph.kernel import DTYPES, Kernel
+from factory.graph.as_quantised import as_quantised
+from factory.graph.kernel import Kernel
 from factory.graph.onnx_ops import emit
 from factory.graph.onnx_writer import Writer
 from factory.graph.opgraph import Node, OpGraph
+
+WRITTEN = ("f32", "i8")
 
 
 def to_onnx(g: OpGraph, dtype: str = "f32", seed: int = 0) -> onnx.ModelProto:
     """The network as an ONNX model; ``g`` may be raw or canonical.
 
+    In int8 every node is written as :func:`~factory.graph.as_quantised.as_quantised` says, or in
+    the precision that it has already.
+
     Raises:
         InputError: an operator that cannot be written.
     """
     writer = _writer(dtype, seed)
-    inputs = [writer.graph_input(name, shape, whole=False) for name, shape in g.inputs.items()]
+    mixed = dtype != "f32"
+    g = as_quantised(g) if mixed else g
+    whole = {name for node in g.nodes if node.dtype != "f32" for name in node.inputs}
+    inputs = []
+    for name, shape in g.inputs.items():
+        writer.quantised = mixed and name in whole
+        inputs.append(writer.graph_input(name, shape, whole=False))
     for node in g.nodes:
+        writer.quantised = mixed and node.dtype != "f32"
         try:
             emit(writer, node)
         except (ValueError, KeyError) as error:
             raise _cannot_write(f"operator {node.op} ({node.output!r})", error) from None
     outputs = []
+    writer.quantised = False
     for position, name in enumerate(g.outputs):
         shape = writer.shapes[name]
         final = name
@@ -78,8 +92,10 @@ def _more_outputs(k: Kernel) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _writer(dtype: str, seed: int) -> Writer:
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(DTYPES)}")
+    if dtype not in WRITTEN:
+        raise InputError(
+            f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(WRITTEN)}"
+        )
     return Writer(dtype, seed)
 
 

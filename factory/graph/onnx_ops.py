@@ -257,6 +257,18 @@ def _batch_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quan
     return SIGNED
 
 
+@EMITTERS.register("QuantizeLinear")
+def _quantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    writer.requantise(out, inputs[0])
+    return SIGNED
+
+
+@EMITTERS.register("DequantizeLinear")
+def _dequantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    writer.same(out, inputs[0])
+    return SIGNED
+
+
 @EMITTERS.register("LayerNormalization")
 def _layer_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
     size, name = node.in_shapes[0][-1], f"{node.output}.ln"

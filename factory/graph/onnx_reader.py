@@ -13,7 +13,7 @@ from factory.core.registry import Registry
 from factory.graph.onnx_attributes import attribute_texts, attribute_values
 from factory.graph.onnx_constants import Facts
 from factory.graph.onnx_ops import encode_constant
-from factory.graph.onnx_qlinear import Quantised
+from factory.graph.onnx_qlinear import QUANTISERS, Quantised
 from factory.graph.opgraph import Attrs, Node, OpGraph
 from factory.graph.shapes import Shape, elements, output_shape, shape_text
 
@@ -29,7 +29,9 @@ class Reader:
         self._handlers = handlers
         self.facts = Facts(model)
         self.graph = self.facts.model.graph
-        self.quantised = Quantised(self.graph, self.facts.constants, self.facts.value)
+        self.quantised = Quantised(
+            self.graph, self.facts.constants, self.facts.value, self.facts.types
+        )
         self.uses: Counter[str] = Counter(value.name for value in self.graph.output)
         for node in self.graph.node:
             self.uses.update(node.input)
@@ -68,7 +70,9 @@ class Reader:
 
     def _keep(self, proto: onnx.NodeProto, node: Node) -> None:
         if proto.output[0] in self.quantised.outputs:
-            node = replace(node, dtype="i8")
+            node = replace(node, dtype=self.quantised.outputs[proto.output[0]])
+        elif node.dtype == "f32":
+            node = replace(node, made=self._dequantised_weights(proto))
         more = tuple(
             (name, self.shape(name))
             for name in proto.output[1:]
@@ -77,6 +81,32 @@ class Reader:
         if more and proto.op_type not in ("Dropout", "BatchNormalization"):
             node = replace(node, more_outputs=more)
         self.nodes[node.output] = node
+
+    def _dequantised_weights(self, proto: onnx.NodeProto) -> tuple[str, ...]:
+        """Nodes that dequantise weights of an operator that runs in floats, at every run."""
+        made = []
+        for name in proto.input:
+            kind = self.quantised.border(name) if name in self.facts.constants else None
+            shape = self.facts.shapes.get(name, ())
+            if kind is not None and elements(shape) > 1:
+                made.append(name)
+                attrs = (("from", kind),)
+                self.nodes[name] = Node("DequantizeLinear", (), name, attrs, (shape,), shape)
+        return tuple(made)
+
+    def _source(self, proto: onnx.NodeProto, name: str) -> str:
+        """The tensor that ``proto`` reads for ``name``; dequantised where it runs in floats."""
+        source = self.resolve(name)
+        kind = self.quantised.border(name)
+        if kind is None or name in self.facts.constants or proto.op_type in QUANTISERS:
+            return source
+        if proto.output[0] in self.quantised.outputs:
+            return source
+        output = name if name not in self.nodes else f"{name}/{proto.output[0]}"
+        shape = self.shape(name)
+        attrs = (("from", kind),)
+        self.nodes[output] = Node("DequantizeLinear", (source,), output, attrs, (shape,), shape)
+        return output
 
     def resolve(self, name: str) -> str:
         """The tensor that stands for ``name``."""
@@ -131,7 +161,7 @@ class Reader:
             derived = None
         if derived != shape:
             attrs = (*(pair for pair in attrs if pair[0] != "y"), ("y", shape_text(shape)))
-        sources = tuple(self.resolve(name) for name in names)
+        sources = tuple(self._source(proto, name) for name in names)
         output = proto.output[0]
         return Node(op, sources, output, attrs, shapes, shape, weight, weight_id, params)
 

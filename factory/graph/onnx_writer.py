@@ -27,7 +27,11 @@ POSITIVE: Quantisation = (ACTIVATION_SCALE, 0)
 
 
 class Writer:
-    """Collects nodes and initialisers; a name stands for the float tensor that readers use."""
+    """Collects nodes and initialisers; a name stands for the float tensor that readers use.
+
+    Attributes:
+        quantised: whether what is written next is in int8.
+    """
 
     def __init__(self, dtype: str, seed: int) -> None:
         self.quantised = dtype == "i8"
@@ -154,6 +158,15 @@ class Writer:
             self._quantise(f"{name}_f", name, range_)
             return
         self._quantise(f"{name}_f", f"{name}_q", range_)
+        self._dequantise(f"{name}_q", name, range_)
+
+    def same(self, name: str, source: str) -> None:
+        """Let the tensor ``name`` be the one that is read as ``source``."""
+        self._readable[name] = source
+
+    def requantise(self, name: str, source: str, range_: Quantisation = SIGNED) -> None:
+        """The tensor ``name``: what is read as ``source``, in floats, quantised."""
+        self._quantise(source, f"{name}_q", range_)
         self._dequantise(f"{name}_q", name, range_)
 
     def between(self, name: str, range_: Quantisation = SIGNED) -> str:

@@ -177,12 +177,14 @@ def _same(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str
 
 RULES: dict[str, Rule] = {
     "Conv": _conv,
+    "ConvInteger": _conv,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _global,
     "GlobalMaxPool": _global,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Concat": _concat,
     "Slice": _slice,
     "Pad": _pad,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.graph.kernel import Kernel
+from factory.graph.kernel import DTYPES, Kernel
 from factory.graph.shapes import elements
 
 BLOCK = 16  # channels a block of the widest vectors
@@ -27,6 +27,7 @@ SET = 4  # blocks of output channels that are computed in one go
 BATCH = 128  # input channels that a pointwise convolution adds up in one go
 LOG_L1, LOG_L2 = math.log(32 << 10), math.log(512 << 10)
 LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
+EIGHT_BIT = tuple(f"_{dtype}" for dtype in DTYPES if dtype != "f32")  # endings of families
 RAGGED, HALF = "_ragged", "_half_block"  # endings of families
 COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
 _NUMERIC = (
@@ -50,7 +51,13 @@ N_NUMERIC = len(NUMERIC)
 
 
 def family(kernel: Kernel) -> str:
-    """The group of kernels that shares a regressor.
+    """The group of kernels that shares a regressor: one of :func:`_family`, and the precision."""
+    ending = "" if kernel.dtype == "f32" else f"_{kernel.dtype}"
+    return _family(kernel) + ending
+
+
+def _family(kernel: Kernel) -> str:
+    """The family whatever the precision.
 
     Finer than the kind: convolutions whose channels do not fill whole quarters of a block run
     through another algorithm, and those on a single pixel are matrix products. Average pools over
@@ -84,9 +91,18 @@ def family(kernel: Kernel) -> str:
 
 
 def relatives(name: str) -> list[str]:
-    """The family, then those of the same operator that stand in where it was not measured."""
-    base = name.removesuffix(RAGGED).removesuffix(HALF)
-    return list(dict.fromkeys([name, base, base + HALF, base + RAGGED]))
+    """The family, then those of the same operator that stand in where it was not measured.
+
+    In its own precision first, then in the other 8-bit forms.
+    """
+    plain, dtype = name, ""
+    for ending in EIGHT_BIT:
+        if name.endswith(ending):
+            plain, dtype = name.removesuffix(ending), ending
+    base = plain.removesuffix(RAGGED).removesuffix(HALF)
+    names = list(dict.fromkeys([plain, base, base + HALF, base + RAGGED]))
+    endings = dict.fromkeys([dtype, *(EIGHT_BIT if dtype else ())])
+    return [one + ending for ending in endings for one in names]
 
 
 def _first_int(text: str, default: int) -> int:
