@@ -707,6 +707,93 @@ def unpack_arrays(facts: Any, blobs: Sequence[bytes | memoryview]) -> dict[str, 
     return arrays
 '''
 
+SOURCES['factory.core.made_up'] = r'''"""Made-up values for the inputs of models: of the right type and range, the same at every call.
+
+Floats are standard normal, bytes cover their whole range, truth values are both. Wider whole
+numbers are 0 or 1: what they mean (an index, a length, a mask, a shape) is not known, and most
+models run with that; :func:`feeds` says what else to try, :func:`first_of` tries it. Standard
+library and numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+TYPES: dict[str, np.dtype] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "float": "f4", "float16": "f2", "double": "f8", "bool": "?",
+        "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2",
+        "uint32": "u4", "int32": "i4", "uint64": "u8", "int64": "i8",
+    }.items()
+}  # fmt: skip
+"""Element types of inputs that are made up, by the runtime's names."""
+MOST_ELEMENTS = 2**31
+_CONSTANTS = (1, 0)  # of whole numbers, where the model does not run with drawn ones
+Feeds = Mapping[str, np.ndarray]
+Result = TypeVar("Result")
+Inputs = Mapping[str, tuple[np.dtype, Sequence[int]]]
+
+
+def values(
+    name: str,
+    dtype: np.dtype,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    whole: int | None = None,
+) -> np.ndarray:
+    """Values of the input ``name``; ``whole`` is what each whole number wider than a byte is.
+
+    Raises:
+        ValueError: more elements than are made.
+    """
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.itemsize == 1:
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
+    if whole is not None:
+        return np.full(shape, whole, dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def feeds(inputs: Inputs, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Values of all inputs, best first: a model that does not run with one may with the next.
+
+    There is more than one only where there are whole numbers, which may be what a model cannot
+    take: a length of 0, or an index of 1 into one row.
+    """
+    wide = any(dtype.kind in "iu" and dtype.itemsize > 1 for dtype, _ in inputs.values())
+    for whole in (None, *_CONSTANTS) if wide else (None,):
+        rng = np.random.default_rng(seed)
+        yield {
+            name: values(name, dtype, shape, rng, whole) for name, (dtype, shape) in inputs.items()
+        }
+
+
+def first_of(run: Callable[[Feeds], Result], tries: Iterable[Feeds]) -> tuple[Feeds, Result]:
+    """The first inputs that a model runs with, and what ``run`` of them gives.
+
+    Raises what the first ones raised, where it runs with none.
+    """
+    first: Exception | None = None
+    for inputs in tries:
+        try:
+            return inputs, run(inputs)
+        except Exception as error:  # the runtime's, of many kinds
+            first = first or error
+    assert first is not None
+    raise first
+'''
+
 SOURCES['factory.core.temporary'] = r'''"""Folders in the system's temporary folder that do not outlive the command that made them.
 
 A folder is removed when its ``with`` ends, when its object goes or when the interpreter ends. Its
@@ -1167,32 +1254,22 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from factory.core import made_up
 from factory.devices import memory
 from factory.devices.context import CONTEXT
 
-NUMPY_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
-MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
 
 
@@ -1268,19 +1345,19 @@ class Candidate:
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
-        self.binding = self.session.io_binding()
-        self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
-        rng = np.random.default_rng(0)
-        for meta in self.session.get_inputs():
-            array = random_input(meta.name, meta.type, meta.shape, rng)
-            self.feeds.append(array)
-            self.binding.bind_cpu_input(meta.name, array)
-        for output in self.session.get_outputs():
-            self.binding.bind_output(output.name)
         self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
-        self.first_run_ms = self.run(1)[0] / 1e6
+        _, self.first_run_ms = made_up.first_of(self._bind_and_run, made_up_feeds(self.session))
         self.peak_memory_mb = memory.peak_mb(before_kb)
+
+    def _bind_and_run(self, feeds: Mapping[str, np.ndarray]) -> float:
+        self.feeds = feeds  # keeps the bound buffers alive
+        self.binding = self.session.io_binding()
+        for name, array in feeds.items():
+            self.binding.bind_cpu_input(name, array)
+        for output in self.session.get_outputs():
+            self.binding.bind_output(output.name)
+        return self.run(1)[0] / 1e6
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -1363,25 +1440,20 @@ def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float)
     return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
-def random_input(
-    name: str, kind: str, shape: Sequence[Any], rng: np.random.Generator
-) -> np.ndarray:
-    """A fixed random array for one graph input; refuses dynamic shapes and foreign types."""
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
-    if kind not in NUMPY_TYPES:
-        raise ValueError(f"input {name!r} has the unsupported type {kind}")
-    if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
-    dtype = np.dtype(NUMPY_TYPES[kind])
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
-    if dtype.itemsize == 1:
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
-    return np.zeros(shape, dtype)
+def made_up_feeds(session: ort.InferenceSession) -> Iterator[dict[str, np.ndarray]]:
+    """Fixed values for the inputs of a session, best first (factory/core/made_up.py).
+
+    Raises ValueError for a dynamic shape, a foreign type or too many elements.
+    """
+    inputs = {}
+    for meta in session.get_inputs():
+        if not all(isinstance(size, int) and size >= 0 for size in meta.shape):
+            raise ValueError(f"input {meta.name!r} has a dynamic shape {list(meta.shape)}")
+        dtype = made_up.TYPES.get(meta.type.removeprefix("tensor(").removesuffix(")"))
+        if dtype is None:
+            raise ValueError(f"input {meta.name!r} has the unsupported type {meta.type}")
+        inputs[meta.name] = (dtype, meta.shape)
+    return made_up.feeds(inputs)
 
 
 def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
@@ -1659,6 +1731,7 @@ from typing import Any
 
 import numpy as np
 
+from factory.core import made_up
 from factory.devices import measure
 from factory.devices.memory import status_kb
 
@@ -1672,16 +1745,15 @@ def start_up(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     session = measure.make_session(path, config)
     session_ms = (time.perf_counter() - started) * 1e3
-    rng = np.random.default_rng(0)
-    feeds = {
-        value.name: measure.random_input(value.name, value.type, value.shape, rng)
-        for value in session.get_inputs()
-    }
-    started = time.perf_counter()
-    session.run(None, feeds)
-    first_run_ms = (time.perf_counter() - started) * 1e3
-    for _ in range(FEW_RUNS):
+
+    def run(feeds: Mapping[str, np.ndarray]) -> float:
+        started = time.perf_counter()
         session.run(None, feeds)
+        return (time.perf_counter() - started) * 1e3
+
+    feeds, first_run_ms = made_up.first_of(run, measure.made_up_feeds(session))
+    for _ in range(FEW_RUNS):
+        run(feeds)
     return {
         "session_ms": session_ms,
         "first_run_ms": first_run_ms,
@@ -2631,6 +2703,7 @@ NEEDED_FILES = (
     "__init__.py",
     "core/__init__.py",
     "core/frames.py",
+    "core/made_up.py",
     "core/wire.py",
     "devices/__init__.py",
     "devices/context.py",

@@ -9,6 +9,7 @@ import typer
 
 from factory.cli import options
 from factory.cli.output import print_json, print_lines, table
+from factory.cli.progress import shown_progress
 
 
 def verify(
@@ -37,21 +38,24 @@ def verify(
     measure: Annotated[
         bool, typer.Option(help="With --certificate: measure the latency again.")
     ] = True,
+    quiet: options.Quiet = False,
     json: options.Json = False,
 ) -> None:
     """Measure a model on the chip; exit code 1: it does not hold, 3: undecided."""
     from factory.api import verify as verb
 
-    answer = verb(
-        model,
-        device,
-        max_latency_ms=max_latency_ms,
-        certificate=certificate,
-        issue=issue,
-        data=data,
-        sustained_s=sustained_s,
-        measure=measure,
-    )
+    with shown_progress(quiet) as progress:
+        answer = verb(
+            model,
+            device,
+            max_latency_ms=max_latency_ms,
+            certificate=certificate,
+            issue=issue,
+            data=data,
+            sustained_s=sustained_s,
+            measure=measure,
+            progress=progress,
+        )
     if json:
         print_json(answer)
     elif certificate is not None:

@@ -16,32 +16,22 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from factory.core import made_up
 from factory.devices import memory
 from factory.devices.context import CONTEXT
 
-NUMPY_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
-MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
 
 
@@ -117,19 +107,19 @@ class Candidate:
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
-        self.binding = self.session.io_binding()
-        self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
-        rng = np.random.default_rng(0)
-        for meta in self.session.get_inputs():
-            array = random_input(meta.name, meta.type, meta.shape, rng)
-            self.feeds.append(array)
-            self.binding.bind_cpu_input(meta.name, array)
-        for output in self.session.get_outputs():
-            self.binding.bind_output(output.name)
         self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
-        self.first_run_ms = self.run(1)[0] / 1e6
+        _, self.first_run_ms = made_up.first_of(self._bind_and_run, made_up_feeds(self.session))
         self.peak_memory_mb = memory.peak_mb(before_kb)
+
+    def _bind_and_run(self, feeds: Mapping[str, np.ndarray]) -> float:
+        self.feeds = feeds  # keeps the bound buffers alive
+        self.binding = self.session.io_binding()
+        for name, array in feeds.items():
+            self.binding.bind_cpu_input(name, array)
+        for output in self.session.get_outputs():
+            self.binding.bind_output(output.name)
+        return self.run(1)[0] / 1e6
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -212,25 +202,20 @@ def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float)
     return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
-def random_input(
-    name: str, kind: str, shape: Sequence[Any], rng: np.random.Generator
-) -> np.ndarray:
-    """A fixed random array for one graph input; refuses dynamic shapes and foreign types."""
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
-    if kind not in NUMPY_TYPES:
-        raise ValueError(f"input {name!r} has the unsupported type {kind}")
-    if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
-    dtype = np.dtype(NUMPY_TYPES[kind])
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
-    if dtype.itemsize == 1:
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
-    return np.zeros(shape, dtype)
+def made_up_feeds(session: ort.InferenceSession) -> Iterator[dict[str, np.ndarray]]:
+    """Fixed values for the inputs of a session, best first (factory/core/made_up.py).
+
+    Raises ValueError for a dynamic shape, a foreign type or too many elements.
+    """
+    inputs = {}
+    for meta in session.get_inputs():
+        if not all(isinstance(size, int) and size >= 0 for size in meta.shape):
+            raise ValueError(f"input {meta.name!r} has a dynamic shape {list(meta.shape)}")
+        dtype = made_up.TYPES.get(meta.type.removeprefix("tensor(").removesuffix(")"))
+        if dtype is None:
+            raise ValueError(f"input {meta.name!r} has the unsupported type {meta.type}")
+        inputs[meta.name] = (dtype, meta.shape)
+    return made_up.feeds(inputs)
 
 
 def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:

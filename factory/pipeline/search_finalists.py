@@ -313,13 +313,13 @@ def _measured(
 def _compared(
     ctx: BuildContext, space: SearchSpace[Any], architecture: Any, profile: DeviceProfile
 ) -> float | None:
-    """The same for a comparison that nothing rests on: measured once, in fewer rounds."""
+    """The same for a comparison that nothing rests on: one attempt of fewer rounds."""
     from factory.verification.verify import verify_model
 
     content = network_bytes(space, architecture, profile.dtype, ctx.seed)
     with open_device(profile) as device:
         usual = stage_profile.usual(ctx, profile.id)
-        return verify_model(content, device, usual=usual, rounds=3).median_ms
+        return verify_model(content, device, usual=usual, rounds=3, attempts=1).median_ms
 
 
 def over_budget(checked: dict[str, float | None], budget: dict[str, Any]) -> float:

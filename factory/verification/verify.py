@@ -26,7 +26,13 @@ from factory.profiling.reference import KEY
 from factory.profiling.trust import Usual
 from factory.verification.model_file import ModelFile, read_model
 from factory.verification.result import UNDECIDED, VerifyResult
-from factory.verification.rounds import STEADY_SPREAD, Measured, Round, measure_rounds
+from factory.verification.rounds import (
+    ATTEMPTS,
+    STEADY_SPREAD,
+    Measured,
+    Round,
+    measure_rounds,
+)
 
 ROUNDS = 5
 PAUSE_S = 0.3
@@ -45,6 +51,8 @@ def verify_model(
     predictor: LatencyPredictor | None = None,
     usual: Usual | None = None,
     pause_s: float = PAUSE_S,
+    attempts: int = ATTEMPTS,
+    progress: Progress = SILENT,
 ) -> VerifyResult:
     """Measure a model on the device and judge it against a budget.
 
@@ -59,6 +67,8 @@ def verify_model(
         usual: what the references took in the chip's latency table; a round in which they are
             slower was disturbed. Without it the fastest round says what is usual.
         pause_s: seconds between rounds.
+        attempts: how often it is tried on a busy machine before nothing is decided.
+        progress: gets a message before another attempt.
 
     Raises:
         InputError: the budget is not above zero, or the file is not an ONNX model with fixed
@@ -82,6 +92,8 @@ def verify_model(
         pause_s=pause_s,
         usual=usual,
         limit_ms=max_latency_ms,
+        attempts=attempts,
+        progress=progress,
     )
     result = VerifyResult(
         device_id=device.profile.id,
@@ -126,14 +138,19 @@ def verify_with_prediction(
         before_ms: what the same network was measured at before: a result that differs by more than
             a disturbance may is surprising too.
         later_s: seconds until the next measurement.
-        progress: gets a message where a model is measured again.
+        progress: gets a message where a model is measured again or the machine is busy.
     """
     later_s = 0.0 if device.profile.transport == "simulated" else later_s
     model = path_or_bytes if isinstance(path_or_bytes, ModelFile) else read_model(path_or_bytes)
     found: list[VerifyResult] = []
     while True:
         result = verify_model(
-            model, device, max_latency_ms=max_latency_ms, predictor=predictor, usual=usual
+            model,
+            device,
+            max_latency_ms=max_latency_ms,
+            predictor=predictor,
+            usual=usual,
+            progress=progress,
         )
         known = before_ms is None or _alike(result.median_ms or 0.0, before_ms)
         if result.median_ms is None or (known and _as_predicted(result)):

@@ -13,6 +13,7 @@ from factory.devices.base import open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import compile_context, cosine, place
 from factory.devices.profile import DeviceProfile, load_profile
+from factory.graph.model_inputs import ModelInputs, model_inputs
 from factory.graph.onnx_load import parse_onnx
 
 SCHEMA_VERSION = 1
@@ -42,14 +43,14 @@ def explain(
             why="only a runtime on this machine can be asked where it puts nodes",
             fix="name a local device, or read the providers of its measurements",
         )
-    content = _read(path)
+    content, inputs = _read(path)
     with open_device(profile) as opened:
         if not isinstance(opened, LocalDevice):
             raise TypeError("a local profile opened another kind of device")
         placement = place(opened, content)
         similar = None
         if numerics and placement.taken and not placement.failure:
-            similar = round(cosine(opened, content), 6)
+            similar = round(cosine(opened, content, inputs), 6)
         notes = opened.describe()["notes"]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -62,7 +63,7 @@ def explain(
     }
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, ModelInputs]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -71,8 +72,7 @@ def _read(path: Path) -> bytes:
         ) from None
     if not content:
         raise InputError(f"model {path} is empty", fix="name an ONNX file")
-    parse_onnx(content, str(path))
-    return content
+    return content, model_inputs(parse_onnx(content, str(path)), str(path))
 
 
 def _context(

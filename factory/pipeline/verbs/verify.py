@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError
+from factory.core.progress import SILENT, Progress
 from factory.core.provenance import now_utc
 from factory.core.reading import is_file
 from factory.devices.base import open_device
@@ -35,6 +36,7 @@ def verify(
     data: str | Path | None = None,
     sustained_s: float = 3.0,
     measure: bool = True,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure ``model`` on ``device``; ``holds`` says whether the verdict is a pass.
 
@@ -48,6 +50,7 @@ def verify(
             pictures are taken; for the accuracy on the certificate.
         sustained_s: seconds of the longer run on the certificate; a phone warms up for minutes.
         measure: with ``certificate``: also measure placement and latency again.
+        progress: gets a message where the machine is busy.
 
     Raises:
         InputError: no such file or device, not a model, dynamic shapes, an absurd budget.
@@ -67,7 +70,9 @@ def verify(
     content = _content(path)  # a wrong file is told before the device is started
     usual = _usual(profile)
     with open_device(profile) as opened:
-        result = verify_model(content, opened, max_latency_ms=max_latency_ms, usual=usual)
+        result = verify_model(
+            content, opened, max_latency_ms=max_latency_ms, usual=usual, progress=progress
+        )
         answer = result.to_dict()
         if issue is not None and result.verdict != UNDECIDED:  # a certificate states what is known
             written = _issue(path, opened, answer, Path(issue), data, sustained_s)
