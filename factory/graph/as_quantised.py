@@ -4,7 +4,9 @@ ONNX Runtime's static quantiser knows QUANTISED operators; it quantises every te
 them reads or makes, and those of DIRECT (they only move or choose values) where their input is
 quantised already. Any other operator whose tensors are all quantised runs between integers; the
 rest runs in floats, with QuantizeLinear and DequantizeLinear operators at its borders. Which
-convolutions stay in floats for the accuracy's sake is the caller's choice.
+operators are left alone for the accuracy's sake is the caller's choice; ONNX Runtime undoes it for
+a Conv or Gemm whose tensors are all quantised (its WeightBiasQuantization), but for one with an
+activation that it cannot express as a range.
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ from dataclasses import replace
 
 from factory.graph.opgraph import Node, OpGraph
 
-DIRECT = frozenset(
-    "Gather GatherElements MaxPool Pad Reshape Resize Slice Split Squeeze Transpose "
-    "Unsqueeze".split()
-)
-QUANTISED = DIRECT | frozenset(
+_DIRECT = "Gather GatherElements MaxPool Pad Reshape Resize Slice Split Squeeze Transpose Unsqueeze"
+_QUANTISED = (
     "Add ArgMax AveragePool BatchNormalization Clip Concat Conv ConvTranspose CumSum Flatten Gemm "
     "GlobalAveragePool InstanceNormalization LayerNormalization LeakyRelu MatMul Mul Relu Sigmoid "
-    "Softmax TopK Where".split()
+    "Softmax TopK Where"
 )
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+DIRECT = frozenset(_DIRECT.split())
+QUANTISED = DIRECT | frozenset(_QUANTISED.split())
+KEEP_FLOAT_WEIGHTS = frozenset({"ConvTranspose", "MatMul"})
+RANGES = ("none", "relu", "clip")  # activations that are a range of the quantised tensor
 
 
 def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
@@ -49,7 +51,7 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
     made: dict[str, str] = {}  # tensor in floats -> its quantised form
     for node in graph.nodes:
         whole = quantised.issuperset((*node.inputs, *_outputs(node)))
-        if whole and (node.op not in WEIGHTED or node.output not in floats):
+        if whole and not (node.output in floats and _stays_float(node)):
             inputs = tuple(made.get(name, name) for name in node.inputs)
             nodes.append(replace(node, dtype="i8", inputs=inputs))
             continue
@@ -69,6 +71,12 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
                 attrs = (("to", "u8"),)
                 nodes.append(Node("QuantizeLinear", (name,), made[name], attrs, (shape,), shape))
     return replace(graph, nodes=nodes, outputs=[made.get(name, name) for name in graph.outputs])
+
+
+def _stays_float(node: Node) -> bool:
+    if node.op in ("Conv", "Gemm"):
+        return not node.attr("act", "none").startswith(RANGES)
+    return node.op in KEEP_FLOAT_WEIGHTS and node.weight is not None
 
 
 def _outputs(node: Node) -> list[str]:

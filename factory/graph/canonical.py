@@ -16,6 +16,7 @@ Every step keeps the order of the operators; the cost is linear in their number.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from factory.graph.as_quantised import as_quantised
@@ -43,7 +44,8 @@ def kernel_counts(
 ) -> Counter[Kernel]:
     """How often each kernel occurs in a canonical graph.
 
-    ``dtype`` "i8": of a graph in floats once it is quantised. What the rules of a device fold into the operator before it is no kernel.
+    ``dtype`` "i8": of a graph in floats once it is quantised. What the rules of a device fold into
+    the operator before it is no kernel.
     """
     counts: Counter[Kernel] = Counter()
     gone = folded(graph, fusion)
@@ -54,6 +56,11 @@ def kernel_counts(
             continue
         counts[node.kernel()] += 1
     return counts
+
+
+def is_quantised(counts: Mapping[Kernel, int]) -> bool:
+    """Whether a network holds integer operators or changes between integers and floats."""
+    return any(kernel.dtype != "f32" or kernel.kind == "quantise" for kernel in counts)
 
 
 def activation_name(node: Node) -> str | None:

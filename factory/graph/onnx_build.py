@@ -80,6 +80,16 @@ def kernel_to_onnx(k: Kernel, seed: int = 0) -> onnx.ModelProto:
     return writer.model("kernel", inputs, outputs)
 
 
+def named_after_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with its nodes named as :func:`to_onnx` names them, so that a trace can be joined.
+
+    In place.
+    """
+    for node in model.graph.node:
+        node.name = f"{next(filter(None, node.output), '')}__{node.op_type}"
+    return model
+
+
 def _more_outputs(k: Kernel) -> tuple[tuple[str, tuple[int, ...]], ...]:
     if k.op != "Split":
         return ()
@@ -93,9 +103,7 @@ def _more_outputs(k: Kernel) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 def _writer(dtype: str, seed: int) -> Writer:
     if dtype not in WRITTEN:
-        raise InputError(
-            f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(WRITTEN)}"
-        )
+        raise InputError(f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(WRITTEN)}")
     return Writer(dtype, seed)
 
 

@@ -259,14 +259,15 @@ def _batch_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quan
 
 @EMITTERS.register("QuantizeLinear")
 def _quantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
-    writer.requantise(out, inputs[0])
-    return SIGNED
+    range_ = writer.ranges.get(node.inputs[0], SIGNED)
+    writer.requantise(out, inputs[0], range_)
+    return range_
 
 
 @EMITTERS.register("DequantizeLinear")
 def _dequantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
     writer.same(out, inputs[0])
-    return SIGNED
+    return writer.ranges.get(node.inputs[0], SIGNED)
 
 
 @EMITTERS.register("LayerNormalization")

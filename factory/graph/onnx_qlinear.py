@@ -22,6 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from factory.core.errors import InputError
+from factory.graph.as_quantised import KEEP_FLOAT_WEIGHTS
 
 # operator -> (float operator, positions of (tensor, scale, zero point) inputs, of the output's
 # scale, of a bias); QLinearConcat is special.
@@ -193,7 +194,7 @@ class Quantised:
     def _type(self, name: str) -> str:
         """'u8', 'i16', ... of a tensor."""
         kind = self._types.get(name, TensorProto.UINT8)
-        text = TensorProto.DataType.Name(kind).lower()  # type: ignore[arg-type]
+        text = TensorProto.DataType.Name(kind).lower()
         return text.replace("uint", "u").replace("int", "i")
 
     def _activation_type(self, name: str, from_qdq: bool) -> str:
@@ -273,7 +274,7 @@ class Quantised:
             return True
         if not activations or not all(map(self._from_int8, activations)):
             return False
-        if node.op_type in WEIGHTED and node.input[1] in self._constants:
+        if node.op_type in KEEP_FLOAT_WEIGHTS and node.input[1] in self._constants:
             weight = self._producer.get(node.input[1])
             if weight is None or weight.op_type != "DequantizeLinear":
                 return False

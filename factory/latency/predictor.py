@@ -117,6 +117,22 @@ class LatencyPredictor:
         found = next((one for one in relatives(name) if one in self.regressors), None)
         return None if found is None else self.regressors[found]
 
+    def stands_for_another(self, kernel: Kernel) -> bool:
+        """Whether an 8-bit kernel has no regressor of its own form: number types and operator.
+
+        What other forms take says little of it: an integer convolution on plain images, as of a
+        dynamically quantised file, takes several times as long as one on channels-last images.
+        """
+        if kernel.dtype == "f32":
+            return False
+        name = family(kernel)
+        found = next((one for one in relatives(name) if one in self.regressors), None)
+        if found is None:
+            return False
+        return not found.endswith(f"_{kernel.dtype}") or not self.regressors[found].space.knows(
+            kernel
+        )
+
     def _measured(self, kernel: Kernel) -> bool:
         return self.lookup and kernel in self.measured_ms
 
@@ -226,6 +242,9 @@ class LatencyPredictor:
                 if not regressor.in_range([kernel])[0]:
                     errors[index] *= OUT_OF_RANGE_FACTOR
                     labels[index] = "lie outside the measured range of their regressor"
+                if self.stands_for_another(kernel):
+                    errors[index] = max(errors[index], ROOFLINE_ERROR)
+                    labels[index] = "are of an 8-bit form that was not measured"
             if str(kernel) in self.failed:
                 errors[index] = max(errors[index], ROOFLINE_ERROR)
                 labels[index] = "failed on the device when they were measured"

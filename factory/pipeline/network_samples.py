@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from factory.core.errors import unknown_name
+from factory.graph.as_quantised import as_quantised
 from factory.graph.canonical import canonicalise
 from factory.graph.opgraph import OpGraph
 from factory.spaces.cell_space import CellSpace
@@ -46,3 +47,23 @@ def sample_network(space: str, *seed: int) -> OpGraph:
         raise unknown_name("space to sample", space, SAMPLERS)
     number = list(SAMPLERS).index(space)
     return canonicalise(SAMPLERS[space](np.random.default_rng([number, *seed])))
+
+
+WITH_FLOATS = 0.35  # of the int8 networks
+SHARES_IN_FLOATS = (0.1, 0.6)  # of their operators
+
+
+def quantised_sample(graph: OpGraph, *seed: int) -> OpGraph:
+    """A sampled network in int8, as the export makes it.
+
+    In a part of the networks a stretch of operators stays in floats, as layers do that lose too
+    much in 8 bits: its kernels and the changes of type at its borders are what int8 files hold
+    beside integer operators.
+    """
+    rng = np.random.default_rng([len(SAMPLERS), *seed])
+    if rng.random() >= WITH_FLOATS:
+        return as_quantised(graph)
+    names = [node.output for node in graph.nodes]
+    number = max(1, round(rng.uniform(*SHARES_IN_FLOATS) * len(names)))
+    first = int(rng.integers(0, len(names) - number + 1))
+    return as_quantised(graph, names[first : first + number])
