@@ -1,4 +1,4 @@
-"""`factory inspect`: size of a genotype or of any ONNX file, or what a folder of pictures holds."""
+"""`factory inspect`: size of a genotype, a named network or an ONNX file; what a folder holds."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ def inspect(
     subject: Annotated[
         str,
         typer.Argument(
-            help="A published genotype's name, a genotype JSON, an ONNX file, or a folder of "
-            "pictures."
+            help="A published genotype's name, a genotype JSON, the name of a network "
+            "(mobilenet_v2), an ONNX file, or a folder of pictures."
         ),
     ],
     channels: Annotated[int, typer.Option(help="Channels C of the first cells.")] = 36,
     layers: Annotated[int, typer.Option(help="Number of cells.")] = 20,
-    input_shape: options.Input = "3x32x32",
+    input_shape: Annotated[
+        str | None,
+        typer.Option("--input", help="Image shape (default: 3x32x32, of a network its own)."),
+    ] = None,
     stem: options.Stem = "cifar",
     classes: Annotated[
-        int | None, typer.Option(help="Classes (default: 10, imagenet stem: 1000).", min=1)
+        int | None,
+        typer.Option(help="Classes (default: 10, imagenet stem and networks: 1000).", min=1),
     ] = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
