@@ -40,17 +40,19 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
         return graph
     uses = Counter(name for node in graph.nodes for name in node.inputs)
     quantised: set[str] = set()
+    ends = {*graph.inputs, *graph.outputs}  # of a part of a network: others stand beyond
     for node in graph.nodes:
         if node.output in floats or node.op not in QUANTISED:
             continue
-        if node.op in DIRECT and node.inputs and node.inputs[0] not in quantised:
+        if node.op in DIRECT and ends.isdisjoint(node.inputs) and node.inputs[0] not in quantised:
             continue
         quantised.update(node.inputs, _outputs(node))
     shapes = graph.shapes()
     nodes: list[Node] = []
     made: dict[str, str] = {}  # tensor in floats -> its quantised form
     for node in graph.nodes:
-        whole = quantised.issuperset((*node.inputs, *_outputs(node)))
+        between = quantised if node.op in QUANTISED else quantised | ends
+        whole = between.issuperset((*node.inputs, *_outputs(node)))
         if whole and not (node.output in floats and _stays_float(node)):
             inputs = tuple(made.get(name, name) for name in node.inputs)
             nodes.append(replace(node, dtype="i8", inputs=inputs))
