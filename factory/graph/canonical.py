@@ -5,9 +5,10 @@ pass through :func:`canonicalise`, so that kernels are the join key of the whole
 
 1. what does not reach an output is removed;
 2. operators that only rename or reshape are removed (Identity, Dropout, Flatten, Reshape to two
-   axes, ...), and weight-free operators of one input that compute the same are merged (one Relu
-   for all edges that leave a node); convolutions, Add and Concat never merge;
-3. an activation that is the only consumer of a Conv or Gemm, itself no graph output, becomes the
+   axes or by axes of one element, ...), and weight-free operators of one input that compute the
+   same are merged (one Relu for all edges that leave a node); convolutions, Add and Concat never;
+3. groups of operators that every runtime runs as one become one (:mod:`factory.graph.patterns`);
+4. an activation that is the only consumer of a Conv or Gemm, itself no graph output, becomes the
    ``act`` of that operator.
 
 Every step keeps the order of the operators; the cost is linear in their number.
@@ -23,6 +24,8 @@ from factory.graph.as_quantised import as_quantised
 from factory.graph.fusion import NO_RULES, FusionRules, folded
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import Node, OpGraph
+from factory.graph.patterns import fuse_patterns
+from factory.graph.shapes import Shape
 
 FREE = frozenset({"Identity", "Flatten", "Dropout", "Squeeze", "Unsqueeze"})
 IMPURE = frozenset(
@@ -36,7 +39,7 @@ FUSING = frozenset({"Conv", "Gemm"})
 def canonicalise(graph: OpGraph) -> OpGraph:
     """The canonical form of ``graph``; canonicalising twice changes nothing."""
     merged = _merge(_live(graph))
-    return _fold_activations(merged)
+    return _fold_activations(fuse_patterns(merged))
 
 
 def kernel_counts(
@@ -104,12 +107,18 @@ def _is_free(node: Node) -> bool:
     if node.op in FREE:
         return True
     if node.op == "Reshape":
-        return len(node.out_shape) <= 2 or node.out_shape == node.in_shapes[0]
+        return len(node.out_shape) <= 2 or _without_ones(node.out_shape) == _without_ones(
+            node.in_shapes[0]
+        )
     if node.op == "Cast":
         return node.attr("noop") == "1"
     if node.op in ("Slice", "Pad", "Expand", "Concat", "Transpose"):
         return node.out_shape == node.in_shapes[0] and node.op != "Transpose"
     return False
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size > 1)
 
 
 def _merge(graph: OpGraph) -> OpGraph:

@@ -90,16 +90,20 @@ HANDLERS.add("MaxPool", _pool)
 HANDLERS.add("AveragePool", _pool)
 
 
-@HANDLERS.register("ReduceMean")
-def _reduce_mean(reader: Reader, proto: onnx.NodeProto) -> Node:
+def _reduce(reader: Reader, proto: onnx.NodeProto) -> Node:
     x = reader.shape(proto.input[0])
     axes = reader.integers(proto, 1, "axes")
     given = sorted(axis % len(x) for axis in axes) if axes else list(range(len(x)))
-    if len(x) == 4 and given == [2, 3]:
+    if proto.op_type == "ReduceMean" and len(x) == 4 and given == [2, 3]:
         shape = (x[0], x[1], 1, 1)
         return reader.node(proto, op="GlobalAveragePool", out_shape=shape)
     keep = str(attribute_values(proto).get("keepdims", 1))
-    return reader.node(proto, (("axes", "x".join(map(str, given))), ("keepdims", keep)))
+    attrs: Attrs = (("axes", "x".join(map(str, given))), ("keepdims", keep))
+    return reader.node(proto, attrs, inputs=[proto.input[0]])
+
+
+for _op in ("Mean", "Sum", "Max", "Min", "L2", "L1", "Prod", "SumSquare", "LogSumExp"):
+    HANDLERS.add(f"Reduce{_op}", _reduce)
 
 
 @HANDLERS.register("Gemm")
@@ -141,11 +145,11 @@ def _binary(reader: Reader, proto: onnx.NodeProto) -> Node:
 
 
 def _linear(reader: Reader, proto: onnx.NodeProto, producer: Node, bias: Shape) -> Node | None:
-    """MatMul and Add of a bias -> Gemm, for matrices."""
+    """MatMul and Add of a bias -> Gemm; a runtime sees the rows of a longer tensor as a matrix."""
     weight = producer.weight
-    if weight is None or len(weight) != 2 or len(producer.out_shape) != 2:
+    if weight is None or len(weight) != 2 or len(producer.inputs) != 1:
         return None
-    if bias not in ((weight[1],), (1, weight[1])):
+    if elements(bias) != weight[1] or bias[-1] != weight[1]:
         return None
     return replace(
         producer,
@@ -159,6 +163,119 @@ def _linear(reader: Reader, proto: onnx.NodeProto, producer: Node, bias: Shape) 
 
 for _op in BINARY:
     HANDLERS.add(_op, _binary)
+
+
+@HANDLERS.register("LayerNormalization")
+def _layer_norm(reader: Reader, proto: onnx.NodeProto) -> Node:
+    rank = len(reader.shape(proto.input[0]))
+    axis = int(attribute_values(proto).get("axis", -1)) % rank
+    attrs: Attrs = () if axis == rank - 1 else (("axis", str(axis)),)
+    return _normalisation(reader, proto, attrs)
+
+
+def _normalisation(reader: Reader, proto: onnx.NodeProto, attrs: Attrs = ()) -> Node:
+    weight = reader.constant_shape(proto, 1)
+    params = sum(reader.facts.elements(name) for name in proto.input[1:] if name)
+    name = proto.input[1] if weight is not None else None
+    return reader.node(
+        proto, attrs, inputs=[proto.input[0]], weight=weight, weight_id=name, params=params
+    )
+
+
+HANDLERS.add("InstanceNormalization", _normalisation)
+
+
+def _softmax(reader: Reader, proto: onnx.NodeProto) -> Node:
+    axis = int(attribute_values(proto).get("axis", -1)) % len(reader.shape(proto.input[0]))
+    return reader.node(proto, (("axis", str(axis)),))
+
+
+HANDLERS.add("Softmax", _softmax)
+HANDLERS.add("LogSoftmax", _softmax)
+
+
+@HANDLERS.register("ConvTranspose")
+def _conv_transpose(reader: Reader, proto: onnx.NodeProto) -> Node:
+    weight = reader.constant_shape(proto, 1)
+    if weight is None:
+        return generic(reader, proto)
+    values = attribute_values(proto)
+    y = reader.shape(proto.output[0])
+    axes = len(weight) - 2
+    stride = list(values.get("strides") or [1] * axes)
+    dilation = list(values.get("dilations") or [1] * axes)
+    group = int(values.get("group", 1))
+    attrs: Attrs = (("strides", spatial_text(stride)), ("group", str(group)))
+    pads = list(values.get("pads") or [])
+    if not pads and values.get("auto_pad", "NOTSET") in ("NOTSET", "VALID"):
+        pads = [0] * (2 * axes)
+    if pads:
+        attrs = (*attrs, ("pads", pads_text(pads)))
+    if set(dilation) != {1}:
+        attrs = (*attrs, ("dilations", spatial_text(dilation)))
+    bias = y[1] if len(proto.input) > 2 and proto.input[2] else 0
+    return reader.node(
+        proto,
+        (*attrs, ("y", shape_text(y))),
+        inputs=[proto.input[0]],
+        weight=weight,
+        weight_id=proto.input[1],
+        params=elements(weight) + bias,
+    )
+
+
+def _recurrent(reader: Reader, proto: onnx.NodeProto) -> Node:
+    weight = reader.constant_shape(proto, 1)
+    if weight is None or int(attribute_values(proto).get("layout", 0)):
+        return generic(reader, proto)
+    values = attribute_values(proto)
+    attrs: list[tuple[str, str]] = [("hidden_size", str(values["hidden_size"]))]
+    if values.get("direction", "forward") != "forward":
+        attrs.append(("direction", str(values["direction"])))
+    if values.get("linear_before_reset"):
+        attrs.append(("linear_before_reset", "1"))
+    hidden = int(values["hidden_size"])
+    attrs.append(
+        (
+            "y",
+            shape_text(
+                (
+                    *reader.shape(proto.input[0])[:1],
+                    weight[0],
+                    reader.shape(proto.input[0])[1],
+                    hidden,
+                )
+            ),
+        )
+    )
+    params = sum(reader.facts.elements(name) for name in proto.input[1:4] if name)
+    return reader.node(
+        proto,
+        tuple(attrs),
+        inputs=[proto.input[0]],
+        weight=weight,
+        weight_id=proto.input[1],
+        params=params,
+    )
+
+
+for _op in ("LSTM", "GRU", "RNN"):
+    HANDLERS.add(_op, _recurrent)
+
+
+@HANDLERS.register("Resize")
+def _resize(reader: Reader, proto: onnx.NodeProto) -> Node:
+    """By scales or by sizes: only with whole scales it runs in the blocked layout."""
+    values = attribute_values(proto)
+    attrs: list[tuple[str, str]] = [("mode", str(values.get("mode", "nearest")))]
+    coordinates = str(values.get("coordinate_transformation_mode", "half_pixel"))
+    attrs.append(("coordinate_transformation_mode", coordinates))
+    if values.get("antialias"):
+        attrs.append(("antialias", "1"))
+    sized = len(proto.input) > 3 and bool(proto.input[3])
+    attrs.append(("scaled", "0" if sized else "1"))
+    attrs.append(("y", shape_text(reader.shape(proto.output[0]))))
+    return reader.node(proto, tuple(attrs), inputs=[proto.input[0]])
 
 
 @HANDLERS.register("Concat")
@@ -258,7 +375,15 @@ def _plain(reader: Reader, proto: onnx.NodeProto) -> Node:
     return reader.node(proto, inputs=[proto.input[0]])
 
 
-for _op in ("Identity", "Dropout", "Relu", "GlobalAveragePool", "GlobalMaxPool", "HardSwish"):
+for _op in (
+    "Identity",
+    "Dropout",
+    "Relu",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSwish",
+    "Gelu",
+):
     HANDLERS.add(_op, _plain)
 
 

@@ -116,12 +116,19 @@ def _conv(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisati
 def _gemm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
     assert node.weight is not None
     name = node.weight_id or f"{node.output}.weight"
-    weight, scale = writer.weight(name, node.weight, node.weight[1])
+    if len(node.in_shapes[0]) == 2:
+        weight, scale = writer.weight(name, node.weight, node.weight[1])
+    else:
+        weight, scale = writer.weight(name, node.weight[::-1], node.weight[1], axis=1)
     x_scale = np.float32(writer.ranges.get(node.inputs[0], SIGNED)[0])
     bias = writer.bias(f"{name}.bias", node.weight[0], scale * x_scale)
     act = node.attr("act", "none")
     raw = out if act == "none" else f"{out}_linear"
-    writer.node("Gemm", [inputs[0], weight, bias], [raw], transB=1)
+    if len(node.in_shapes[0]) == 2:
+        writer.node("Gemm", [inputs[0], weight, bias], [raw], transB=1)
+    else:
+        writer.node("MatMul", [inputs[0], weight], [f"{out}_product"])
+        writer.node("Add", [f"{out}_product", bias], [raw])
     return SIGNED if act == "none" else _activate(writer, act, raw, out)
 
 
@@ -244,7 +251,92 @@ for _op in ("Reshape", "Expand", "Flatten", "Squeeze", "Unsqueeze"):
 @EMITTERS.register("Resize")
 def _resize(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
     attributes = _attributes(node, skip=("sizes", "scales", "axes"))
-    writer.node("Resize", [inputs[0], "", "", writer.ints(node.out_shape)], [out], **attributes)
+    if attributes.get("mode") == "nearest":
+        attributes["nearest_mode"] = "floor"
+    sizes = ["", "", writer.ints(node.out_shape)]
+    if node.attr("scaled") == "1":
+        pairs = zip(node.out_shape, node.in_shapes[0], strict=True)
+        sizes = ["", writer.constant(np.asarray([y / x for y, x in pairs], np.float32))]
+    writer.node("Resize", [inputs[0], *sizes], [out], **attributes)
+    return SIGNED
+
+
+@EMITTERS.register("ConvTranspose")
+def _conv_transpose(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    assert node.weight is not None
+    axes = _axes(node.in_shapes[0])
+    name = node.weight_id or f"{node.output}.weight"
+    weight, scale = writer.weight(name, node.weight, elements(node.weight[1:]), axis=1)
+    x_scale = np.float32(writer.ranges.get(node.inputs[0], SIGNED)[0])
+    group = int(node.attr("group", "1"))
+    scale = np.tile(scale, group) if writer.quantised else scale
+    bias = writer.bias(f"{name}.bias", node.weight[1] * group, scale * x_scale)
+    stride = list(spatial_values(node.attr("strides", "1"), axes))
+    pads = list(pads_values(node.attr("pads", "0"), axes))
+    dilation = list(spatial_values(node.attr("dilations", "1"), axes))
+    x, y = node.in_shapes[0], node.out_shape
+    more = [
+        y[2 + i]
+        - (stride[i] * (x[2 + i] - 1) + dilation[i] * (node.weight[2 + i] - 1) + 1)
+        + pads[i]
+        + pads[axes + i]
+        for i in range(axes)
+    ]
+    writer.node(
+        "ConvTranspose",
+        [inputs[0], weight, bias],
+        [out],
+        kernel_shape=list(node.weight[2:]),
+        strides=stride,
+        pads=pads,
+        dilations=dilation,
+        output_padding=more,
+        group=group,
+    )
+    return SIGNED
+
+
+def _recurrent(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    if node.weight is None:
+        raise ValueError("an operator of this kind cannot be written on its own")
+    hidden = int(node.attr("hidden_size"))
+    directions, gates, _ = node.weight
+    name = node.weight_id or f"{node.output}.weight"
+    weights = [
+        writer.constant(writer.random(shape, hidden), f"{name}.{key}")
+        for key, shape in (
+            ("input", node.weight),
+            ("state", (directions, gates, hidden)),
+            ("bias", (directions, 2 * gates)),
+        )
+    ]
+    attributes = _attributes(node)
+    outputs = [out, *(writer.result(more) for more, _ in node.more_outputs)]
+    writer.node(node.op, [inputs[0], *weights], outputs, **attributes)
+    return SIGNED
+
+
+for _op in ("LSTM", "GRU", "RNN"):
+    EMITTERS.add(_op, _recurrent)
+
+
+def _reduce(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    """The axes are an input in the opset that is written, whatever they were read from."""
+    axes = [int(part) for part in (node.attr("axes") or node.attr("c1")).split("x") if part]
+    names = [inputs[0], writer.ints(axes)] if axes else [inputs[0]]
+    writer.node(node.op, names, [out], keepdims=int(node.attr("keepdims", "1")))
+    return SIGNED
+
+
+for _op in ("Mean", "Sum", "Max", "Min", "L2", "L1", "Prod", "SumSquare", "LogSumExp"):
+    EMITTERS.add(f"Reduce{_op}", _reduce)
+
+
+@EMITTERS.register("InstanceNormalization")
+def _instance_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    size, name = node.in_shapes[0][1], f"{node.output}.in"
+    constants = [writer.floats(f"{name}.{k}", size, v) for k, v in (("g", 1.0), ("b", 0.0))]
+    writer.node("InstanceNormalization", [*inputs, *constants], [out])
     return SIGNED
 
 
@@ -272,9 +364,14 @@ def _dequantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quan
 
 @EMITTERS.register("LayerNormalization")
 def _layer_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
-    size, name = node.in_shapes[0][-1], f"{node.output}.ln"
-    constants = [writer.floats(f"{name}.{k}", size, v) for k, v in (("g", 1.0), ("b", 0.0))]
-    writer.node("LayerNormalization", [*inputs, *constants], [out])
+    shape, name = node.in_shapes[0], f"{node.output}.ln"
+    size = shape[int(node.attr("axis", "-1")) :]
+    constants = [
+        writer.constant(np.full(size, value, np.float32), f"{name}.{key}")
+        for key, value in (("g", 1.0), ("b", 0.0))
+    ]
+    axis = int(node.attr("axis", "-1"))
+    writer.node("LayerNormalization", [*inputs, *constants], [out], axis=axis)
     return SIGNED
 
 

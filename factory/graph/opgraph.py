@@ -196,6 +196,62 @@ class GraphBuilder:
         params = elements(weight) + out_features
         return self._add("Gemm", (x,), (("act", "none"),), weight, weight_id, params)
 
+    def operator(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        attrs: Attrs = (),
+        *,
+        weight: Sequence[int] | None = None,
+        params: int | None = None,
+    ) -> str:
+        """Any other operator, by the names of its activation inputs; ``weight`` is a shape."""
+        shape = None if weight is None else tuple(weight)
+        own = (elements(shape) if shape else 0) if params is None else params
+        return self._add(op, tuple(inputs), attrs, shape, None, own)
+
+    def dense(self, x: str, out_features: int, *, bias: bool = True) -> str:
+        """A fully connected layer over the last axis, the other axes kept."""
+        features = self._shapes[x][-1]
+        if bias:
+            weight = (out_features, features)
+            params = elements(weight) + out_features
+            return self._add("Gemm", (x,), (("act", "none"),), weight, None, params)
+        return self.operator("MatMul", (x,), weight=(features, out_features))
+
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        """The same elements in another shape."""
+        return self.unary("Reshape", x, (("y", shape_text(tuple(shape))),))
+
+    def transpose(self, x: str, order: Sequence[int]) -> str:
+        """The axes in another order."""
+        shape = self._shapes[x]
+        turned = tuple(shape[axis] for axis in order)
+        attrs: Attrs = (("perm", "x".join(map(str, order))),)
+        if turned != shape:
+            attrs = (*attrs, ("y", shape_text(turned)))
+        return self.unary("Transpose", x, attrs)
+
+    def split(self, x: str, sizes: Sequence[int], axis: int = 1) -> list[str]:
+        """Parts of the given sizes along ``axis``."""
+        shape = self._shapes[x]
+        parts = [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
+        text = "x".join(map(str, sizes))
+        attrs = (("axis", str(axis)), ("sizes", text), ("y", shape_text(parts[0])))
+        first = self.unary("Split", x, attrs)
+        more = tuple((f"{first}_{i}", part) for i, part in enumerate(parts[1:], 1))
+        self._nodes[-1] = replace(self._nodes[-1], more_outputs=more)
+        self._shapes.update(more)
+        return [first, *(name for name, _ in more)]
+
+    def slice(self, x: str, start: Sequence[int], shape: Sequence[int]) -> str:
+        """The block of ``shape`` that begins at ``start``, an axis each."""
+        x_shape, ends = self._shapes[x], tuple(b + n for b, n in zip(start, shape, strict=True))
+        if len(shape) == 4 and not any(start[:2]) and ends == x_shape:
+            return self.slice_hw(x, start[2:])
+        attrs: Attrs = (("start", spatial_text(tuple(start))), ("y", shape_text(tuple(shape))))
+        return self.unary("Slice", x, attrs)
+
     def finish(self, outputs: Sequence[str]) -> OpGraph:
         """The graph, with the tensors ``outputs`` as its outputs."""
         for name in outputs:

@@ -97,7 +97,7 @@ def _explained(
     outside = part.source == "roofline"
     regressor = predictor.regressor(name)
     if part.source == "regressor" and regressor is not None:
-        outside = not bool(regressor.in_range([kernel])[0]) or predictor.stands_for_another(kernel)
+        outside = not bool(regressor.in_range([kernel])[0])
     numbers = {
         "macs": kernel.macs,
         "bytes": moved(kernel),

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from factory.graph.kernel import DTYPES, Kernel
+from factory.graph.kernel import COPIES, DTYPES, Kernel
 from factory.graph.shapes import elements
+from factory.latency.tensor_features import GATES, TENSOR, permutation, tensor_features
 
 BLOCK = 16  # channels a block of the widest vectors
 NARROW = 8  # and of vectors half as wide
@@ -28,7 +29,7 @@ BATCH = 128  # input channels that a pointwise convolution adds up in one go
 LOG_L1, LOG_L2 = math.log(32 << 10), math.log(512 << 10)
 LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
 EIGHT_BIT = tuple(f"_{dtype}" for dtype in DTYPES if dtype != "f32")  # endings of families
-RAGGED, HALF = "_ragged", "_half_block"  # endings of families
+RAGGED, HALF, FLAT = "_ragged", "_half_block", "_flat"  # and of those of one precision
 COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
 _NUMERIC = (
     "log_macs log_padded_macs log_input_bytes log_weight_bytes log_output_bytes log_traffic "
@@ -47,7 +48,6 @@ _NUMERIC = (
     "pixels_16_ratio out_rest log_width_in padding log_output_over_input"
 )
 NUMERIC = _NUMERIC.split()
-N_NUMERIC = len(NUMERIC)
 
 
 def family(kernel: Kernel) -> str:
@@ -62,47 +62,135 @@ def _family(kernel: Kernel) -> str:
     Finer than the kind: convolutions whose channels do not fill whole quarters of a block run
     through another algorithm, and those on a single pixel are matrix products. Average pools over
     channels that do not fill whole blocks, of 16 or of 8 by the chip, take ten to forty times as
-    long (measured with AVX2: 16 ns an element, 0.2 to 0.9 in whole blocks).
+    long (measured with AVX2: 16 ns an element, 0.2 to 0.9 in whole blocks). Sums and activations of
+    pictures are often folded into a convolution, those of sequences are not.
     """
-    kind = kernel.kind
-    if kernel.op == "Conv" and kernel.weight is not None and len(kernel.inputs[0]) == 4:
-        out = kernel.output_shape
-        if kind == "conv_pointwise" and out[2] * out[3] == 1:
-            return "conv_pixel"
-        channels_in = kernel.inputs[0][1]
-        blocked_input = kind != "conv_dense" or channels_in >= NARROW  # few channels: read plain
-        if kind == "conv_grouped":
-            groups = channels_in // kernel.weight[1]
-            if kernel.weight[1] % NARROW or (out[1] // groups) % NARROW:
-                return f"{kind}{RAGGED}"
-        if out[1] % 4 or (blocked_input and channels_in % 4):
-            return f"{kind}{RAGGED}"
-        return kind
+    kind, op = kernel.kind, kernel.op
+    if op == "Conv" and kernel.weight is not None and len(kernel.inputs[0]) == 4:
+        return _conv_family(kernel)
     if kind == "pool":
-        if kernel.op == "MaxPool":
+        if op == "MaxPool":
             return "max_pool"
         channels = kernel.inputs[0][1]
         if channels % NARROW:
             return f"avg_pool{RAGGED}"
         return f"avg_pool{HALF}" if channels % BLOCK else "avg_pool"
+    if op in COPIES:
+        return _copy_family(kernel)
+    if op in _FAMILY_OF_OPERATOR:
+        return _FAMILY_OF_OPERATOR[op]
+    if kind == "gemm":
+        if kernel.weight is None:
+            return "matmul"
+        return "gemm" if elements(kernel.inputs[0][:-1]) == 1 else "linear"
+    if op.startswith(("Reduce", "Arg")) and op != "ReduceMean":
+        return "reduce"
+    flat = "" if len(kernel.inputs[0] if kernel.inputs else ()) == 4 else FLAT
     if kind == "elementwise":
-        return "binary" if len(kernel.inputs) > 1 else "unary"
+        return ("binary" if len(kernel.inputs) > 1 else "unary") + flat
+    if kind == "concat":
+        return kind + flat
     return kind
 
 
-def relatives(name: str) -> list[str]:
-    """The family, then those of the same operator that stand in where it was not measured.
+def _conv_family(kernel: Kernel) -> str:
+    kind, out = kernel.kind, kernel.output_shape
+    assert kernel.weight is not None
+    if kind == "conv_pointwise" and out[2] * out[3] == 1:
+        return "conv_pixel"
+    channels_in = kernel.inputs[0][1]
+    blocked_input = kind != "conv_dense" or channels_in >= NARROW  # few channels: read plain
+    if kind == "conv_grouped":
+        groups = channels_in // kernel.weight[1]
+        if kernel.weight[1] % NARROW or (out[1] // groups) % NARROW:
+            return f"{kind}{RAGGED}"
+    if out[1] % 4 or (blocked_input and channels_in % 4):
+        return f"{kind}{RAGGED}"
+    return kind
 
-    In its own precision first, then in the other 8-bit forms.
+
+_FAMILY_OF_OPERATOR = {
+    "ConvTranspose": "conv_transpose",
+    "Softmax": "softmax",
+    "LogSoftmax": "softmax",
+    "LayerNormalization": "norm",
+    "InstanceNormalization": "norm",
+    "GroupNormalization": "norm",
+    "BatchNormalization": "norm",
+    "LpNormalization": "norm",
+    "ReduceMean": "reduce",
+    **dict.fromkeys(GATES, "recurrent"),
+}
+
+
+def _copy_family(kernel: Kernel) -> str:
+    """By what is moved: a Reshape moves nothing, and a runtime's blocked layout takes in some."""
+    if kernel.op == "Transpose":
+        order = permutation(kernel)
+        last = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
+        if order == sorted(order):
+            return "reshape"  # only axes of one element move
+        return "transpose_last" if order == last else "transpose"
+    if kernel.op == "Resize":
+        x, out = kernel.inputs[0], kernel.output_shape
+        whole = len(x) == 4 and x[:2] == out[:2] and not (out[2] % x[2] or out[3] % x[3])
+        blocked = (
+            whole and kernel.attr("scaled") == "1" and kernel.attr("mode") in ("nearest", "linear")
+        )
+        return "resize_blocked" if blocked else "resize"
+    return _FAMILY_OF_COPY.get(kernel.op, "copy")
+
+
+_FAMILY_OF_COPY = {
+    "Reshape": "reshape",
+    "Flatten": "reshape",
+    "Squeeze": "reshape",
+    "Unsqueeze": "reshape",
+    "Identity": "reshape",
+    "Slice": "slice",
+    "Split": "split",
+    "Gather": "gather",
+    "Pad": "pad",
+}
+# Families that stand in for each other where one was not measured, the nearest ones together.
+_NEAR = (
+    ("linear", "gemm", "matmul", "conv_pointwise", "conv_pixel"),
+    ("recurrent", "gemm", "linear", "conv_pixel"),
+    ("conv_transpose", "conv_dense", "conv_grouped"),
+    ("norm", "softmax", "reduce", f"unary{FLAT}", "unary", "global_pool"),
+    ("transpose", "transpose_last", "slice", "split", "copy"),
+    ("resize", "resize_blocked", "copy", "pad"),
+    ("slice", "split", "gather", "pad", "copy", f"concat{FLAT}", "concat"),
+    ("unary", f"unary{FLAT}", "binary", f"binary{FLAT}"),
+    ("max_pool", "avg_pool"),
+    ("conv_dense", "conv_grouped", "conv_pointwise", "conv_pixel"),
+    ("conv_depthwise", "conv_grouped"),
+)
+_IMAGE = ("conv_", "max_pool", "avg_pool", "global_pool")
+
+
+def relatives(name: str) -> list[str]:
+    """The family, then those that stand in where it was not measured, the nearest first.
+
+    Of its own precision first, then of the other 8-bit forms.
     """
-    plain, dtype = name, ""
-    for ending in EIGHT_BIT:
-        if name.endswith(ending):
-            plain, dtype = name.removesuffix(ending), ending
-    base = plain.removesuffix(RAGGED).removesuffix(HALF)
-    names = list(dict.fromkeys([plain, base, base + HALF, base + RAGGED]))
-    endings = dict.fromkeys([dtype, *(EIGHT_BIT if dtype else ())])
-    return [one + ending for ending in endings for one in names]
+    ending = next((one for one in EIGHT_BIT if name.endswith(one)), "")
+    plain = name.removesuffix(ending)
+    base = plain.removesuffix(RAGGED).removesuffix(HALF).removesuffix(FLAT)
+    found = [plain, base, base + HALF, base + RAGGED, base + FLAT]
+    for group in _NEAR:
+        if plain in group or base in group:
+            found += group
+    endings = dict.fromkeys([ending, *(EIGHT_BIT if ending else ())])
+    return list(dict.fromkeys(one + ending for ending in endings for one in found))
+
+
+def columns_of(kernel: Kernel) -> str:
+    """Which columns tell about the kernel: "image" or "tensor"."""
+    name = _family(kernel)
+    if name == "conv_transpose":
+        return "tensor"
+    return "image" if name.startswith(_IMAGE) or name in ("unary", "binary", "concat") else "tensor"
 
 
 def _first_int(text: str, default: int) -> int:
@@ -267,33 +355,49 @@ def _blocking_features(kernel: Kernel, window: int, group_width: int, groups: in
     ]
 
 
+COLUMNS = {"image": (NUMERIC, numeric_features), "tensor": (TENSOR, tensor_features)}
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The columns of one regressor: the numeric ones, then one per known operator, activation."""
+    """The columns of one regressor: the numeric ones, then one per known operator, activation.
+
+    Attributes:
+        columns: which numeric columns, a key of :data:`COLUMNS`.
+    """
 
     operators: tuple[str, ...]
     activations: tuple[str, ...]
+    columns: str = "image"
 
     @classmethod
     def of(cls, kernels: Sequence[Kernel]) -> FeatureSpace:
-        """The categories that occur in ``kernels``."""
+        """The categories that occur in ``kernels``; of several families the image's columns."""
+        kinds = {columns_of(k) for k in kernels}
         return cls(
             tuple(sorted({k.op for k in kernels})),
             tuple(sorted({k.attr("act", "none") for k in kernels})),
+            kinds.pop() if len(kinds) == 1 else "image",
         )
+
+    @property
+    def numeric(self) -> int:
+        """Number of numeric columns; they come first."""
+        return len(COLUMNS[self.columns][0])
 
     @property
     def width(self) -> int:
         """Number of columns."""
-        return N_NUMERIC + len(self.operators) + len(self.activations)
+        return self.numeric + len(self.operators) + len(self.activations)
 
     def matrix(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """One row a kernel; an unknown category is all zeros in its columns."""
         rows = []
+        numbers = COLUMNS[self.columns][1]
         for kernel in kernels:
             activation = kernel.attr("act", "none")
             rows.append(
-                numeric_features(kernel)
+                numbers(kernel)
                 + [float(kernel.op == name) for name in self.operators]
                 + [float(activation == name) for name in self.activations]
             )
@@ -305,9 +409,18 @@ class FeatureSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists."""
-        return {"operators": list(self.operators), "activations": list(self.activations)}
+        return {
+            "operators": list(self.operators),
+            "activations": list(self.activations),
+            "columns": self.columns,
+        }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> FeatureSpace:
         """The inverse of :meth:`to_dict`."""
-        return cls(tuple(map(str, value["operators"])), tuple(map(str, value["activations"])))
+        columns = str(value["columns"])
+        if columns not in COLUMNS:
+            raise ValueError(f"columns {columns!r}")
+        return cls(
+            tuple(map(str, value["operators"])), tuple(map(str, value["activations"])), columns
+        )

@@ -25,13 +25,14 @@ from factory.latency.correction import (
 )
 from factory.latency.facts import Facts, read_facts
 from factory.latency.features import family
-from factory.latency.intervals import half_width, relative_doubt, usual_doubt
+from factory.latency.intervals import half_width, relative_doubt, residuals, usual_doubt
 from factory.latency.predictor import LatencyPredictor
-from factory.latency.regressors import KindRegressor
+from factory.latency.regressors import WORST, KindRegressor
 from factory.latency.sources import Source, sources
 from factory.latency.uncorrected import fit_uncorrected, fit_without
 
 NETWORK_FOLDS = 5
+Errors = tuple[np.ndarray, np.ndarray]  # relative errors of kernels, and their ms
 _Fold = tuple[np.ndarray, LatencyPredictor]  # numbers of networks, and what was fitted without them
 
 
@@ -44,7 +45,7 @@ class _Fit:
     data: NetworkData  # out-of-fold
     selection: Selection
     held_out: np.ndarray | None
-    kernel_errors: dict[str, np.ndarray]  # family -> relative errors of unseen kernels
+    kernel_errors: dict[str, Errors]  # family -> errors of unseen kernels
     doubts: np.ndarray  # of each network when it was held out, [N]; empty: unknown
 
     @property
@@ -120,7 +121,7 @@ def held_out_error(facts: Facts, *, seed: int = 0) -> float:
 def _fit_source(source: Source, facts: Facts, name: str, seed: int) -> _Fit:
     judged = source.changes and len(facts.networks) >= evaluation.MIN_NETWORKS_TO_EVALUATE
     predictor = fit_uncorrected(source, facts, name, seed, (), evaluate=not judged)
-    errors: dict[str, np.ndarray] = {}
+    errors: dict[str, Errors] = {}
     doubts = np.empty(0)
     if judged:
         data, folds = _out_of_fold(source, facts, name, seed)
@@ -140,19 +141,26 @@ def _fit_source(source: Source, facts: Facts, name: str, seed: int) -> _Fit:
 
 
 def _with_errors(
-    regressors: Mapping[str, KindRegressor], errors: Mapping[str, np.ndarray]
+    regressors: Mapping[str, KindRegressor], errors: Mapping[str, Errors]
 ) -> dict[str, KindRegressor]:
     """The regressors with the errors that they made on networks they had not seen."""
     return {
         key: replace(
             regressor,
-            error=float(np.quantile(errors[key], 0.9)),
-            median_error=float(np.median(errors[key])),
+            error=_weighted_quantile(*errors[key], 0.9),
+            median_error=_weighted_quantile(*errors[key], 0.5),
         )
         if key in errors
         else regressor
         for key, regressor in regressors.items()
     }
+
+
+def _weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    place = int(np.searchsorted(reached, share))
+    return float(values[order][min(place, len(values) - 1)])
 
 
 def _network_data(facts: Facts, predictor: LatencyPredictor) -> NetworkData:
@@ -208,15 +216,18 @@ def _out_of_fold(
     return data, folds
 
 
-def _kernel_errors(source: Source, facts: Facts, folds: Sequence[_Fold]) -> dict[str, np.ndarray]:
-    """Family -> relative errors of kernels in networks that the fold's predictor has not seen."""
+def _kernel_errors(source: Source, facts: Facts, folds: Sequence[_Fold]) -> dict[str, Errors]:
+    """Family -> errors of kernels in networks that the fold's predictor has not seen.
+
+    As shares of the predicted time, as the shares of a network are, and WORST at most.
+    """
     truth: dict[str, dict[Kernel, float]] = {}
     for fact in facts.in_place:
         truth.setdefault(fact.network, {})[fact.kernel] = fact.ms
     if not source.measures:  # what all networks together say
         times = source.times()
         truth = {net.key: {k: times[k] for k in net.counts} for net in facts.networks}
-    errors: dict[str, list[float]] = {}
+    errors: dict[str, list[tuple[float, float]]] = {}
     for fold, predictor in folds:
         for network in (facts.networks[i] for i in fold):
             told = {
@@ -226,8 +237,9 @@ def _kernel_errors(source: Source, facts: Facts, folds: Sequence[_Fold]) -> dict
             }
             predicted_ms = predictor.kernel_ms(list(told)).tolist()
             for (kernel, true_ms), ms in zip(told.items(), predicted_ms, strict=True):
-                errors.setdefault(family(kernel), []).append(abs(ms / true_ms - 1.0))
-    return {key: np.asarray(values) for key, values in errors.items()}
+                error = abs(ms - true_ms) / max(ms, true_ms / WORST)
+                errors.setdefault(family(kernel), []).append((error, max(ms, true_ms)))
+    return {key: tuple(np.array(values).T) for key, values in errors.items()}
 
 
 def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:
@@ -240,7 +252,7 @@ def _interval(fit: _Fit, facts: Facts) -> tuple[float, float]:
     measured = fit.data.measured_ms
     usual = usual_doubt(fit.doubts) if fit.held_out is not None else 0.0
     scale = np.array([relative_doubt(one, usual) for one in fit.doubts]) if usual else 1.0
-    widths = [half_width((measured / np.maximum(p, 1e-9) - 1) / scale, noise) for p in predictions]
+    widths = [half_width(residuals(measured, p) / scale, noise) for p in predictions]
     return float(np.mean(widths)), usual
 
 

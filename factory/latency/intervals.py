@@ -1,8 +1,9 @@
 """Intervals: how far a prediction may be off, from errors on networks not seen in the fit.
 
-Split conformal prediction (Lei et al., arXiv 1604.04173): with n held-out relative residuals r,
-the interval prediction * (1 +- q), q the ceil(0.9 (n + 1))-th smallest |r|, covers 90 %. Below nine
-networks that order statistic does not exist; the largest residual is then stretched.
+Split conformal prediction (Lei et al., arXiv 1604.04173): with n held-out residuals r, each the
+larger of measured and predicted over the smaller less 1, the interval from prediction / (1 + q)
+to prediction * (1 + q), q the ceil(0.9 (n + 1))-th smallest r, covers 90 %. It never reaches 0.
+Below nine networks that order statistic does not exist; the largest residual is then stretched.
 
 Where the held-out networks' kernels came from regressors, a network may be more doubtful than
 those were. The doubt of a network is the root of the sum of squares over families of (sum over its
@@ -28,13 +29,20 @@ ASSUMED_HALF_WIDTH = 0.3  # no network was measured; sums of kernels alone were 
 LEAST_HALF_WIDTH = 0.02
 ROOFLINE_ERROR = 1.0  # a kernel of a kind that was never measured
 OUT_OF_RANGE_FACTOR = 2.0
+LIKE_KIND_ERROR = 0.7  # a kernel of a kind that was not measured, by the regressor of a like one
+
+
+def residuals(measured_ms: np.ndarray, predicted_ms: np.ndarray) -> np.ndarray:
+    """The larger of both over the smaller, less 1."""
+    ratio = np.log(np.maximum(measured_ms, 1e-9) / np.maximum(predicted_ms, 1e-9))
+    return np.asarray(np.expm1(np.abs(ratio)))
 
 
 def half_width(relative_residuals: np.ndarray, noise: float = 0.0) -> float:
     """Half width of the interval as a share of the prediction.
 
     Args:
-        relative_residuals: measured / predicted - 1 of held-out networks.
+        relative_residuals: of held-out networks (:func:`residuals`).
         noise: repeat noise of the device as a share; no interval is narrower.
     """
     n = len(relative_residuals)

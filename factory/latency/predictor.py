@@ -25,6 +25,7 @@ from factory.graph.kernel import Kernel
 from factory.latency.correction import Correction, group_of
 from factory.latency.features import family, relatives
 from factory.latency.intervals import (
+    LIKE_KIND_ERROR,
     OUT_OF_RANGE_FACTOR,
     ROOFLINE_ERROR,
     doubt,
@@ -36,7 +37,7 @@ from factory.latency.regressors import KindRegressor
 from factory.latency.roofline import Roofline
 from factory.latency.saved import SavedPredictor, SavedRegressors, SavedTimes, damaged
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FORMAT = "factory-latency-predictor"
 MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005
@@ -51,8 +52,8 @@ class LatencyPredictor:
     Attributes:
         measured_ms: kernels that are looked up.
         failed: kernel text -> why the device could not run it.
-        half_width: half of the 90 % interval as a share of the prediction, of a network of
-            usual doubt.
+        half_width: w of the 90 % interval, prediction / (1 + w) to prediction * (1 + w), of a
+            network of usual doubt.
         usual_doubt: doubt up to which half_width holds as it is; 0: not by doubt.
         network_range_ms: fastest and slowest network the correction was fitted on.
         interval_has_regressors: whether half_width was found on networks whose kernels came from
@@ -116,22 +117,6 @@ class LatencyPredictor:
         """The regressor of a family, or of its nearest relative that was measured."""
         found = next((one for one in relatives(name) if one in self.regressors), None)
         return None if found is None else self.regressors[found]
-
-    def stands_for_another(self, kernel: Kernel) -> bool:
-        """Whether an 8-bit kernel has no regressor of its own form: number types and operator.
-
-        What other forms take says little of it: an integer convolution on plain images, as of a
-        dynamically quantised file, takes several times as long as one on channels-last images.
-        """
-        if kernel.dtype == "f32":
-            return False
-        name = family(kernel)
-        found = next((one for one in relatives(name) if one in self.regressors), None)
-        if found is None:
-            return False
-        return not found.endswith(f"_{kernel.dtype}") or not self.regressors[found].space.knows(
-            kernel
-        )
 
     def _measured(self, kernel: Kernel) -> bool:
         return self.lookup and kernel in self.measured_ms
@@ -210,7 +195,7 @@ class LatencyPredictor:
         parts.sort(key=lambda part: (-part.ms, part.kernel))
         return Prediction(
             latency_ms=latency,
-            low_ms=max(0.0, latency * (1.0 - half)),
+            low_ms=latency / (1.0 + half),
             high_ms=latency * (1.0 + half),
             parts=parts,
             constant_ms=constant,
@@ -238,13 +223,15 @@ class LatencyPredictor:
             errors[index] = ROOFLINE_ERROR
             regressor = self.regressor(family(kernel))
             if regressor is not None:
-                errors[index], labels[index] = regressor.error, FROM_REGRESSOR
-                if not regressor.in_range([kernel])[0]:
-                    errors[index] *= OUT_OF_RANGE_FACTOR
+                errors[index], labels[index] = regressor.expected_error([kernel])[0], FROM_REGRESSOR
+                if family(kernel) not in self.regressors:
+                    errors[index] = max(errors[index], LIKE_KIND_ERROR)
+                    labels[index] = "come from a regressor of a like kind (theirs was not measured)"
+                elif not regressor.in_range([kernel])[0]:
                     labels[index] = "lie outside the measured range of their regressor"
-                if self.stands_for_another(kernel):
+                if kernel.dtype != "f32" and not regressor.space.knows(kernel):
                     errors[index] = max(errors[index], ROOFLINE_ERROR)
-                    labels[index] = "are of an 8-bit form that was not measured"
+                    labels[index] = "are of an integer operator that was not measured"
             if str(kernel) in self.failed:
                 errors[index] = max(errors[index], ROOFLINE_ERROR)
                 labels[index] = "failed on the device when they were measured"

@@ -1,16 +1,19 @@
 """One regressor per family of kernels: from features to milliseconds, for kernels nobody measured.
 
-Every regressor predicts the ratio to the roofline estimate, so that with few rows it falls back to
-the physics:
+Every regressor predicts the ratio to what its family takes a MAC and a byte (roofline.of_family),
+so that with few rows, and beyond the sizes that were measured, it falls back to the physics:
 
-    ms(k) = max(floor(k), roofline(k) * exp(offset + ridge(z) + (gaussian(z) + trees(x)) / 2))
+    ms(k) = max(floor(k), rates(k) * exp(offset + s (ridge(z) + (gaussian(z) + trees(x)) / 2)))
+
+s is 1 within the measured range of every feature and falls as 1 / (1 + BEYOND * how far beyond they
+lie together, in ranges); the ratio stays within what the family's kernels have shown, and MARGIN.
 
 The ridge on standardised log features extrapolates; a Gaussian process and gradient-boosted trees
 (Friedman 2001) fitted to its residuals bend, the one smoothly and the other at the block sizes of
 the runtime; their mean is better than either. What a network takes is a sum, so a kernel counts by
 its time: within LIGHTEST to HEAVIEST times as much as the family's median kernel. Families in which
 kernels often cost nothing, since the runtime folds them into a neighbour, get the expected ratio
-itself, from the trees alone: ``ms(k) = roofline(k) * max(0, offset + trees(x))``. With few rows
+itself, from the trees alone: ``ms(k) = rates(k) * max(0, offset + trees(x))``. With few rows
 simpler candidates compete by cross-validation; the cross-validated error goes into the prediction
 interval.
 """
@@ -24,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from factory.graph.kernel import Kernel
-from factory.latency.features import N_NUMERIC, FeatureSpace
+from factory.latency.features import FeatureSpace
 from factory.latency.gaussian import GaussianProcess, fit_gaussian
 from factory.latency.roofline import Roofline
 from factory.latency.trees import TreeEnsemble, fit_boosted, fit_trees
@@ -41,7 +44,10 @@ FOLDS = 5
 GAIN_TO_PREFER = 0.95  # a more complex candidate must cut the error to this share
 LEAST_MS = 1e-5
 LIGHTEST, HEAVIEST = 0.3, 3.0
-FARTHEST = 6.0  # of a log ratio from the family's offset
+MARGIN = 0.3  # of a log ratio beyond what the family has shown
+BEYOND = 2.0
+SLACK = 0.05  # of a feature's range, still within it
+WORST = 4.0  # relative error that is told of
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,11 @@ class KindRegressor:
     """The fitted model of one family."""
 
     space: FeatureSpace
+    rates: Roofline
     offset: float
+    least: float  # log ratio to the rates: what the family's kernels have shown
+    most: float
+    spread: float  # standard deviation of that
     center: np.ndarray
     scale: np.ndarray
     coefficients: np.ndarray
@@ -76,16 +86,29 @@ class KindRegressor:
     def predict_ms(self, kernels: Sequence[Kernel], roofline: Roofline) -> np.ndarray:
         """Milliseconds of each kernel."""
         features = self.space.matrix(kernels)
-        estimate = roofline.estimate(kernels)
+        estimate = self.rates.estimate(kernels)
+        inside = self._inside(kernels, features)
         if self.model == EXPECTED:
             assert self.trees is not None
-            return np.asarray(
-                estimate * np.maximum(0.0, self.offset + self.trees.predict(features))
-            )
-        usual = self.offset  # some families run at a thousandth of the roofline's rate
-        ratio = usual + np.clip(self.log_ratio(features) - usual, -FARTHEST, FARTHEST)
-        estimate = estimate * np.exp(ratio)
-        return np.asarray(np.maximum(estimate, roofline.floor(kernels)))
+            ratio = self.offset + inside * self.trees.predict(features)
+            return np.asarray(estimate * np.clip(ratio, 0.0, np.exp(self.most + MARGIN)))
+        ratio = self.offset + inside * (self.log_ratio(features) - self.offset)
+        ratio = np.clip(ratio, self.least - MARGIN, self.most + MARGIN)
+        return np.asarray(np.maximum(estimate * np.exp(ratio), roofline.floor(kernels)))
+
+    def _inside(self, kernels: Sequence[Kernel], features: np.ndarray) -> np.ndarray:
+        """1 within the measured range of every feature, towards 0 beyond."""
+        values, span = features[:, : self.space.numeric], self.high - self.low
+        slack = SLACK * span + 1e-9
+        over = np.maximum(self.low - slack - values, values - self.high - slack)
+        excess = np.minimum(np.maximum(over, 0.0) / np.maximum(span, 1e-9), 1.0).sum(axis=1)
+        unknown = np.array([not self.space.knows(k) for k in kernels], dtype=float)
+        return np.asarray(1.0 / (1.0 + BEYOND * (excess + unknown)))
+
+    def expected_error(self, kernels: Sequence[Kernel]) -> np.ndarray:
+        """Relative error to expect of each kernel: the spread of the family where it is beyond."""
+        beyond = 1.0 - self._inside(kernels, self.space.matrix(kernels))
+        return np.asarray(np.expm1(np.hypot(np.log1p(self.error), beyond * self.spread)))
 
     def deviation(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """How unsure the regressor is of each kernel, as a share of its time."""
@@ -96,17 +119,17 @@ class KindRegressor:
 
     def in_range(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """True where every numeric feature lies in the measured range (5 % slack)."""
-        values = self.space.matrix(kernels)[:, :N_NUMERIC]
-        slack = 0.05 * (self.high - self.low) + 1e-9
-        inside = np.all((values >= self.low - slack) & (values <= self.high + slack), axis=1)
-        known = np.array([self.space.knows(k) for k in kernels], dtype=bool)
-        return np.asarray(inside & known)
+        return self._inside(kernels, self.space.matrix(kernels)) == 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers."""
         return {
             "space": self.space.to_dict(),
+            "rates": self.rates.to_dict(),
             "offset": self.offset,
+            "least": self.least,
+            "most": self.most,
+            "spread": self.spread,
             "center": self.center.tolist(),
             "scale": self.scale.tolist(),
             "coefficients": self.coefficients.tolist(),
@@ -133,7 +156,11 @@ class KindRegressor:
         gaussian, trees = value["gaussian"], value["trees"]
         made = cls(
             space=FeatureSpace.from_dict(value["space"]),
+            rates=Roofline(**{name: float(number) for name, number in value["rates"].items()}),
             offset=float(value["offset"]),
+            least=float(value["least"]),
+            most=float(value["most"]),
+            spread=float(value["spread"]),
             center=array("center"),
             scale=array("scale"),
             coefficients=array("coefficients"),
@@ -146,7 +173,7 @@ class KindRegressor:
             error=float(value["error"]),
             median_error=float(value["median_error"]),
         )
-        wide, numeric = (made.space.width,), (N_NUMERIC,)
+        wide, numeric = (made.space.width,), (made.space.numeric,)
         fits = made.low.shape == made.high.shape == numeric and (
             made.center.shape == made.scale.shape == made.coefficients.shape == wide
         )
@@ -159,8 +186,11 @@ class KindRegressor:
         errors = made.error, made.median_error
         if not ((made.scale > 0).all() and min(errors) >= 0 and max(errors) < 1e6):
             raise ValueError("a scale or an error that is none")
-        if not abs(made.offset) < 1e3:
-            raise ValueError(f"an offset of {made.offset:g}")
+        ratios = made.offset, made.least, made.most, made.spread
+        if not max(map(abs, ratios)) < 1e3 or not made.least <= made.most or made.spread < 0:
+            raise ValueError("a log ratio that is none")
+        if not all(0 <= rate < 1e30 for rate in made.rates.to_dict().values()):
+            raise ValueError("a rate that is none")
         return made
 
 
@@ -191,15 +221,13 @@ class _Data:
 
     kernels: list[Kernel]
     ms: np.ndarray
-    estimate: np.ndarray
+    roofline: Roofline  # of all families
     space: FeatureSpace
     features: np.ndarray
 
     def keep(self, index: np.ndarray) -> _Data:
         kernels = [self.kernels[i] for i in index]
-        return _Data(
-            kernels, self.ms[index], self.estimate[index], self.space, self.features[index]
-        )
+        return _Data(kernels, self.ms[index], self.roofline, self.space, self.features[index])
 
 
 def _fit(data: _Data, model: str, seed: int) -> KindRegressor:
@@ -209,13 +237,19 @@ def _fit(data: _Data, model: str, seed: int) -> KindRegressor:
     scale = np.where(spread > 1e-6, spread, 1.0)
     coefficients = np.zeros(features.shape[1])
     gaussian, trees = None, None
+    timed = np.flatnonzero(data.ms > LEAST_MS)
+    rates = data.roofline
+    if len(timed):
+        rates = rates.of_family([data.kernels[i] for i in timed], data.ms[timed])
+    estimate = rates.estimate(data.kernels)
+    target = np.log(np.maximum(data.ms, LEAST_MS) / estimate)
+    shown = target[timed] if len(timed) else target
     name, _, strength = model.partition(":")
     if name == EXPECTED:
-        ratio = data.ms / data.estimate
-        offset = float(ratio.mean())
-        trees = fit_trees(features, ratio - offset, seed=seed, weights=data.estimate)
+        ratio = data.ms / estimate
+        offset = float(np.average(ratio, weights=estimate))
+        trees = fit_trees(features, ratio - offset, seed=seed, weights=estimate)
     else:
-        target = np.log(np.maximum(data.ms, LEAST_MS) / data.estimate)
         offset = float(np.median(target))
         if name != "offset":
             standard = np.clip((features - center) / scale, -4.0, 4.0)
@@ -231,14 +265,18 @@ def _fit(data: _Data, model: str, seed: int) -> KindRegressor:
                 trees = fit_boosted(features, residual, seed=seed, weights=weights)
     return KindRegressor(
         space=data.space,
+        rates=rates,
         offset=offset,
+        least=float(shown.min()),
+        most=float(shown.max()),
+        spread=float(shown.std()) if len(shown) > 1 else 0.7,
         center=center,
         scale=scale,
         coefficients=coefficients,
         gaussian=gaussian,
         trees=trees,
-        low=features[:, :N_NUMERIC].min(axis=0),
-        high=features[:, :N_NUMERIC].max(axis=0),
+        low=features[:, : data.space.numeric].min(axis=0),
+        high=features[:, : data.space.numeric].max(axis=0),
         rows=len(data.ms),
         model=model,
         error=0.7,
@@ -260,7 +298,7 @@ def _cross_validated(data: _Data, model: str, roofline: Roofline, seed: int) -> 
         rest = _fit(data.keep(np.setdiff1d(order, fold)), model, seed)
         out[fold] = rest.predict_ms(data.keep(fold).kernels, roofline)
     floor = max(float(np.mean(data.ms)) / 10, LEAST_MS) if model == EXPECTED else LEAST_MS
-    return np.asarray(np.minimum(np.abs(out - data.ms) / np.maximum(data.ms, floor), 400.0))
+    return np.asarray(np.minimum(np.abs(out - data.ms) / np.maximum(data.ms, floor), WORST))
 
 
 def fit_kind(
@@ -278,8 +316,7 @@ def fit_kind(
     is a placeholder. ``trees=False`` fits sooner, without the boosted trees.
     """
     space = FeatureSpace.of(kernels)
-    estimate = roofline.estimate(kernels)
-    data = _Data(list(kernels), np.asarray(ms, float), estimate, space, space.matrix(kernels))
+    data = _Data(list(kernels), np.asarray(ms, float), roofline, space, space.matrix(kernels))
     candidates = _candidates(data.ms, trees)
     if len(ms) < 2 or not evaluate:
         return _fit(data, _by_rule(candidates), seed)

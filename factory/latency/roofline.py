@@ -10,13 +10,15 @@ in its three coefficients and can be fitted by least squares with none of them n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from factory.graph.kernel import Kernel
 from factory.latency.least_squares import solve_nonnegative
 
+LEAST_OF_ALL = 0.1  # of what a MAC or a byte takes on the whole, in any family
+PULL = 0.03  # of a family's rates to those of all kernels
 FLOOR_MARGIN = 2.0  # the floor allows kernels this much faster than the fastest one measured
 
 
@@ -60,6 +62,24 @@ class Roofline:
             best_ms_per_mac=float((ms[busy] / macs[busy]).min()) if busy.any() else 0.0,
             best_ms_per_byte=float((ms / np.maximum(moved, 1.0)).min()),
         )
+
+    def of_family(self, kernels: Sequence[Kernel], ms: np.ndarray) -> Roofline:
+        """The rates of some kernels, near these where few kernels tell of them; the same floor.
+
+        No MAC and no byte is ever free: beyond the sizes that were measured time goes on to grow.
+        """
+        columns = work(kernels)
+        here = np.array([self.start_ms, self.ms_per_mac, self.ms_per_byte])
+        unit = np.maximum(columns.mean(axis=0), 1e-12)
+        scaled = columns / unit / ms[:, None]
+        scale = np.maximum(np.sqrt((scaled**2).mean(axis=0)), 1e-12)
+        scaled = scaled / scale
+        pull = PULL + 1.0 / len(ms)
+        gram = scaled.T @ scaled / len(ms) + pull * np.eye(3)
+        prior = np.minimum(here * unit * scale, 1.0)
+        found = solve_nonnegative(gram, scaled.mean(axis=0) + pull * prior) / scale / unit
+        start, per_mac, per_byte = np.maximum(found, LEAST_OF_ALL * here).tolist()
+        return replace(self, start_ms=start, ms_per_mac=per_mac, ms_per_byte=per_byte)
 
     def estimate(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """Estimated ms of each kernel, always above zero."""

@@ -138,6 +138,9 @@ class SavedRegressors(Mapping[str, KindRegressor]):
             if set(value) != wanted:
                 raise ValueError(f"regressor {name!r} lacks {sorted(wanted - set(value))}")
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._saved
+
     def __getitem__(self, name: str) -> KindRegressor:
         if name not in self._made:
             saved = self._saved[name]

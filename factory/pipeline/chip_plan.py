@@ -47,6 +47,7 @@ CANDIDATES = 4  # candidates a place that goes by doubt
 FIXED_SECONDS, TIMES_AS_LONG = 0.8, 2.2  # what a network took on a core: so much, and its time run
 KERNELS_A_NETWORK = 50  # new ones: 57 of each of the first 20 networks, 47 of 240
 GROWTH = 0.5  # of what was measured before, in the next round
+TURNS = ("mixed", "mobile", "mixed", "mobile", "mixed", "cell")  # whose network is next
 FEWEST = 5  # networks, however little time there is: of fewer no error can be told
 WORTH_A_FIT = 0.1  # of a round; fewer networks are not worth the choice and the fit they cost
 SURE = 0.01
@@ -134,11 +135,10 @@ class _Draw:
         self._numbers = self._all()
 
     def _all(self) -> Iterator[tuple[str, int]]:
-        number = 0
-        while True:
-            for space in SAMPLERS:
-                yield space, number
-            number += 1
+        numbers = dict.fromkeys(SAMPLERS, 0)
+        for space in itertools.cycle(TURNS):
+            yield space, numbers[space]
+            numbers[space] += 1
 
     def candidates(self, wanted: int) -> list[_Candidate]:
         """The next networks, whether the table holds them or not."""

@@ -1,4 +1,4 @@
-"""Random networks of the supported spaces at random sizes: what a chip is profiled with and judged
+"""Random networks of all kinds at random sizes: what a chip is profiled with and judged
 on. A sample is named by (space, seed), so that it can be made again.
 """
 
@@ -13,6 +13,7 @@ from factory.graph.as_quantised import as_quantised
 from factory.graph.canonical import canonicalise
 from factory.graph.opgraph import OpGraph
 from factory.spaces.cell_space import CellSpace
+from factory.spaces.mixed import random_mixed_network
 from factory.spaces.mobile import random_mobile_network
 from factory.spaces.network_spec import NetworkSpec
 
@@ -38,11 +39,19 @@ def _mobile(rng: np.random.Generator) -> OpGraph:
     return random_mobile_network(rng)
 
 
-SAMPLERS: dict[str, Callable[[np.random.Generator], OpGraph]] = {"cell": _cell, "mobile": _mobile}
+def _mixed(rng: np.random.Generator) -> OpGraph:
+    return random_mixed_network(rng)
+
+
+SAMPLERS: dict[str, Callable[[np.random.Generator], OpGraph]] = {
+    "cell": _cell,
+    "mobile": _mobile,
+    "mixed": _mixed,
+}
 
 
 def sample_network(space: str, *seed: int) -> OpGraph:
-    """Random network number ``seed`` of "cell" or "mobile", canonical."""
+    """Random network number ``seed`` of a space, canonical."""
     if space not in SAMPLERS:
         raise unknown_name("space to sample", space, SAMPLERS)
     number = list(SAMPLERS).index(space)

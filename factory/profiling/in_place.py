@@ -153,7 +153,7 @@ def _charged(
         for name in (made.output, *(name for name, _ in made.more_outputs)):
             outputs[_QUANTISED.sub("", name)] = own[name] = made.output
     outputs |= own
-    owners = [_owner(node.name, outputs) for node in executed.node]
+    owners = [_owner(node, outputs) for node in executed.node]
     maker = {name: i for i, node in enumerate(executed.node) for name in node.output}
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(executed.node):
@@ -196,8 +196,19 @@ def _shares(executed: onnx.GraphProto, traced: Sequence[Mapping[str, Any]]) -> l
     return shares
 
 
-def _owner(name: str, outputs: Mapping[str, str]) -> str | None:
-    """The canonical operator that an executed node is named after, by its output's name."""
+def _owner(node: onnx.NodeProto, outputs: Mapping[str, str]) -> str | None:
+    """The canonical operator that an executed node is named after, else the one it ends.
+
+    Some fusions give a node a name of their own; its output keeps the name that it had.
+    """
+    named = _named_after(node.name, outputs)
+    if named is not None or node.op_type in REORDERS:
+        return named
+    return next((outputs[name] for name in node.output if name in outputs), None)
+
+
+def _named_after(name: str, outputs: Mapping[str, str]) -> str | None:
+    """The operator whose output's name begins the name of an executed node."""
     name = name.removeprefix(FUSED)
     while (shorter := _GENERATED.sub("", name)) != name:
         name = shorter

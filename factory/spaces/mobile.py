@@ -10,7 +10,7 @@ stride drawn at random. Families: inverted bottlenecks with or without squeeze-a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class MobileRange:
     max_params: float = 20e6
 
 
-class _Drawer:
+class Drawer:
     """One random network while it is drawn."""
 
     def __init__(self, rng: np.random.Generator, name: str) -> None:
@@ -95,17 +95,13 @@ class _Drawer:
         y = self.builder.conv(y, self.width(x), 1, bn=False, bias=True)
         return self.builder.mul(self.act(y, "hardsigmoid" if hard else "sigmoid"), x)
 
-    def reshape(self, x: str, shape: Sequence[int]) -> str:
-        """The same elements in another shape."""
-        return self.builder.unary("Reshape", x, (("y", shape_text(tuple(shape))),))
-
     def shuffle(self, x: str, groups: int = 2) -> str:
         """Channel shuffle: channels of ``groups`` groups interleaved."""
         n, c, h, w = self.builder.shape(x)
-        x = self.reshape(x, (n, groups, c // groups, h, w))
+        x = self.builder.reshape(x, (n, groups, c // groups, h, w))
         y = (n, c // groups, groups, h, w)
         attrs = (("perm", "0x2x1x3x4"), ("y", shape_text(y)))
-        return self.reshape(self.builder.unary("Transpose", x, attrs), (n, c, h, w))
+        return self.builder.reshape(self.builder.unary("Transpose", x, attrs), (n, c, h, w))
 
     def halves(self, x: str) -> tuple[str, str]:
         """The first and the second half of the channels."""
@@ -116,10 +112,10 @@ class _Drawer:
         return first, self.builder.unary("Slice", x, (("start", start), ("y", half)))
 
 
-Block = Callable[[_Drawer, str, int, int], str]  # (drawer, input, channels, stride) -> output
+Block = Callable[[Drawer, str, int, int], str]  # (drawer, input, channels, stride) -> output
 
 
-def _inverted(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _inverted(d: Drawer, x: str, channels: int, stride: int) -> str:
     expand = float(d.rng.choice((1, 2, 3, 4, 6, 6)))
     inner = d.channels(d.width(x) * expand * d.rng.uniform(0.85, 1.15))
     y = x if expand == 1 else d.act(d.conv(x, inner))
@@ -131,19 +127,19 @@ def _inverted(d: _Drawer, x: str, channels: int, stride: int) -> str:
     return d.builder.add(y, x) if keeps else y
 
 
-def _separable(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _separable(d: Drawer, x: str, channels: int, stride: int) -> str:
     y = d.depthwise(x, d.kernel(), stride)
     y = d.act(y) if d.rng.random() < 0.7 else y
     return d.act(d.conv(y, channels))
 
 
-def _residual(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _residual(d: Drawer, x: str, channels: int, stride: int) -> str:
     y = d.conv(d.act(d.conv(x, channels, 3, stride)), channels, 3)
     skip = x if stride == 1 and d.width(x) == channels else d.conv(x, channels, 1, stride)
     return d.act(d.builder.add(y, skip))
 
 
-def _bottleneck(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _bottleneck(d: Drawer, x: str, channels: int, stride: int) -> str:
     group = int(d.rng.choice((1, 4, 8, 8, 16, 24)))  # channels a group; 1: one group for all
     ratio = float(d.rng.choice((0.25, 0.5, 1, 1, 2)))
     inner = max(group, round(channels * ratio / group) * group)
@@ -157,7 +153,7 @@ def _bottleneck(d: _Drawer, x: str, channels: int, stride: int) -> str:
     return d.act(d.builder.add(y, skip))
 
 
-def _shuffled(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _shuffled(d: Drawer, x: str, channels: int, stride: int) -> str:
     half = max(channels // 2, 4)
     k = 3 if d.rng.random() < 0.7 else 5
     if stride == 1 and d.width(x) == 2 * half:
@@ -176,7 +172,7 @@ def _shuffled(d: _Drawer, x: str, channels: int, stride: int) -> str:
     return d.shuffle(d.builder.concat([left, right]))
 
 
-def _fire(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _fire(d: Drawer, x: str, channels: int, stride: int) -> str:
     if stride == 2:
         x = d.builder.max_pool(x, 3, 2, 1 if d.rng.random() < 0.5 else 0)
     squeeze = d.channels(channels / float(d.rng.choice((4, 8))))
@@ -185,7 +181,7 @@ def _fire(d: _Drawer, x: str, channels: int, stride: int) -> str:
     return d.builder.concat([d.act(d.conv(y, half)), d.act(d.conv(y, half, 3))])
 
 
-def _plain(d: _Drawer, x: str, channels: int, stride: int) -> str:
+def _plain(d: Drawer, x: str, channels: int, stride: int) -> str:
     return d.act(d.conv(x, channels, d.kernel() if d.width(x) < 64 else 3, stride))
 
 
@@ -201,7 +197,7 @@ FAMILIES: dict[str, Block] = {
 _WEIGHTS = (0.34, 0.1, 0.14, 0.16, 0.12, 0.09, 0.05)
 
 
-def _stem(d: _Drawer, resolution: int) -> str:
+def _stem(d: Drawer, resolution: int) -> str:
     x = d.builder.input("image", (1, 3, resolution, resolution))
     k = int(d.rng.choice((3, 3, 3, 3, 5, 7)))
     stride = 2 if resolution >= 64 or d.rng.random() < 0.3 else 1
@@ -211,7 +207,7 @@ def _stem(d: _Drawer, resolution: int) -> str:
     return x
 
 
-def _head(d: _Drawer, x: str) -> str:
+def _head(d: Drawer, x: str) -> str:
     rng, b = d.rng, d.builder
     classes = int(rng.choice((10, 100, 1000)))
     if rng.random() < 0.12:
@@ -226,7 +222,7 @@ def _head(d: _Drawer, x: str) -> str:
 
 
 def _draw(rng: np.random.Generator, name: str) -> OpGraph:
-    d = _Drawer(rng, name)
+    d = Drawer(rng, name)
     small = rng.random() < 0.2
     x = _stem(d, int(rng.choice((32, 40, 48, 56)) if small else rng.choice(RESOLUTIONS)))
     families = list(FAMILIES)

@@ -7,7 +7,6 @@ import pytest
 
 from factory.graph.kernel import Kernel
 from factory.latency.features import (
-    N_NUMERIC,
     NUMERIC,
     FeatureSpace,
     family,
@@ -41,7 +40,7 @@ def named(kernel):
 )
 def test_every_kernel_has_every_column(text):
     row = numeric_features(Kernel.parse(text))
-    assert len(row) == N_NUMERIC == len(set(NUMERIC))
+    assert len(row) == len(NUMERIC) == len(set(NUMERIC))
     assert np.all(np.isfinite(row))
     assert FeatureSpace.of([Kernel.parse(text)]).matrix([Kernel.parse(text)]).shape[0] == 1
 
@@ -84,5 +83,5 @@ def test_average_pools_of_broken_blocks_have_families_of_their_own():
     assert family(pool(20, "MaxPool")) == "max_pool"
     for name in names.values():
         assert relatives(name)[0] == name
-        assert set(relatives(name)) == set(names.values())
+        assert set(names.values()) <= set(relatives(name))
     assert relatives("conv_dense_ragged")[:2] == ["conv_dense_ragged", "conv_dense"]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from factory.core.errors import InputError
 from factory.devices.profile import load_profile
 from factory.graph.kernel import Kernel
+from factory.latency.features import family
 from factory.latency.packed import pack
 from factory.latency.predictor import LatencyPredictor
 from factory.latency.trees import TreeEnsemble
@@ -384,3 +386,54 @@ def test_a_damaged_array_is_told_when_its_family_is_asked_for(tmp_path, predicto
     loaded = LatencyPredictor.load(path)
     with pytest.raises(InputError, match=f"p.json is damaged.*{name}.*factory fit"):
         loaded.regressors[name]
+
+
+def known_kernels():
+    """Kernels of all operators that random networks hold, and of families nobody draws."""
+    from factory.graph.canonical import canonicalise, kernel_counts
+    from factory.spaces.mixed import random_mixed_network
+
+    found = set(all_kernels())
+    for seed in range(12):
+        graph = canonicalise(random_mixed_network(np.random.default_rng(seed)))
+        found |= set(kernel_counts(graph))
+    more = (
+        "GlobalAveragePool(x=1x96x7x7,dtype=f32)",
+        "CumSum(x=1x16x8x8,dtype=f32)",
+        "NonZero(x=9,y=1x9,dtype=f32)",
+        "Gemm(x=1x640,w=1000x640,act=none,dtype=f32)",
+        "Conv(x=1x640x1x1,w=64x640x1x1,s=1,p=0,d=1,g=1,act=none,dtype=f32)",
+        "AveragePool(x=1x24x8x8,k=3,s=1,p=1,dtype=f32)",
+        "DepthToSpace(x=1x64x8x8,blocksize=2,y=1x16x16x16,dtype=f32)",
+    )
+    return sorted(found | set(map(Kernel.parse, more)))
+
+
+def test_a_written_predictor_answers_for_every_operator_as_before(predictor, tmp_path):
+    """Whatever kinds of kernels were measured, and whatever kinds are asked for."""
+    kernels = known_kernels()
+    families = {family(kernel) for kernel in kernels}
+    assert len(families) > 30
+    path = tmp_path / "p.json"
+    for names in (set(), {"conv_dense"}, {"binary", "max_pool"}, set(predictor.regressors)):
+        kept = {name: one for name, one in predictor.regressors.items() if name in names}
+        made = replace(predictor, regressors=kept, lookup=False, _cache={})
+        made.save(path)
+        loaded = LatencyPredictor.load(path).without_lookup()
+        assert set(loaded.regressors) == set(kept)
+        assert loaded.kernel_ms(kernels).tolist() == made.kernel_ms(kernels).tolist()
+        for kernel in kernels[::7]:
+            assert loaded.predict({kernel: 1}) == made.predict({kernel: 1})
+
+
+def test_no_kernel_leaves_what_was_shown_of_a_mac_and_a_byte(predictor):
+    """However far a kernel lies from those that were measured, and of whatever kind."""
+    blind = predictor.without_lookup()
+    for kernel in known_kernels():
+        prediction = blind.predict({kernel: 1})
+        assert 0 < prediction.low_ms < prediction.latency_ms < prediction.high_ms
+        assert prediction.high_ms < 20 * prediction.low_ms
+    for side in (28, 224, 1024):
+        huge = conv(512, 512, side, 3)
+        ratio = blind.kernel_ms([huge])[0] / alone_ms(huge)
+        assert 0.5 < ratio < 2.0, "the rate of its family"

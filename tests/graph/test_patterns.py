@@ -1,0 +1,85 @@
+"""Groups of operators that are one kernel, from files in which they are written out."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.onnx_import import from_onnx
+
+SHAPE = (1, 12, 32)
+
+
+def kernels(nodes, constants, shape=SHAPE, **more_inputs):
+    """Operators of the canonical form of a model that computes y from x."""
+    inputs = {"x": shape, **more_inputs}
+    graph = helper.make_graph(
+        [helper.make_node(op, ins.split(), [out], **attrs) for op, ins, out, attrs in nodes],
+        "net",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return [str(kernel) for kernel in kernel_counts(canonicalise(from_onnx(model)))]
+
+
+NUMBERS = {"root": 1.414, "one": 1.0, "half": 0.5, "two": 2.0, "tiny": 1e-5}
+ERF = [("Div", "x root", "a", {}), ("Erf", "a", "b", {}), ("Add", "b one", "c", {})]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        [("Mul", "x c", "d", {}), ("Mul", "d half", "y", {})],
+        [("Mul", "c half", "d", {}), ("Mul", "x d", "y", {})],
+        [("Mul", "x half", "d", {}), ("Mul", "d c", "y", {})],
+    ],
+)
+def test_gelu_of_any_order_is_one_kernel(rest):
+    assert kernels([*ERF, *rest], NUMBERS) == ["Gelu(x=1x12x32,dtype=f32)"]
+
+
+def test_an_erf_that_somebody_else_reads_stays():
+    nodes = [*ERF, ("Mul", "x c", "d", {}), ("Mul", "d half", "e", {}), ("Add", "e b", "y", {})]
+    assert any("Erf" in kernel for kernel in kernels(nodes, NUMBERS))
+
+
+def test_a_normalisation_written_out_is_one_kernel():
+    nodes = [
+        ("ReduceMean", "x", "m", {"axes": [-1]}),
+        ("Sub", "x m", "d", {}),
+        ("Pow", "d two", "p", {}),
+        ("ReduceMean", "p", "v", {"axes": [-1]}),
+        ("Add", "v tiny", "e", {}),
+        ("Sqrt", "e", "s", {}),
+        ("Div", "d s", "n", {}),
+        ("Mul", "n gamma", "g", {}),
+        ("Add", "g beta", "y", {}),
+    ]
+    constants = {**NUMBERS, "gamma": np.ones(32), "beta": np.zeros(32)}
+    found = kernels(nodes, constants)
+    assert found == ["LayerNormalization(x=1x12x32,w=32,dtype=f32)"]
+    operator = [("LayerNormalization", "x gamma beta", "y", {"axis": -1, "epsilon": 1e-6})]
+    assert kernels(operator, constants) == found
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [("Mul", "x half", "a", {}), ("MatMul", "a k", "y", {})],
+        [("MatMul", "x k", "a", {}), ("Div", "a two", "y", {})],
+        [("Mul", "x half", "a", {}), ("MatMul", "a k", "b", {}), ("Mul", "b two", "y", {})],
+    ],
+)
+def test_a_factor_is_part_of_a_product_of_matrices(nodes):
+    found = kernels(nodes, NUMBERS, k=(1, 32, 12))
+    assert found == ["MatMul(x=1x12x32+1x32x12,dtype=f32)"]
+
+
+def test_a_linear_layer_of_tokens_is_a_gemm():
+    nodes = [("MatMul", "x w", "a", {}), ("Add", "bias a", "y", {})]
+    found = kernels(nodes, {"w": np.ones((32, 48)), "bias": np.ones(48)})
+    assert found == ["Gemm(x=1x12x32,w=48x32,act=none,dtype=f32)"]
