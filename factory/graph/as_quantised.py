@@ -25,6 +25,8 @@ _QUANTISED = (
 )
 DIRECT = frozenset(_DIRECT.split())
 QUANTISED = DIRECT | frozenset(_QUANTISED.split())
+# Before these the runtime moves the QuantizeLinear behind them.
+RENAMES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 KEEP_FLOAT_WEIGHTS = frozenset({"ConvTranspose", "MatMul"})
 RANGES = ("none", "relu", "clip")  # activations that are a range of the quantised tensor
 
@@ -42,11 +44,14 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
     quantised: set[str] = set()
     ends = {*graph.inputs, *graph.outputs}  # of a part of a network: others stand beyond
     for node in graph.nodes:
-        if node.output in floats or node.op not in QUANTISED:
+        if node.op not in QUANTISED or (node.output in floats and not _is_product(node)):
             continue
         if node.op in DIRECT and ends.isdisjoint(node.inputs) and node.inputs[0] not in quantised:
             continue
         quantised.update(node.inputs, _outputs(node))
+    for node in reversed(graph.nodes):
+        if node.op in RENAMES and node.output in quantised and uses[node.inputs[0]] == 1:
+            quantised.add(node.inputs[0])
     shapes = graph.shapes()
     nodes: list[Node] = []
     made: dict[str, str] = {}  # tensor in floats -> its quantised form
@@ -73,6 +78,11 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
                 attrs = (("to", "u8"),)
                 nodes.append(Node("QuantizeLinear", (name,), made[name], attrs, (shape,), shape))
     return replace(graph, nodes=nodes, outputs=[made.get(name, name) for name in graph.outputs])
+
+
+def _is_product(node: Node) -> bool:
+    """A product of two activations, which runs in integers wherever it reads them."""
+    return node.op == "MatMul" and node.weight is None
 
 
 def _stays_float(node: Node) -> bool:

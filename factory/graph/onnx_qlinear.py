@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from factory.core.errors import InputError
-from factory.graph.as_quantised import KEEP_FLOAT_WEIGHTS
+from factory.graph.as_quantised import KEEP_FLOAT_WEIGHTS, RENAMES
 
 # operator -> (float operator, positions of (tensor, scale, zero point) inputs, of the output's
 # scale, of a bias); QLinearConcat is special.
@@ -42,9 +42,7 @@ QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MICROSOFT_OPS = frozenset({*_QLINEAR, "QLinearConcat", "FusedConv", "FusedGemm"}) | QUANTISERS
 _DROPPED = frozenset({"channels_last", "opset"})
 
-TRANSPARENT = frozenset(
-    {"Relu", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
-)
+TRANSPARENT = RENAMES | {"Relu", "Clip"}
 HIDES_RELU = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat"})
 ALWAYS_SIGNED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
@@ -274,10 +272,11 @@ class Quantised:
             return True
         if not activations or not all(map(self._from_int8, activations)):
             return False
-        if node.op_type in KEEP_FLOAT_WEIGHTS and node.input[1] in self._constants:
-            weight = self._producer.get(node.input[1])
-            if weight is None or weight.op_type != "DequantizeLinear":
-                return False
+        weight = node.input[1] if len(node.input) > 1 else ""
+        if node.op_type in WEIGHTED | KEEP_FLOAT_WEIGHTS and weight in self._constants:
+            made = self._producer.get(weight)
+            if made is None or made.op_type != "DequantizeLinear":  # it is quantised for a Conv
+                return node.op_type not in KEEP_FLOAT_WEIGHTS and self._ends[node.output[0]]
         return self._ends[node.output[0]] or node.op_type in ("Gemm", "MatMul")
 
     def _hides_relu(self, node: onnx.NodeProto) -> bool:

@@ -159,9 +159,11 @@ def test_operators_that_the_quantiser_does_not_know_run_in_floats():
     }
 
 
-@pytest.mark.parametrize("number", range(12))
-def test_a_network_partly_in_floats_is_read_as_it_was_written(number, tmp_path):
-    graph = quantised_sample(sample_network("mobile", 8, number), number)
+@pytest.mark.parametrize(
+    ("space", "number"), [("mobile", n) for n in range(8)] + [("mixed", n) for n in range(8)]
+)
+def test_a_network_partly_in_floats_is_read_as_it_was_written(space, number):
+    graph = quantised_sample(sample_network(space, 8, number), number)
     counts = kernel_counts(graph, "i8")
     assert counts == kernel_counts(as_quantised(graph))
     model = to_onnx(graph, "i8")
