@@ -315,7 +315,10 @@ def test_a_partly_quantised_model_keeps_its_float_operators():
     ]
     constants = {"s": np.float32(0.1), "z": np.uint8(0), "w": floats(4, 3, 1, 1)}
     model = make(nodes, {"x": (1, 3, 8, 8)}, constants=constants)
-    assert texts(model) == ["1*Conv(x=1x3x8x8,w=4x3x1x1,s=1,p=0,d=1,g=1,act=relu,dtype=f32)"]
+    assert texts(model) == [
+        "1*Conv(x=1x3x8x8,w=4x3x1x1,s=1,p=0,d=1,g=1,act=relu,dtype=f32)",
+        "1*DequantizeLinear(x=1x3x8x8,from=u8,dtype=f32)",
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "i8"])

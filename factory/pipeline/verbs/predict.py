@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError
 from factory.devices.profile import load_profile
-from factory.graph.canonical import canonicalise, kernel_counts, opaque_counts
+from factory.graph.canonical import canonicalise, is_quantised, kernel_counts, opaque_counts
 from factory.graph.model_inputs import AskedInputs
 from factory.latency.baselines import predict_baselines
 from factory.latency.explanation import explain, rates_of, worth_measuring
 from factory.latency.start_up import predict_start_up
-from factory.pipeline.tables import predictor_and_table
+from factory.pipeline.tables import check_precision, predictor_and_table
 from factory.profiling.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -84,15 +84,10 @@ def _predict_on(
     if simulated:
         notes.append("the table is of a simulated chip: none of its times was measured")
     dtype = None
-    if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in everything):
+    if predictor.dtype == "i8" and not is_quantised(everything):
         dtype, everything = "i8", kernel_counts(graph, "i8")
         notes.append("the file is fp32 and the device runs int8: predicted as if quantised")
-    if predictor.dtype == "f32" and any(kernel.dtype == "i8" for kernel in everything):
-        raise InputError(
-            f"{model} is an int8 model and device {profile.id!r} is profiled for fp32",
-            why="a table belongs to one precision",
-            fix="name a device whose precision is int8 (`factory devices` lists them)",
-        )
+    check_precision(everything, profile, model)
     counts = kernel_counts(graph, dtype, predictor.fusion)
     prediction = predictor.predict(counts)
     answer = prediction.to_dict()
