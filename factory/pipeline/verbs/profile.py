@@ -185,7 +185,7 @@ def _one_network(
     """
     from factory.graph.canonical import canonicalise, is_quantised, kernel_counts
     from factory.graph.onnx_build import named_after_outputs, to_onnx
-    from factory.graph.onnx_import import read_graph
+    from factory.graph.onnx_import import load_onnx, read_graph
 
     graph = canonicalise(read_graph(model))
     settings = effort_settings(effort)
