@@ -58,6 +58,9 @@ class ModelManifest(BaseModel):
 
 
 def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    form = value.type.WhichOneof("value")
+    if form not in (None, "tensor_type"):
+        return TensorSpec(name=value.name, dtype=form.removesuffix("_type"), shape=())
     tensor = value.type.tensor_type
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name

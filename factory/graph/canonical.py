@@ -61,6 +61,14 @@ def kernel_counts(
     return counts
 
 
+def opaque_counts(kernels: Mapping[Kernel, int]) -> dict[str, int]:
+    """How often each operator of which nothing is known occurs, by name."""
+    counts: Counter[str] = Counter()
+    for kernel, number in kernels.items():
+        counts[kernel.op] += number if kernel.opaque else 0
+    return {name: number for name, number in sorted(counts.items()) if number}
+
+
 def is_quantised(counts: Mapping[Kernel, int]) -> bool:
     """Whether a network holds integer operators or changes between integers and floats."""
     return any(kernel.dtype != "f32" or kernel.kind == "quantise" for kernel in counts)

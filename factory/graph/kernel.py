@@ -27,6 +27,7 @@ from factory.graph.shapes import (
 DTYPES = ("f32", "i8", "u8", "s8")
 BYTES = {"f32": 4, "i8": 1, "u8": 1, "s8": 1}
 BIAS_BYTES = 4
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 CONVOLUTIONS = frozenset({"Conv", "ConvInteger"})
 COMMUTATIVE = frozenset({"Add", "Mul", "Min", "Max", "Sum", "Mean"})
 
@@ -119,7 +120,10 @@ class Kernel:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds: convolutions and matrix products; 0 for every other operator."""
+        """Multiply-adds: those of convolutions and matrix products follow from the shapes, others
+        are the attribute ``macs``; 0 without it."""
+        if told := self.attr("macs"):
+            return int(told)
         if self.op in CONVOLUTIONS and self.weight is not None:
             return elements(self.output_shape) * elements(self.weight[1:])
         if self.op == "ConvTranspose" and self.weight is not None:
@@ -127,6 +131,12 @@ class Kernel:
         if self.op in ("Gemm", "MatMul", "MatMulInteger"):
             return elements(self.output_shape) * self.inputs[0][-1]
         return 0
+
+    @property
+    def opaque(self) -> bool:
+        """Whether nothing is known of the operator but its name: ONNX does not define it, or what
+        it does lies in a body of its own."""
+        return "." in self.op or self.op in CONTROL
 
     @property
     def bias(self) -> int:
@@ -230,7 +240,7 @@ def _parse(text: str) -> Kernel:
         raise ValueError("x, w and dtype have fixed places: first, second and last")
     _check_order(op, [name for name, _ in rest])
     kernel = Kernel(op, inputs, weight, tuple(rest), pairs[-1][1])
-    kernel.output_shape  # noqa: B018  raises ValueError where shapes and attributes do not fit
+    kernel.output_shape, kernel.macs  # noqa: B018  raise ValueError where shapes do not fit
     return kernel
 
 

@@ -128,10 +128,30 @@ def _matmul(reader: Reader, proto: onnx.NodeProto) -> Node:
     return reader.node(proto, weight=weight, weight_id=proto.input[1], params=params)
 
 
-def _binary(reader: Reader, proto: onnx.NodeProto) -> Node:
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+
+
+def _neutral(reader: Reader, proto: onnx.NodeProto, constant: str) -> bool:
+    """Whether one number changes nothing: a runtime takes such an operator out."""
+    if proto.op_type not in _NEUTRAL or reader.facts.elements(constant) != 1:
+        return False
+    first = proto.input[0] == constant
+    if first and proto.op_type in ("Sub", "Div"):
+        return False
+    same = reader.shape(proto.output[0]) == reader.shape(proto.input[1 if first else 0])
+    value = reader.numbers(proto, 0 if first else 1)
+    return same and value == [_NEUTRAL[proto.op_type]]
+
+
+def _binary(reader: Reader, proto: onnx.NodeProto) -> Node | None:
     constants = [name for name in proto.input if name in reader.facts.constants]
     if not constants:
         return reader.node(proto)
+    if _neutral(reader, proto, constants[0]):
+        reader.alias(proto.output[0], reader.activations(proto)[0])
+        return None
+    if proto.op_type == "Pow" and reader.facts.elements(constants[0]) == 1:
+        return generic(reader, proto)  # a square takes a fraction of what any other power does
     weight = reader.shape(constants[0])
     inputs = reader.activations(proto)
     producer = reader.nodes.get(reader.resolve(inputs[0])) if inputs else None

@@ -27,6 +27,7 @@ from factory.graph.shapes import Shape, elements, pads_values, spatial_values
 Emitter = Callable[[Writer, Node, list[str], str], Quantisation]
 EMITTERS: Registry[Emitter] = Registry("operator to write")
 
+PRODUCT_SCALE = 1e-4  # of the mean product of two activations
 _FUSED = {"relu": "Relu", "hswish": "HardSwish", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu")
 _KEEPS_RANGE = frozenset(
@@ -147,7 +148,13 @@ def _matmul(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisa
         rank = len(node.weight)
         weight, _ = writer.weight(name, node.weight, node.weight[-2], axis=rank - 1)
         inputs = [*inputs, weight]
-    writer.node("MatMul", inputs, [out])
+    if node.weight is not None or writer.quantised:
+        writer.node("MatMul", inputs, [out])
+        return SIGNED
+    # A factor costs nothing; without it softmax meets numbers whose powers vanish, and is slow.
+    writer.node("MatMul", inputs, [f"{out}_product"])
+    factor = writer.constant(np.asarray(PRODUCT_SCALE / node.in_shapes[0][-1], np.float32))
+    writer.node("Mul", [f"{out}_product", factor], [out])
     return SIGNED
 
 
@@ -173,6 +180,8 @@ EMITTERS.add("AveragePool", _pool)
 
 
 def _binary(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    if node.attr("c0") or node.attr("c1"):
+        return _generic(writer, node, inputs, out)
     if node.weight is not None:
         name = node.weight_id or f"{node.output}.weight"
         inputs = [*inputs, writer.operand(name, node.weight)]

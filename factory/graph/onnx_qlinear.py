@@ -38,6 +38,8 @@ _QLINEAR: dict[str, tuple[str, tuple[int, ...], int, int | None]] = {
     "QLinearSigmoid": ("Sigmoid", (0,), 3, None),
     "QLinearSoftmax": ("Softmax", (0,), 3, None),
 }
+AS_STANDARD = frozenset({"QuantizeLinear", "DequantizeLinear", "Gelu"})
+"""Operators of com.microsoft that do what the standard ones do."""
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 MICROSOFT_OPS = frozenset({*_QLINEAR, "QLinearConcat", "FusedConv", "FusedGemm"}) | QUANTISERS
 _DROPPED = frozenset({"channels_last", "opset"})
@@ -70,7 +72,7 @@ def _rewrite(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         return _expand(node, "Concat", starts, 0, None)
     if node.op_type in _QLINEAR:
         return _expand(node, *_QLINEAR[node.op_type])
-    if node.domain == "com.microsoft":
+    if node.domain == "com.microsoft" and node.op_type in AS_STANDARD:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.domain = ""
@@ -82,11 +84,7 @@ def _expand(
     node: onnx.NodeProto, op: str, starts: tuple[int, ...], scale: int, bias: int | None
 ) -> list[onnx.NodeProto]:
     if any(a.name == "channels_last" and a.i for a in node.attribute):
-        raise InputError(
-            f"operator {node.op_type} (node {node.name!r}) is laid out channels-last",
-            why="the file was already optimised for one runtime",
-            fix="give the model as quantised, before optimisation",
-        )
+        return [node]  # already optimised for one runtime
     output, names, nodes = node.output[0], [], []
     for number, start in enumerate(starts):
         read = f"{output}__in{number}"
@@ -111,11 +109,15 @@ def _unfuse(node: onnx.NodeProto, op: str) -> list[onnx.NodeProto]:
     activation = next((a.s.decode() for a in node.attribute if a.name == "activation"), "")
     params = next((list(a.floats) for a in node.attribute if a.name == "activation_params"), [])
     raw = f"{node.output[0]}__linear" if activation else node.output[0]
-    main = helper.make_node(op, list(node.input[:3]), [raw], name=node.name)
+    added = len(node.input) > 3 and bool(node.input[3])  # FusedConv adds a tensor before that
+    made = f"{node.output[0]}__sum" if added else raw
+    main = helper.make_node(op, list(node.input[:3]), [made], name=node.name)
     main.attribute.extend(a for a in node.attribute if not a.name.startswith("activation"))
-    if not activation:
-        return [main]
     nodes = [main]
+    if added:
+        nodes.append(helper.make_node("Add", [made, node.input[3]], [raw]))
+    if not activation:
+        return nodes
     extra: list[str] = []
     attributes: dict[str, Any] = {}
     if activation == "Clip":

@@ -146,10 +146,25 @@ class Writer:
             self._count += 1
             reshaped = f"{name}_as_{self._count}"
             result = self.result(reshaped)
-            self.node("Reshape", [source, self.ints(shape)], [result])
+            self._as_shape(source, self.shapes[name], shape, result)
             self.finish(reshaped, shape, self.ranges.get(name, SIGNED))
             self._reshaped[key] = self._readable.get(reshaped, reshaped)
         return self._reshaped[key]
+
+    def _as_shape(self, source: str, before: Shape, after: Shape, result: str) -> None:
+        """Squeeze or Unsqueeze where that will do: a runtime moves a Transpose through these."""
+        few, many = (after, before) if len(after) < len(before) else (before, after)
+        axes, place = [], 0
+        for axis, size in enumerate(many):
+            if place < len(few) and few[place] == size:
+                place += 1
+            elif size == 1:
+                axes.append(axis)
+        if place == len(few) and len(few) + len(axes) == len(many) and axes:
+            op = "Squeeze" if many is before else "Unsqueeze"
+            self.node(op, [source, self.ints(axes)], [result])
+        else:
+            self.node("Reshape", [source, self.ints(after)], [result])
 
     def result(self, name: str) -> str:
         """The name under which an operator must write the tensor ``name``."""

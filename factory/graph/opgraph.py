@@ -69,12 +69,23 @@ class Node:
 
 @dataclass
 class OpGraph:
-    """A network: named inputs, operators in topological order, names of the outputs."""
+    """A network.
+
+    Attributes:
+        inputs: shapes of the inputs by name.
+        nodes: operators in topological order.
+        outputs: names of the outputs.
+        params: parameters of the whole, where they are not the sum of those of its nodes: weights
+            that several nodes share count once.
+        notes: what a person should know: what was assumed, what is not known.
+    """
 
     inputs: dict[str, Shape]
     nodes: list[Node]
     outputs: list[str]
     name: str = "network"
+    params: int | None = None
+    notes: tuple[str, ...] = ()
 
     def shapes(self) -> dict[str, Shape]:
         """Shape of every tensor, as its producer makes it."""

@@ -31,10 +31,10 @@ import onnx
 
 from factory.devices.base import Timing
 from factory.graph.canonical import canonicalise
-from factory.graph.kernel import Kernel
+from factory.graph.kernel import COPIES, Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.onnx_import import from_onnx
-from factory.graph.opgraph import GraphBuilder, OpGraph
+from factory.graph.opgraph import GraphBuilder, Node, OpGraph
 
 _GENERATED = re.compile(r"(_token_\d+|_nchwc|/QuickGeluFusion/?|_nhwc)$")
 _QUANTISED = re.compile(r"(_f|_q|_dq|__float)$")
@@ -150,11 +150,12 @@ def _charged(
     outputs: dict[str, str] = {}
     own: dict[str, str] = {}
     for made in graph.nodes:
-        for name in (made.output, *(name for name, _ in made.more_outputs)):
+        for name in _outputs(made):
             outputs[_QUANTISED.sub("", name)] = own[name] = made.output
     outputs |= own
     owners = [_owner(node, outputs) for node in executed.node]
     maker = {name: i for i, node in enumerate(executed.node) for name in node.output}
+    moved = _moved_transposes(graph, owners)
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(executed.node):
         for name in node.input:
@@ -167,6 +168,8 @@ def _charged(
             before = _before(node, executed, owners, maker)
             after = _after(node, executed, owners, readers)
             owner = (after or before) if _leaves_layout(node) else (before or after)
+            if node.op_type == "Transpose":
+                owner = moved.get(before or "", owner)
         if owner is not None:
             charge = charged.setdefault(owner, _Charge())
             charge.share += share[index]
@@ -174,6 +177,29 @@ def _charged(
             if not added:
                 charge.providers[provider.get(node.name, "")] += 1
     return charged
+
+
+def _moved_transposes(graph: OpGraph, owners: Sequence[str | None]) -> dict[str, str]:
+    """Operator -> the Transpose before it that is not executed where it was written.
+
+    A runtime moves a Transpose behind operators that only copy, and there it has no name.
+    """
+    executed = set(owners)
+    makers = {name: node for node in graph.nodes for name in _outputs(node)}
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        maker = makers.get(node.inputs[0]) if node.op in COPIES and node.inputs else None
+        if maker is None or maker.op not in COPIES:
+            continue
+        if maker.op == "Transpose" and maker.output not in executed:
+            found[node.output] = maker.output
+        elif maker.output in found:
+            found[node.output] = found[maker.output]
+    return found
+
+
+def _outputs(node: Node) -> tuple[str, ...]:
+    return (node.output, *(name for name, _ in node.more_outputs))
 
 
 def _shares(executed: onnx.GraphProto, traced: Sequence[Mapping[str, Any]]) -> list[float]:

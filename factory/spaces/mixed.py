@@ -27,6 +27,9 @@ MAX_TRIES = 400
 
 def _stem(d: MixedDrawer, height: int, width: int) -> str:
     x = d.builder.input("image", (1, 3, height, width))
+    if d.chance(0.03):
+        x = d.resize(x, height - height // 16, width - width // 16, "cubic", by_scale=False)
+        _, _, height, width = d.shape(x)
     c = d.channels(2 ** d.rng.uniform(3.5, 6.2))
     form = d.rng.random()
     if form < 0.25 and height % 4 == width % 4 == 0:  # patches

@@ -120,6 +120,11 @@ class MixedDrawer(Drawer):
         wanted = max(1, round(channels / self.head_width))
         return next(h for h in range(wanted, 0, -1) if channels % h == 0)
 
+    def taken(self, x: str, index: int) -> str:
+        """x[index]."""
+        attrs = (("axis", "0"), ("c1", f"{index}s"), ("y", shape_text(self.shape(x)[1:])))
+        return self.builder.unary("Gather", x, attrs)
+
     def resize(self, x: str, height: int, width: int, mode: str, *, by_scale: bool) -> str:
         """A map in another size, nearest or bilinear."""
         n, c, h, w = self.shape(x)

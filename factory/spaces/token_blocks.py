@@ -37,8 +37,12 @@ def _qkv(d: MixedDrawer, x: str, heads: int) -> tuple[str, str, str]:
     y = d.builder.dense(x, 3 * c, bias=d.chance(0.8))
     if d.chance(0.7):
         y = d.builder.reshape(y, (n, count_, 3, heads, width))
-        parts = d.builder.split(d.builder.transpose(y, (2, 0, 3, 1, 4)), (1, 1, 1), axis=0)
-        q, k, v = (d.builder.reshape(part, (n, heads, count_, width)) for part in parts)
+        y = d.builder.transpose(y, (2, 0, 3, 1, 4))
+        if d.chance(0.7):
+            parts = d.builder.split(y, (1, 1, 1), axis=0)
+            q, k, v = (d.builder.reshape(part, (n, heads, count_, width)) for part in parts)
+        else:
+            q, k, v = (d.taken(y, i) for i in range(3))
     else:
         y = d.builder.reshape(y, (n, count_, heads, 3 * width))
         parts = d.builder.split(y, (width, width, width), axis=3)

@@ -16,7 +16,7 @@ from factory.pipeline.chip_plan import EFFORTS as ANY_EFFORTS
 from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
 from factory.pipeline.profiling_plan import EFFORTS as SIZE_EFFORTS
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.pipeline.tables import (
     check_precision,
     mismatch,
@@ -92,7 +92,7 @@ def profile(
         return _any_network(device_profile, browser, name, out, seed, dry_run, progress)
     if model is not None:
         return _one_network(device_profile, browser, Path(model), out, effort, dry_run, progress)
-    spec = network_spec(channels, layers, input, stem, classes)
+    space = cell_space(channels, layers, input, stem, classes)
     effort_settings(effort)
     if not 0 <= networks <= 1000:
         raise InputError(f"networks = {networks} is not accepted", fix="give a number up to 1000")
@@ -103,7 +103,7 @@ def profile(
         "folder": str(folder),
     }
     if dry_run:
-        kernels = kernels_of([spec], device_profile.dtype)
+        kernels = kernels_of([space], device_profile.dtype)
         known = _known_table(device_profile, folder)
         left = [k for k in kernels if known is None or not known.has(str(k), kind="kernel")]
         efforts = {
@@ -133,7 +133,7 @@ def profile(
             measured = measure_chip(
                 opened,
                 table,
-                [spec],
+                [space],
                 networks=networks,
                 pool=POOL,
                 effort=effort,
@@ -186,9 +186,9 @@ def _one_network(
     """
     from factory.graph.canonical import canonicalise, is_quantised, kernel_counts
     from factory.graph.onnx_build import named_after_outputs, to_onnx
-    from factory.graph.onnx_import import from_onnx, load_onnx
+    from factory.graph.onnx_import import read_graph
 
-    graph = canonicalise(from_onnx(load_onnx(model, weights=False)))
+    graph = canonicalise(read_graph(model))
     settings = effort_settings(effort)
     counts = kernel_counts(graph)
     dtype = None if is_quantised(counts) else device_profile.dtype
