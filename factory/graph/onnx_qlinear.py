@@ -21,7 +21,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from factory.core.errors import InputError
 from factory.graph.as_quantised import KEEP_FLOAT_WEIGHTS, RENAMES
 
 # operator -> (float operator, positions of (tensor, scale, zero point) inputs, of the output's

@@ -187,6 +187,7 @@ def _one_network(
     from factory.graph.canonical import canonicalise, is_quantised, kernel_counts
     from factory.graph.onnx_build import named_after_outputs, to_onnx
     from factory.graph.onnx_import import read_graph
+    from factory.graph.onnx_load import open_onnx
 
     graph = canonicalise(read_graph(model))
     settings = effort_settings(effort)
@@ -206,7 +207,7 @@ def _one_network(
         return {**answer, "dry_run": True, "kernels": len(counts), "networks": 1,
                 "seconds": seconds}  # fmt: skip
     made = (
-        named_after_outputs(load_onnx(model)) if dtype is None else to_onnx(graph, dtype)
+        named_after_outputs(open_onnx(model).model) if dtype is None else to_onnx(graph, dtype)
     ).SerializeToString(deterministic=True)
     with _opened(device_profile, browser) as opened:
         describe = opened.describe()
