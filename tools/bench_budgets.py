@@ -28,7 +28,7 @@ from factory.core.reading import read_json
 from factory.pipeline import search_files
 from factory.pipeline.build import run_build
 from factory.pipeline.recipe import Recipe
-from factory.search.feasibility import largest_cost, smallest_cost
+from factory.search.derive import derivation_of
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.network_spec import NetworkSpec
 
@@ -86,7 +86,8 @@ def budgets(space: CellSpace, devices: list[str], shares: list[float]) -> dict[s
     ranges, tiers = {}, []
     for device in devices:
         term = latency_term(space, device)
-        low, high = smallest_cost(term)[0], largest_cost(term)
+        derivation = derivation_of(space)
+        low, high = derivation.smallest(term)[0], derivation.largest(term)
         ranges[device] = [low, high]
         for share in shares:
             tiers.append(

@@ -33,7 +33,7 @@ from factory.data.datasets import load_data
 from factory.search.architectures import TierBudget, search_architectures
 from factory.search.collapse import CollapseWatch
 from factory.search.config import SearchConfig
-from factory.search.form_201 import FORM_201
+from factory.search.derive import derivation_of
 from factory.search.strategies.tabular import Table201
 from factory.spaces.nas_bench_201 import Cell201
 from factory.spaces.nas_bench_201_space import STAGES, NasBench201Space, Spec201
@@ -114,6 +114,7 @@ def settings(method: str, args: argparse.Namespace) -> SearchConfig:
 def judged(folder: Path, table: Table201, cfg: SearchConfig) -> dict[str, Any]:
     """The cell of every epoch, its accuracy in the table, and what the rules say of it all."""
     watch, stopped, taken = CollapseWatch(cfg.stop_patience), None, None
+    derivation = derivation_of(NasBench201Space(table.space().spec))
     skips, accuracies, cells = [], [], []
     for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -121,7 +122,7 @@ def judged(folder: Path, table: Table201, cfg: SearchConfig) -> dict[str, Any]:
             continue
         (share,) = row["skip_share_by_cell"].values()
         (probabilities,) = row["probabilities"].values()
-        cell = FORM_201.discretise(np.log(np.maximum(probabilities, 1e-30)))
+        cell = derivation.discretise({"cell": np.log(np.maximum(probabilities, 1e-30))})
         skips.append(share)
         cells.append(cell)
         accuracies.append(float(table.accuracy[cell.index]))

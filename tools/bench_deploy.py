@@ -36,18 +36,19 @@ from factory.core.errors import InputError
 from factory.core.files import write_json
 from factory.core.reading import read_json
 from factory.deployment.agreement import compare
-from factory.deployment.run_here import open_session, run_images
+from factory.deployment.run_here import run_images
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import place
 from factory.devices.profile import load_profile
+from factory.graph.model_inputs import AskedInputs
 from factory.pipeline.browser_profile import BrowserRequest, open_browser
 from factory.pipeline.context import open_run
-from factory.pipeline.export_source import open_source
+from factory.pipeline.export_source import Asked, open_source
 from tools.settled_networks import NETWORKS
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-SOURCE_OPTIONS = ("tier", "input", "data", "mean", "std", "weights")
+SOURCE_OPTIONS = ("tier", "weights")
 ONE_RUN = TimingPlan(
     min_runs=1, max_runs=1, min_time_ms=0.0, warmup_runs=1, warmup_time_ms=0.0, profile_runs=1
 )
@@ -188,7 +189,12 @@ def _pictures(folder: Path, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     arguments = read_json(folder / "bench.json")["arguments"]
     with tempfile.TemporaryDirectory() as scratch:
         options = {key: arguments[key] for key in SOURCE_OPTIONS if key in arguments}
-        data = open_source(arguments["model"], Path(scratch), **options).data
+        told = {key: arguments[key] for key in ("mean", "std") if key in arguments}
+        told["inputs"] = AskedInputs.of(arguments.get("input"))
+        folder_of = Path(arguments["data"]) if arguments.get("data") else None
+        asked = Asked(data=folder_of, **told)
+        data = open_source(arguments["model"], Path(scratch), asked, **options).data
+    assert isinstance(data.test_images, np.ndarray)
     count = len(data.test_images)
     chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
     labels = None if data.test_labels is None else data.test_labels[chosen]
@@ -206,7 +212,7 @@ def _on_runtime(
     except InputError as error:
         return {"status": "failed", "reason": str(error)}
     fp32 = next(file for _, file in _files(folder, ("onnx-fp32",)))
-    found = compare(outputs, run_images(open_session(fp32), images), labels)
+    found = compare(outputs, run_images(fp32, images), labels)
     return {"status": "ok", "providers": providers, "agreement": found.to_dict()}
 
 

@@ -34,7 +34,6 @@ from factory.data.datasets import load_data
 from factory.search.architectures import TierBudget, search_architectures
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm, macs_term
-from factory.search.diagnostics import skip_share_by_cell
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.genotype import Genotype
 from factory.spaces.network_spec import NetworkSpec
@@ -192,7 +191,7 @@ def search_and_train(
             "accuracies": accuracies,
             "macs": space.counts(genotype).macs,
             "repaired": result.repaired,
-            "skip_share": skip_share_by_cell(genotype),
+            "skip_share": space.skip_shares(genotype),
             "genotype": genotype.to_dict(),
         }
         write_json(done, row)

@@ -47,8 +47,7 @@ from factory.pipeline.tables import predictor_for
 from factory.search.architectures import TierBudget, search_architectures
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm, macs_term
-from factory.search.diagnostics import skip_share_by_cell
-from factory.search.feasibility import largest_cost, smallest_cost
+from factory.search.derive import derivation_of
 from factory.spaces.cell_network import CellNetwork
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.genotype import Genotype
@@ -117,8 +116,9 @@ class Setting:
         self.data = load_data(pictures, 0, SILENT)
         self.macs = macs_term(self.space.presence(), args.max_macs)
         self.latency = latency_term(self.space, args.device)
-        low = smallest_cost(self.latency)[0]
-        limit = low + args.latency_share * (largest_cost(self.latency) - low)
+        low = derivation_of(self.space).smallest(self.latency)[0]
+        high = derivation_of(self.space).largest(self.latency)
+        limit = low + args.latency_share * (high - low)
         self.limited = self.latency.with_limit(limit)
 
     def predicted_ms(self, genotype: Genotype) -> float:
@@ -232,7 +232,7 @@ def one(setting: Setting, method: str, seed: int, folder: Path) -> dict[str, Any
         "macs": counts.macs,
         "params": counts.params,
         "predicted_ms": setting.predicted_ms(genotype),
-        "skip_share": skip_share_by_cell(genotype),
+        "skip_share": setting.space.skip_shares(genotype),
         **found,
     }
     write_json(done, row)

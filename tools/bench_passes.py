@@ -20,9 +20,8 @@ import onnx
 from factory.cli.output import table
 from factory.core.files import write_json
 from factory.core.reading import read_json
-from factory.deployment.calibration import calibrate
 from factory.deployment.chip_flags import wants_reduced_range
-from factory.deployment.quantise import QuantiseConfig, quantise_model
+from factory.deployment.quantise import QuantiseConfig, Quantiser
 from factory.deployment.selection import select_passes
 from factory.devices.base import open_device
 from factory.devices.profile import load_profile
@@ -78,7 +77,7 @@ def quantised(model: onnx.ModelProto) -> bytes:
     dims = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     images = np.random.default_rng(0).standard_normal((8, *dims[1:]), dtype=np.float32)
     config = QuantiseConfig(reduce_range=wants_reduced_range(True))
-    return quantise_model(model, calibrate(model, images, "minmax"), config).SerializeToString()
+    return Quantiser(model, images, config).model("minmax").SerializeToString()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from factory.devices.start_up import peak_bytes
 from factory.search.axes import GRADIENTS
 from factory.search.gradient import Batch, EstimateSettings, gradients
 from factory.search.relaxation import ArchParameters
-from factory.search.supernet import Supernet
+from factory.spaces.cell_space import CellSpace
+from factory.spaces.cell_supernet import Supernet
 from factory.spaces.network_spec import NetworkSpec
 
 CLASSES = 10
@@ -49,7 +50,7 @@ class OurStep:
 
     def __init__(self, spec: NetworkSpec, partial: int) -> None:
         self.net = Supernet(spec, partial, seed=0)
-        self.arch = ArchParameters(seed=0, edge_normalisation=partial > 1)
+        self.arch = ArchParameters(CellSpace(spec), seed=0, edge_normalisation=partial > 1)
         self.weight_parameters = list(self.net.parameters())
         self.arch_parameters = self.arch.trainable()
         s = SETTINGS

@@ -37,7 +37,7 @@ from factory.pipeline.profiling_plan import (
     measure_chip,
     random_networks,
 )
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.profiler import network_key, profile_networks
 from factory.profiling.reference import reference_rows, usual_reference_ms
@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--reloads", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    spec, progress = network_spec(8, 5, "3x32x32", "cifar", 10), LineProgress()
+    spec, progress = cell_space(8, 5, "3x32x32", "cifar", 10), LineProgress()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(open_target(arguments))

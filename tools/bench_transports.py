@@ -34,7 +34,7 @@ from factory.devices.base import Device, Timing
 from factory.devices.local import LocalDevice
 from factory.devices.profile import DeviceProfile
 from factory.pipeline.profiling_plan import effort_settings, kernels_of
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.profiling.kernel_model import kernel_model
 
 AGENT = Path(__file__).resolve().parent / "device_agent.py"
@@ -72,7 +72,7 @@ def measure(url: str, count: int, effort: str, block_size: int) -> list[dict[str
     """One entry a kernel: its medians in ms by way."""
     settings = effort_settings(effort)
     plan, rounds = settings.kernel_plan(), settings.rounds
-    kernels = kernels_of([network_spec(8, 5, "3x32x32", "cifar", 10)], "f32")  # the demo's
+    kernels = kernels_of([cell_space(8, 5, "3x32x32", "cifar", 10)], "f32")  # the demo's
     random.Random(0).shuffle(kernels)
     kernels = kernels[:count]
     entries: list[dict[str, Any]] = []

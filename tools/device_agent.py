@@ -707,6 +707,93 @@ def unpack_arrays(facts: Any, blobs: Sequence[bytes | memoryview]) -> dict[str, 
     return arrays
 '''
 
+SOURCES['factory.core.made_up'] = r'''"""Made-up values for the inputs of models: of the right type and range, the same at every call.
+
+Floats are standard normal, bytes cover their whole range, truth values are both. Wider whole
+numbers are 0 or 1: what they mean (an index, a length, a mask, a shape) is not known, and most
+models run with that; :func:`feeds` says what else to try, :func:`first_of` tries it. Standard
+library and numpy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+TYPES: dict[str, np.dtype] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "float": "f4", "float16": "f2", "double": "f8", "bool": "?",
+        "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2",
+        "uint32": "u4", "int32": "i4", "uint64": "u8", "int64": "i8",
+    }.items()
+}  # fmt: skip
+"""Element types of inputs that are made up, by the runtime's names."""
+MOST_ELEMENTS = 2**31
+_CONSTANTS = (1, 0)  # of whole numbers, where the model does not run with drawn ones
+Feeds = Mapping[str, np.ndarray]
+Result = TypeVar("Result")
+Inputs = Mapping[str, tuple[np.dtype, Sequence[int]]]
+
+
+def values(
+    name: str,
+    dtype: np.dtype,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    whole: int | None = None,
+) -> np.ndarray:
+    """Values of the input ``name``; ``whole`` is what each whole number wider than a byte is.
+
+    Raises:
+        ValueError: more elements than are made.
+    """
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.itemsize == 1:
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
+    if whole is not None:
+        return np.full(shape, whole, dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def feeds(inputs: Inputs, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """Values of all inputs, best first: a model that does not run with one may with the next.
+
+    There is more than one only where there are whole numbers, which may be what a model cannot
+    take: a length of 0, or an index of 1 into one row.
+    """
+    wide = any(dtype.kind in "iu" and dtype.itemsize > 1 for dtype, _ in inputs.values())
+    for whole in (None, *_CONSTANTS) if wide else (None,):
+        rng = np.random.default_rng(seed)
+        yield {
+            name: values(name, dtype, shape, rng, whole) for name, (dtype, shape) in inputs.items()
+        }
+
+
+def first_of(run: Callable[[Feeds], Result], tries: Iterable[Feeds]) -> tuple[Feeds, Result]:
+    """The first inputs that a model runs with, and what ``run`` of them gives.
+
+    Raises what the first ones raised, where it runs with none.
+    """
+    first: Exception | None = None
+    for inputs in tries:
+        try:
+            return inputs, run(inputs)
+        except Exception as error:  # the runtime's, of many kinds
+            first = first or error
+    assert first is not None
+    raise first
+'''
+
 SOURCES['factory.core.temporary'] = r'''"""Folders in the system's temporary folder that do not outlive the command that made them.
 
 A folder is removed when its ``with`` ends, when its object goes or when the interpreter ends. Its
@@ -1167,33 +1254,25 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from factory.core import made_up
 from factory.devices import memory
 from factory.devices.context import CONTEXT
 
-NUMPY_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
-MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
+Given = tuple[Mapping[str, np.ndarray] | None, str]
+NOTHING_GIVEN: Given = (None, "")
 
 
 def one_line(error: BaseException) -> str:
@@ -1241,6 +1320,14 @@ def make_session(
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
+def with_weights(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The settings for a model whose weights lie in files of ``folder``; "": in itself."""
+    if not folder:
+        return dict(config)
+    key = "session.model_external_initializers_file_folder_path"
+    return {**config, "session_entries": {**config.get("session_entries", {}), key: folder}}
+
+
 def register_plugin(name: str, library: str) -> list[str]:
     """Load a plug-in execution provider; the providers that are there then.
 
@@ -1263,24 +1350,28 @@ class Candidate:
         config: Mapping[str, Any],
         trace: str | None = None,
         optimised_path: str | None = None,
+        given: Given = NOTHING_GIVEN,
     ) -> None:
+        feeds, folder = given
+        config = with_weights(config, folder)
         before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
-        self.binding = self.session.io_binding()
-        self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
-        rng = np.random.default_rng(0)
-        for meta in self.session.get_inputs():
-            array = random_input(meta.name, meta.type, meta.shape, rng)
-            self.feeds.append(array)
-            self.binding.bind_cpu_input(meta.name, array)
-        for output in self.session.get_outputs():
-            self.binding.bind_output(output.name)
         self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
-        self.first_run_ms = self.run(1)[0] / 1e6
+        tries = made_up_feeds(self.session) if feeds is None else [feeds]
+        _, self.first_run_ms = made_up.first_of(self._bind_and_run, tries)
         self.peak_memory_mb = memory.peak_mb(before_kb)
+
+    def _bind_and_run(self, feeds: Mapping[str, np.ndarray]) -> float:
+        self.feeds = feeds  # keeps the bound buffers alive
+        self.binding = self.session.io_binding()
+        for name, array in feeds.items():
+            self.binding.bind_cpu_input(name, array)
+        for output in self.session.get_outputs():
+            self.binding.bind_output(output.name)
+        return self.run(1)[0] / 1e6
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -1363,25 +1454,20 @@ def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float)
     return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
-def random_input(
-    name: str, kind: str, shape: Sequence[Any], rng: np.random.Generator
-) -> np.ndarray:
-    """A fixed random array for one graph input; refuses dynamic shapes and foreign types."""
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
-    if kind not in NUMPY_TYPES:
-        raise ValueError(f"input {name!r} has the unsupported type {kind}")
-    if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
-    dtype = np.dtype(NUMPY_TYPES[kind])
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
-    if dtype.itemsize == 1:
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
-    return np.zeros(shape, dtype)
+def made_up_feeds(session: ort.InferenceSession) -> Iterator[dict[str, np.ndarray]]:
+    """Fixed values for the inputs of a session, best first (factory/core/made_up.py).
+
+    Raises ValueError for a dynamic shape, a foreign type or too many elements.
+    """
+    inputs = {}
+    for meta in session.get_inputs():
+        if not all(isinstance(size, int) and size >= 0 for size in meta.shape):
+            raise ValueError(f"input {meta.name!r} has a dynamic shape {list(meta.shape)}")
+        dtype = made_up.TYPES.get(meta.type.removeprefix("tensor(").removesuffix(")"))
+        if dtype is None:
+            raise ValueError(f"input {meta.name!r} has the unsupported type {meta.type}")
+        inputs[meta.name] = (dtype, meta.shape)
+    return made_up.feeds(inputs)
 
 
 def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
@@ -1402,7 +1488,13 @@ def trace_runs(plan: Mapping[str, Any], median_ms: float) -> int:
 
 
 def trace_nodes(
-    model: bytes, config: Mapping[str, Any], runs: int, folder: str, *, graph: bool = False
+    model: bytes,
+    config: Mapping[str, Any],
+    runs: int,
+    folder: str,
+    *,
+    graph: bool = False,
+    given: Given = NOTHING_GIVEN,
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
@@ -1415,11 +1507,11 @@ def trace_nodes(
         candidate = None
         if graph:
             with contextlib.suppress(Exception):
-                candidate = Candidate(model, config, prefix, optimised)
+                candidate = Candidate(model, config, prefix, optimised, given)
                 with open(optimised, "rb") as stream:
                     content = base64.b64encode(stream.read()).decode()
         if candidate is None:
-            candidate = Candidate(model, config, prefix)
+            candidate = Candidate(model, config, prefix, None, given)
         candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
@@ -1487,11 +1579,14 @@ def measure_many(
     config: Mapping[str, Any],
     folder: str,
     tick: Tick,
+    given: Sequence[Given] = (),
 ) -> list[dict[str, Any]]:
     """Time the models of a block in interleaved rounds; a failure is a result with its reason.
 
     ``tick(index, phase)`` announces what is done next, so that the parent knows who hangs.
+    ``given`` holds what goes with each model: values of its inputs, the folder of its weights.
     """
+    given = given or [NOTHING_GIVEN] * len(models)
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
     references = range(len(models) - plan.get("references", 0), len(models))
@@ -1505,7 +1600,7 @@ def measure_many(
 
     def prepare(index: int) -> None:
         tick(index, "making the session")
-        candidate = Candidate(models[index], config)
+        candidate = Candidate(models[index], config, given=given[index])
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
         share = REFERENCE_TIME if index in references else 1.0
@@ -1526,7 +1621,9 @@ def measure_many(
         result = results[index]
         runs = trace_runs(plan, result["median_ms"])
         graph = bool(plan.get("optimised_graph"))
-        nodes, traced_ms, content = trace_nodes(models[index], config, runs, folder, graph=graph)
+        nodes, traced_ms, content = trace_nodes(
+            models[index], config, runs, folder, graph=graph, given=given[index]
+        )
         result.update(nodes=nodes, traced_ms=traced_ms, optimised=content)
         result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:
@@ -1624,6 +1721,7 @@ def compile_context(model: bytes, config: Mapping[str, Any], folder: str) -> byt
     """The model with its partitions compiled for the SoC of ``config`` (EPContext nodes)."""
     path = os.path.join(folder, "context.onnx")
     entries = {
+        **config.get("session_entries", {}),
         "ep.context_enable": "1",
         "ep.context_file_path": path,
         "ep.context_embed_mode": "1",
@@ -1659,6 +1757,7 @@ from typing import Any
 
 import numpy as np
 
+from factory.core import made_up
 from factory.devices import measure
 from factory.devices.memory import status_kb
 
@@ -1672,16 +1771,15 @@ def start_up(path: str, config: Mapping[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     session = measure.make_session(path, config)
     session_ms = (time.perf_counter() - started) * 1e3
-    rng = np.random.default_rng(0)
-    feeds = {
-        value.name: measure.random_input(value.name, value.type, value.shape, rng)
-        for value in session.get_inputs()
-    }
-    started = time.perf_counter()
-    session.run(None, feeds)
-    first_run_ms = (time.perf_counter() - started) * 1e3
-    for _ in range(FEW_RUNS):
+
+    def run(feeds: Mapping[str, np.ndarray]) -> float:
+        started = time.perf_counter()
         session.run(None, feeds)
+        return (time.perf_counter() - started) * 1e3
+
+    feeds, first_run_ms = made_up.first_of(run, measure.made_up_feeds(session))
+    for _ in range(FEW_RUNS):
+        run(feeds)
     return {
         "session_ms": session_ms,
         "first_run_ms": first_run_ms,
@@ -1794,8 +1892,16 @@ class Worker:
     def do_time(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Time the models in the blobs."""
         self._session = None  # nothing else in memory while the clock runs
+        given = header["given"]
+        models, values = blobs[: len(given)], blobs[len(given) :]
+        extras = []
+        for entry in given:
+            facts = entry["feeds"]
+            own, values = values[: len(facts or ())], values[len(facts or ()) :]
+            feeds = None if facts is None else unpack_arrays(facts, own)
+            extras.append((feeds, entry["weights_folder"]))
         results = measure.measure_many(
-            blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
+            models, header["plan"], header["rounds"], self.config, self.folder, self.tick, extras
         )
         return {"reply": "timings", "timings": results}, []
 
@@ -1807,12 +1913,12 @@ class Worker:
     def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Which node of a model runs where."""
         self.tick(0, "making the session")
-        return {"reply": "placed", **placing.place(blobs[0], self.config, self.folder)}, []
+        return {"reply": "placed", **placing.place(blobs[0], self._config(header), self.folder)}, []
 
     def do_compile(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """A model compiled ahead for the SoC that the provider's options name."""
         self.tick(0, "compiling")
-        content = placing.compile_context(blobs[0], self.config, self.folder)
+        content = placing.compile_context(blobs[0], self._config(header), self.folder)
         return {"reply": "compiled"}, [content]
 
     def do_run(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -1821,7 +1927,8 @@ class Worker:
         feeds = unpack_arrays(header["arrays"], blobs)
         self.tick(0, "running")
         names = [output.name for output in session.get_outputs()]
-        facts, contents = pack_arrays(dict(zip(names, session.run(names, feeds), strict=True)))
+        made = dict(zip(names, session.run(names, feeds), strict=True))
+        facts, contents = pack_arrays(_arrays(made))
         return {"reply": "outputs", "arrays": facts}, contents
 
     def do_run_batch(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -1841,17 +1948,32 @@ class Worker:
         facts, contents = pack_arrays({output: stacked})
         return {"reply": "outputs", "arrays": facts}, contents
 
+    def _config(self, header: dict[str, Any]) -> dict[str, Any]:
+        """The settings for the model of a request, whose weights may lie in a folder."""
+        return measure.with_weights(self.config, header.get("weights_folder", ""))
+
     def _cached(self, header: dict[str, Any], blobs: list[bytes]) -> ort.InferenceSession:
         """The session of the model that was sent now (first blob) or the last time."""
         if header["with_model"]:
             model = blobs.pop(0)
             self.tick(0, "making the session")
             self._session = None
-            session = measure.make_session(model, self.config)
+            session = measure.make_session(model, self._config(header))
             self._session = (hashlib.sha256(model).hexdigest(), session)
         if self._session is None or self._session[0] != header["model"]:
             raise LookupError("that model is no longer loaded")
         return self._session[1]
+
+
+def _arrays(made: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The outputs that are arrays of numbers; those of a sequence by their number."""
+    found = {}
+    for name, value in made.items():
+        parts = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {}
+        for part, array in (parts or {name: value}).items():
+            if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+                found[part] = array
+    return found
 
 
 def pin(cores: list[int] | None) -> str:
@@ -1976,6 +2098,48 @@ class TimingPlan:
         times = (self.min_time_ms, self.max_time_ms, self.warmup_time_ms, self.warmup_tolerance)
         if min(times) < 0 or min(self.profile_runs, self.references) < 0:
             raise ValueError(f"negative time or number of runs in {self}")
+
+
+class Model(bytes):
+    """ONNX bytes with what goes with them where a device is this machine.
+
+    Attributes:
+        feeds: values of its inputs; None: the device makes them up.
+        weights_folder: where the files lie that hold its weights; "": there are none.
+    """
+
+    feeds: Mapping[str, np.ndarray] | None = None
+    weights_folder: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        content: bytes,
+        feeds: Mapping[str, np.ndarray] | None = None,
+        weights_folder: str = "",
+    ) -> Model:
+        """``content`` with the rest."""
+        model = cls(content)
+        model.feeds, model.weights_folder = feeds, weights_folder
+        return model
+
+
+def plain_models(models: Sequence[bytes], profile: DeviceProfile) -> Sequence[bytes]:
+    """``models`` where their bytes are all there is to them; InputError where more has to come."""
+    for model in models:
+        if isinstance(model, Model) and model.feeds is not None:
+            raise InputError(
+                f"device {profile.id!r} makes up the inputs of a model itself",
+                why=f"its transport {profile.transport!r} takes no values for them",
+                fix="leave --inputs out, or give shapes with --input",
+            )
+        if isinstance(model, Model) and model.weights_folder:
+            raise InputError(
+                "a model with more than 2 GB of weights is measured on this machine only",
+                why=f"device {profile.id!r} is reached by transport {profile.transport!r}",
+                fix="name a local device",
+            )
+    return models
 
 
 @dataclass(frozen=True)
@@ -2631,6 +2795,7 @@ NEEDED_FILES = (
     "__init__.py",
     "core/__init__.py",
     "core/frames.py",
+    "core/made_up.py",
     "core/wire.py",
     "devices/__init__.py",
     "devices/context.py",
@@ -2716,7 +2881,7 @@ from factory.core.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
 from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.core.wire import Wrong, printable
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
+from factory.devices.base import CHUNK_BYTES, Model, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
 from factory.devices.messages import timings, worker_reply
 
@@ -2915,9 +3080,11 @@ class LocalDevice(Closing):
             return
         first = len(models) - plan.references
         here = replace(plan, references=sum(index >= first for index in indices))
+        block = [models[index] for index in indices]
+        given, values = _given(block)
         request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
-            reply, _ = self._request(request, [models[index] for index in indices])
+            reply, _ = self._request({**request, "given": given}, [*block, *values])
             try:
                 found = timings(reply["timings"], len(indices))
             except Wrong as wrong:
@@ -2977,7 +3144,8 @@ class LocalDevice(Closing):
         key = hashlib.sha256(model).hexdigest()
         self.start()
         with_model = key != self._loaded
-        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts}
+        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts,
+                   "weights_folder": _weights_folder(model)}  # fmt: skip
         self._loaded = ""
         try:
             reply, contents = self._request(request, [model, *blobs] if with_model else blobs)
@@ -2998,7 +3166,8 @@ class LocalDevice(Closing):
     def ask(self, command: str, model: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """What the worker answers to another command about one model ("place", "compile")."""
         try:
-            return self._request({"command": command}, [model])
+            folder = _weights_folder(model)
+            return self._request({"command": command, "weights_folder": folder}, [model])
         except WorkerLost as lost:
             return {"reply": "error", "reason": lost.reason}, []
 
@@ -3019,6 +3188,23 @@ class LocalDevice(Closing):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+
+def _weights_folder(model: bytes) -> str:
+    return model.weights_folder if isinstance(model, Model) else ""
+
+
+def _given(models: Sequence[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """What goes with each model, for the header of a request, and the values as blobs."""
+    facts: list[dict[str, Any]] = []
+    values: list[bytes] = []
+    for model in models:
+        feeds = model.feeds if isinstance(model, Model) else None
+        told, contents = ([], []) if feeds is None else pack_arrays(feeds)
+        facts.append({"feeds": None if feeds is None else told,
+                      "weights_folder": _weights_folder(model)})  # fmt: skip
+        values += contents
+    return facts, values
 
 
 def _load_1min() -> float | None:

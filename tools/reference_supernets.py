@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from factory.core.errors import InputError
-from factory.search.supernet import Supernet
 from factory.spaces.cell_space import EDGES
+from factory.spaces.cell_supernet import Supernet
 
 MODULES = ("genotypes", "operations", "model_search", "architect")
 OLD_ORDER = re.compile(r"\.(add_|sub_|sub)\(([\w*]+), ([\w.+]+)\)")

@@ -1,4 +1,4 @@
-"""torchvision's networks with random weights and settled activations, for benchmarks of the export.
+"""Networks of torchvision and timm with random weights and settled activations, for benchmarks.
 
     factory export tools.settled_networks:mobilenet_v2 --target all --out bench/mobilenet_v2
 
@@ -27,14 +27,29 @@ NETWORKS = (
     "resnet18",
     "regnet_y_400mf",
 )
+TIMM_NETWORKS = (
+    "mobilenetv4_conv_small",
+    "ghostnetv2_100",
+    "repvit_m0_9",
+    "convnext_atto",
+    "fastvit_t8",
+    "edgenext_xx_small",
+)
+"""Of the package timm, which is no dependency: it is looked for on PYTHONPATH."""
 PICTURES, SIDE_PX = 16, 224
 
 
 def settled(name: str) -> nn.Module:
-    """``torchvision.models.<name>`` in eval mode, statistics from one pass over random pictures."""
-    from torchvision import models
+    """The network in eval mode, its statistics from one pass over random pictures."""
+    network: nn.Module
+    if name in TIMM_NETWORKS:
+        import timm
 
-    network: nn.Module = getattr(models, name)()
+        network = timm.create_model(name, pretrained=False)
+    else:
+        from torchvision import models
+
+        network = getattr(models, name)()
     settle(network, (3, SIDE_PX, SIDE_PX))
     return network
 
@@ -58,7 +73,7 @@ def settle(network: nn.Module, image_shape: tuple[int, int, int], seed: int = 0)
 
 
 def __getattr__(name: str) -> Callable[[], nn.Module]:
-    """Each of NETWORKS as a function without arguments."""
-    if name not in NETWORKS:
+    """Each network as a function without arguments."""
+    if name not in NETWORKS + TIMM_NETWORKS:
         raise AttributeError(f"no network {name!r} here")
     return partial(settled, name)

@@ -33,16 +33,28 @@ def export(
         str | None, typer.Option(help="fp32, fp16 or int8 for a CPU (default: the tier's).")
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option("--input", help="Shape of one picture, e.g. 3x224x224.")
+        list[str] | None,
+        typer.Option("--input", help="Shape of an input, 3x224x224 or NAME=1x3x224x224."),
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="An .npz file with a value for each input.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Pictures, one sub-folder a class: calibrate and judge.")
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Pictures of anything, or .npz of inputs: calibrate and compare."),
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="Text file, one class name a line.")] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Mean per channel of pixels in 0..1, 0.485,0.456,0.406.")
+        str | None, typer.Option(help="Mean per channel of scaled pixels, 0.485,0.456,0.406.")
     ] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation per channel.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Factor on pixels of 0..255 (1/255); 1 leaves them.")
+    ] = None,
+    colour: Annotated[str | None, typer.Option(help="Order of channels: RGB or BGR.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="safetensors file for a module:function.")
     ] = None,
@@ -81,11 +93,15 @@ def export(
             device=device,
             out=out,
             precision=precision,
-            input=input_shape,
+            input=input_shape or (),
+            inputs=inputs,
             data=data,
+            calibration=calibration,
             labels=labels,
             mean=_numbers(mean, "--mean"),
             std=_numbers(std, "--std"),
+            scale=scale,
+            colour=colour,
             weights=weights,
             camera=camera,
             socs=soc or (),

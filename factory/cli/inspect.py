@@ -1,7 +1,8 @@
-"""`factory inspect`: size of a genotype or of any ONNX file, or what a folder of pictures holds."""
+"""`factory inspect`: size of a genotype, a named network or an ONNX file; what a folder holds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -17,16 +18,18 @@ def inspect(
     subject: Annotated[
         str,
         typer.Argument(
-            help="A published genotype's name, a genotype JSON, an ONNX file, or a folder of "
-            "pictures."
+            help="A published genotype's name, a genotype JSON, the name of a network "
+            "(mobilenet_v2), an ONNX file, or a folder of pictures."
         ),
     ],
     channels: Annotated[int, typer.Option(help="Channels C of the first cells.")] = 36,
     layers: Annotated[int, typer.Option(help="Number of cells.")] = 20,
-    input_shape: options.Input = "3x32x32",
+    input_shape: options.Shapes = None,
+    inputs: options.Values = None,
     stem: options.Stem = "cifar",
     classes: Annotated[
-        int | None, typer.Option(help="Classes (default: 10, imagenet stem: 1000).", min=1)
+        int | None,
+        typer.Option(help="Classes (default: 10, imagenet stem and networks: 1000).", min=1),
     ] = None,
     quiet: options.Quiet = False,
     json: options.Json = False,
@@ -43,6 +46,7 @@ def inspect(
             channels=channels,
             layers=layers,
             input=input_shape,
+            inputs=inputs,
             stem=stem,
             classes=classes,
             progress=progress,
@@ -61,7 +65,14 @@ def inspect(
             format_macs(answer["macs"]) + ", convention: conv + linear",
             f"{answer['macs_darts_paper'] / 1e6:.2f} M, convention: darts-paper "
             "(MACs + 2 x BatchNorm elements + ReLU elements)",
-            f"{answer['peak_memory_bytes'] / 2**20:.2f} MiB peak activations at batch 1",
+            f"{answer['peak_memory_bytes'] / 2**20:.2f} MiB peak activations",
             f"{answer['kernels']} kernels, {answer['distinct_kernels']} of them distinct",
+            *_opaque(answer["opaque"]),
+            *(f"note: {text}" for text in answer["notes"]),
         ]
     )
+
+
+def _opaque(counts: Mapping[str, int]) -> list[str]:
+    told = ", ".join(f"{number} x {name}" for name, number in counts.items())
+    return [f"of which nothing is known but the name: {told}"] if told else []

@@ -9,12 +9,11 @@ import typer
 
 from factory.cli import options
 from factory.cli.output import print_json, print_lines, table
+from factory.cli.progress import shown_progress
 
 
 def verify(
-    model: Annotated[
-        str | None, typer.Argument(help="An ONNX file with fixed shapes, or an ORT file.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="An ONNX file, or an ORT file.")] = None,
     device: Annotated[
         str | None, typer.Option(help="Device id or the path of a device profile.")
     ] = None,
@@ -37,21 +36,28 @@ def verify(
     measure: Annotated[
         bool, typer.Option(help="With --certificate: measure the latency again.")
     ] = True,
+    quiet: options.Quiet = False,
+    input_shape: options.Shapes = None,
+    inputs: options.Values = None,
     json: options.Json = False,
 ) -> None:
     """Measure a model on the chip; exit code 1: it does not hold, 3: undecided."""
     from factory.api import verify as verb
 
-    answer = verb(
-        model,
-        device,
-        max_latency_ms=max_latency_ms,
-        certificate=certificate,
-        issue=issue,
-        data=data,
-        sustained_s=sustained_s,
-        measure=measure,
-    )
+    with shown_progress(quiet) as progress:
+        answer = verb(
+            model,
+            device,
+            max_latency_ms=max_latency_ms,
+            certificate=certificate,
+            issue=issue,
+            data=data,
+            sustained_s=sustained_s,
+            measure=measure,
+            input=input_shape,
+            inputs=inputs,
+            progress=progress,
+        )
     if json:
         print_json(answer)
     elif certificate is not None:
@@ -75,6 +81,7 @@ def _measured_lines(answer: Mapping[str, Any], max_latency_ms: float | None) -> 
         lines.append(_start_line(answer))
     if answer.get("reason"):
         lines.append(f"reason: {answer['reason']}")
+    lines += [f"note: {text}" for text in answer.get("notes") or ()]
     if answer.get("certificate"):
         lines.append(f"certificate: {answer['certificate']}")
     return lines

@@ -83,9 +83,11 @@ def known_keys(model_cls: type[pydantic.BaseModel], path: tuple[str | int, ...])
         for model in models:
             field = _field(model, step)
             if field is not None:
-                inner.extend(_models_in(field.annotation))
+                for found in _models_in(field.annotation):  # one of its kinds may stand there
+                    inner += [found, *found.__subclasses__()]
         models = inner or models
-    return [field.alias or name for model in models for name, field in model.model_fields.items()]
+    names = (f.alias or name for model in models for name, f in model.model_fields.items())
+    return list(dict.fromkeys(names))
 
 
 def _field(model: type[pydantic.BaseModel], key: str) -> pydantic.fields.FieldInfo | None:

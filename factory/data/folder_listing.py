@@ -107,6 +107,22 @@ def list_image_folder(cfg: DataConfig) -> FolderListing:
     return _Lister(root, cfg.test_fraction).listing()
 
 
+def list_pictures(root: Path) -> list[Path]:
+    """Every picture in or below ``root``, sorted; folders mean nothing.
+
+    Raises:
+        InputError: no such folder, or none of its files is a picture.
+    """
+    if not root.is_dir():
+        raise InputError(f"the folder of pictures {root.absolute()} does not exist")
+    found = _Lister(root, 0.0).tree.everything()
+    if not found:
+        raise InputError(
+            f"no pictures below {root.absolute()}", fix=f"pictures end in {', '.join(SUFFIXES)}"
+        )
+    return found
+
+
 def part_of(name: str) -> str | None:
     """ "train" or "test" where a folder is called like a part of a data set, else None.
 

@@ -1,4 +1,4 @@
-"""Picture files to uint8 tensors: upright, RGB, shorter side scaled, centre cropped to a square."""
+"""Picture files to uint8 tensors: upright, RGB, scaled to cover a size, its middle cropped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ class PictureFacts:
     animated: bool
 
 
-def decode_picture(path: Path, image_size: int) -> np.ndarray:
+Size = int | tuple[int, int]
+"""Side of a square, or height and width, in pixels."""
+
+
+def decode_picture(path: Path, image_size: Size) -> np.ndarray:
     """uint8 array [H, W, 3] of one file; InputError names a file that cannot be read."""
     try:
         return read_picture(path, image_size)[0]
@@ -50,19 +54,21 @@ def decode_picture(path: Path, image_size: int) -> np.ndarray:
         raise unreadable_error([(path, str(error))]) from None
 
 
-def read_picture(path: Path, image_size: int) -> tuple[np.ndarray, PictureFacts]:
+def read_picture(path: Path, image_size: Size) -> tuple[np.ndarray, PictureFacts]:
     """uint8 array [H, W, 3] of one file, of its first frame, and what the file holds.
 
     Raises:
         UnreadableError: the file is no picture, is cut short or damaged, or is too large.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = size
     try:
         with Image.open(path) as opened:
             facts = PictureFacts(*opened.size, getattr(opened, "is_animated", False))
             if opened.format == "PNG":
                 _check_sums(path)
             opened.seek(0)
-            opened.draft("RGB", (image_size, image_size))  # large JPEGs decode at reduced size
+            opened.draft("RGB", (width, height))  # large JPEGs decode at reduced size
             if min(opened.size) < 1:
                 raise ValueError("no pixels")
             if opened.size[0] * opened.size[1] > MAX_PIXELS:
@@ -70,12 +76,12 @@ def read_picture(path: Path, image_size: int) -> tuple[np.ndarray, PictureFacts]
             picture = _rgb(_middle(ImageOps.exif_transpose(opened)))
     except Exception as error:  # the decoders of Pillow raise whatever they like on a damaged file
         raise UnreadableError(_reason(error, path)) from None
-    scale = image_size / min(picture.size)
-    width, height = (max(image_size, round(side * scale)) for side in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    return np.asarray(picture.crop((left, top, left + image_size, top + image_size))), facts
+    scale = max(width / picture.width, height / picture.height)
+    whole = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    if whole != picture.size:
+        picture = picture.resize(whole, Image.Resampling.BILINEAR)
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    return np.asarray(picture.crop((left, top, left + width, top + height))), facts
 
 
 def _check_sums(path: Path) -> None:
@@ -138,10 +144,11 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def decode_pictures(
-    paths: Sequence[Path], image_size: int, progress: Progress = SILENT, label: str = "decode"
+    paths: Sequence[Path], image_size: Size, progress: Progress = SILENT, label: str = "decode"
 ) -> Tensor:
     """uint8 tensor [N, 3, H, W] of all files; InputError names those that cannot be read."""
-    out = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    out = np.empty((len(paths), *size, 3), dtype=np.uint8)
 
     def fill(place: int) -> str | None:
         try:

@@ -42,7 +42,10 @@ def embed_preprocessing(
         InputError: the model's input is not such a picture.
     """
     shape = _picture_shape(model)
-    channels, height, width = shape[1:]
+    if preprocessing.layout == "NHWC":
+        height, width, channels = shape[1:]
+    else:
+        channels, height, width = shape[1:]
     if (height, width) != tuple(preprocessing.size):
         raise InputError(
             f"the model takes {height}x{width} pixels but its preprocessing says "
@@ -64,6 +67,8 @@ def embed_preprocessing(
     scale = np.float32(preprocessing.scale) / std
     x = front.node("Mul", [x, front.constant("scale", scale.astype(np.float32))])
     x = front.node("Add", [x, front.constant("shift", (-mean / std).astype(np.float32))])
+    if preprocessing.layout == "NHWC":
+        x = front.node("Transpose", [x], perm=[0, 2, 3, 1])
     return front.joined(x, camera, preprocessing)
 
 

@@ -11,20 +11,25 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
+from factory.deployment.agreement import BOUNDS, Agreement, compare
 from factory.deployment.manifest import ModelManifest, describe_model
 from factory.deployment.metadata import ModelMetadata
 from factory.deployment.passes import clean_model
 from factory.deployment.quiet import silenced
+from factory.deployment.run_here import Samples, feeds, part, run_model
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 PRODUCER = "model-factory"
+PARITY_SAMPLES = 4
 
 
 def export_onnx(
@@ -46,6 +51,8 @@ def export_onnx(
     """
     model = build_onnx(network, image_shape, opset=opset)
     _check_classes(model, metadata)
+    noise = np.random.default_rng(0).standard_normal((PARITY_SAMPLES, *image_shape), np.float32)
+    check_parity(network, model, noise)
     onnx.helper.set_model_props(model, metadata.props("fp32"))
     write_atomic_bytes(path, model.SerializeToString(deterministic=True))
     return describe_model(path)
@@ -83,6 +90,52 @@ def build_onnx(
     model.producer_name = PRODUCER
     model.graph.name = type(network).__name__
     return model
+
+
+def check_parity(network: nn.Module, model: onnx.ModelProto, samples: Samples) -> Agreement:
+    """Every output of ``model`` beside that of the torch network that it was exported from.
+
+    Args:
+        network: in any mode; it runs in evaluation mode and is left as it was.
+        model: what :func:`build_onnx` made of it.
+        samples: pictures, or values for each input in the order of the network's arguments.
+
+    Raises:
+        InputError: an output misses the bound (:data:`factory.deployment.agreement.BOUNDS`).
+    """
+    samples = part(samples, slice(PARITY_SAMPLES))
+    twin = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    ranks = [(v.name, len(v.type.tensor_type.shape.dim)) for v in model.graph.input]
+
+    def run() -> list[np.ndarray]:
+        rows = []
+        for fed in feeds(samples, ranks):
+            with silenced(), torch.no_grad():
+                made = twin(*(torch.from_numpy(np.array(value)) for value in fed.values()))
+            leaves = [one for one in tree_leaves(made) if isinstance(one, torch.Tensor)]
+            rows.append([one.numpy().reshape(-1) for one in leaves])
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    wanted, again = run(), run()
+    made = run_model(model.SerializeToString(), samples)
+    name = type(network).__name__
+    if len(made) != len(wanted):
+        raise InputError(
+            f"the network {name} returns {len(wanted)} tensors, its ONNX file {len(made)}",
+            fix="return each tensor once, in a tuple",
+        )
+    found = compare(made, dict(zip(made, wanted, strict=True)))
+    why = found.lacks(BOUNDS["torch"])
+    if why:
+        same = all(np.array_equal(a, b, equal_nan=True) for a, b in zip(wanted, again, strict=True))
+        raise InputError(
+            f"the ONNX file computes something else than the network {name}",
+            why=f"{why} against torch"
+            + ("" if same else "; two runs of the network itself differ: it draws random numbers"),
+            fix="torch's exporter changed it, or the network does not run as it is written: "
+            "rewrite the operator, or export it by hand and give the ONNX file",
+        )
+    return found
 
 
 def _check_classes(model: onnx.ModelProto, metadata: ModelMetadata) -> None:

@@ -1,17 +1,21 @@
-"""The accuracy gate: an int8 file costs at most so many points, or it does not leave.
+"""The gate of int8 files: one costs at most so much, or it does not leave.
 
-1. Every calibration method makes a file; the one that loses least on the selection pictures is
-   taken (ties: the one whose outputs lie closest to fp32).
-2. It is judged on the test pictures. Within the limit: done.
-3. Beyond it: each operator is quantised alone; by how much that disturbs the output is its
-   sensitivity. The most sensitive 1, 2, 4, ... stay in floats until the limit holds.
+Two things are asked of a file: every output lies within a bound of the fp32 one's (signal to noise
+and worst element, :data:`factory.deployment.agreement.BOUNDS`), and where there are labels, the
+accuracy falls by no more than the limit.
+
+1. Every calibration method makes a file; the one that loses least on the selection samples is
+   taken (ties: the one whose outputs lie closest to fp32). A method that fails is left out.
+2. It is judged on the test samples. Bound and limit hold: done.
+3. Otherwise each operator is quantised alone; by how much that disturbs the outputs is its
+   sensitivity. The most sensitive 1, 2, 4, ... stay in floats until both hold.
 4. If half of the operators in floats do not help and the network can be trained, it is fine-tuned
    with simulated rounding (:mod:`factory.deployment.fine_tuning`); the fp32 file of the tuned
    network goes through 1 and 2 again, and through 3 where that helps. What is lost counts against
-   the network as it was.
-5. If that does not help either, the file is refused.
+   the network as it was, signal to noise against the tuned one.
+5. If that does not help either, the file is refused, its worst operators named.
 
-The selection pictures are training pictures that were not used for calibration, so that the test
+The selection samples are training pictures that were not used for calibration, so that the test
 pictures judge and do not choose; where the test set has to decide a second time (step 3), the
 trail says so. Every attempt is in the trail.
 """
@@ -20,23 +24,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import onnx
 
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
-from factory.deployment.agreement import Agreement, compare
-from factory.deployment.calibration import Method, calibrate
+from factory.deployment.agreement import BOUNDS, Agreement, Outputs, compare
+from factory.deployment.calibration import Method
 from factory.deployment.flavours import CPU_FLAVOUR, Flavour
 from factory.deployment.gate_contract import GateConfig, GateData, GateResult
-from factory.deployment.quantise import QuantiseConfig, check_calibration, quantise_model
-from factory.deployment.run_here import run_model
+from factory.deployment.quantise import QuantiseConfig, Quantiser
+from factory.deployment.run_here import Samples, count, part, run_model
 
-Run = Callable[[bytes, np.ndarray], np.ndarray]
+Run = Callable[[bytes, Samples], Outputs]
 Tuner = Callable[[int], tuple[onnx.ModelProto, dict[str, Any]]]
 """From a number of training steps to the fine-tuned fp32 model and what was done."""
+BOUND = BOUNDS["int8"]
+NAMED = 3  # worst operators in a refusal
 
 
 class _Gate:
@@ -50,37 +56,26 @@ class _Gate:
         flavour: Flavour,
         run: Run,
         progress: Progress,
-        ranges: dict[str, Any],
+        ranges: dict[str, Any] | None,
         before: _Gate | None = None,
     ) -> None:
-        self.source, self.data, self.config, self.flavour = source, data, config, flavour
+        self.data, self.config, self.flavour = data, config, flavour
         self.run, self.progress = run, progress
-        self.images = check_calibration(source, data.calibration, "the int8 gate")
-        self.trail: list[dict[str, Any]]
-        self.test_fp32: np.ndarray
-        self.selection_fp32: np.ndarray
-        self.ranges = ranges
-        if before is not None:  # a fine-tuned network is compared with what it was
-            self.trail = before.trail
-            self.test_fp32, self.selection_fp32 = before.test_fp32, before.selection_fp32
-            return
-        self.trail = []
+        options = QuantiseConfig(percentile=config.percentile, reduce_range=config.reduce_range)
+        self.quantiser = Quantiser(
+            source, data.calibration, options, flavour, ranges=ranges, where="the int8 gate"
+        )
+        self.source = self.quantiser.source
+        self.decibels: dict[str, float] = {}
         content = source.SerializeToString()
         self.test_fp32 = run(content, data.test_images)
         self.selection_fp32 = run(content, data.selection_images)
-
-    def quantised(self, method: Method, **which: Any) -> onnx.ModelProto:
-        """The model by ``method``; its ranges are computed once."""
-        if self.flavour.activation != "none" and method not in self.ranges:
-            self.ranges[method] = calibrate(
-                self.source, self.images, method, percentile=self.config.percentile
-            )
-        quantise = QuantiseConfig(
-            method=method,
-            percentile=self.config.percentile,
-            reduce_range=self.config.reduce_range,
-        )
-        return quantise_model(self.source, self.ranges.get(method), quantise, self.flavour, **which)
+        # A fine-tuned network's answers may differ from what it was; what it loses may not.
+        self.trail: list[dict[str, Any]] = [] if before is None else before.trail
+        self.accuracy_before: float | None = None
+        if before is not None:
+            was = compare(before.test_fp32, before.test_fp32, data.test_labels)
+            self.accuracy_before = before.accuracy_before or was.accuracy
 
     def on_selection(self, model: onnx.ModelProto) -> Agreement:
         """Beside fp32 on the selection pictures."""
@@ -90,7 +85,10 @@ class _Gate:
     def on_test(self, model: onnx.ModelProto) -> Agreement:
         """Beside fp32 on the test pictures."""
         outputs = self.run(model.SerializeToString(), self.data.test_images)
-        return compare(outputs, self.test_fp32, self.data.test_labels)
+        found = compare(outputs, self.test_fp32, self.data.test_labels)
+        if self.accuracy_before is None:
+            return found
+        return replace(found, accuracy_fp32=self.accuracy_before, lost=None, won=None)
 
     def note(self, step: str, started: float, **facts: Any) -> None:
         """One line of the trail."""
@@ -99,48 +97,66 @@ class _Gate:
     def choose_method(self) -> tuple[Method, onnx.ModelProto]:
         """The method that loses least on the selection pictures."""
         methods = self.config.methods if self.flavour.activation != "none" else ("minmax",)
-        tried = []
+        tried: list[tuple[tuple[bool, float, float], Method, onnx.ModelProto]] = []
+        failed: InputError | None = None
         for method in methods:
             started = time.monotonic()
-            model = self.quantised(method)
-            found = self.on_selection(model)
+            try:
+                model = self.quantiser.model(method)
+                found = self.on_selection(model)
+            except InputError as error:
+                failed = failed or error
+                self.note(f"calibrate by {method}", started, left_out=str(error))
+                continue
             self.note(f"calibrate by {method}", started, selection=found.to_dict())
-            lost = found.drop_points
-            tried.append(((lost if lost is not None else 0.0, -found.signal_db), method, model))
+            lost = found.drop_points or 0.0
+            tried.append(((bool(found.lacks(BOUND)), lost, -found.signal_db), method, model))
+        if not tried:
+            assert failed is not None
+            raise failed
+        if self.quantiser.floats:
+            self.note("no int8 form", time.monotonic(), float_nodes=self.quantiser.floats)
         best = min(tried, key=lambda entry: entry[0])
         return best[1], best[2]
 
-    def holds(self, test: Agreement) -> bool:
-        """Whether the limit holds; rounding of a share is not a loss."""
-        lost = test.drop_points
-        return lost is None or lost <= self.config.max_drop_points + 1e-9
+    def lacks(self, test: Agreement) -> str:
+        """Which of bound and limit does not hold, in words; rounding of a share is not a loss."""
+        lost, limit = test.drop_points, self.config.max_drop_points
+        if lost is not None and lost > limit + 1e-9:
+            return f"{lost:.2f} points lost (limit {limit:g})"
+        return test.lacks(BOUND)
 
     def sensitivities(self, method: Method) -> list[str]:
         """Quantisable operators, the most sensitive first: signal to noise when quantised alone."""
         started = time.monotonic()
-        images = self.data.selection_images[: self.config.sensitivity_images]
-        reference = self.selection_fp32[: self.config.sensitivity_images]
-        whole = self.quantised(method)
-        names = quantised_nodes(self.source, whole)
-        decibels = {}
+        few = slice(self.config.sensitivity_images)
+        samples = part(self.data.selection_images, few)
+        reference = {name: values[few] for name, values in self.selection_fp32.items()}
+        names = quantised_nodes(self.source, self.quantiser.model(method))
+        self.decibels = {}
         with self.progress.task("sensitivity of operators", total=len(names)) as task:
             for name in names:
-                others = [n for n in names if n != name]
-                if self.flavour.activation == "none":
-                    alone = self.quantised(method, exclude=others)
-                else:
-                    alone = self.quantised(method, only=[name])
-                outputs = self.run(alone.SerializeToString(), images)
-                decibels[name] = compare(outputs, reference).signal_db
+                alone = self.quantiser.model(method, only=[name])
+                outputs = self.run(alone.SerializeToString(), samples)
+                self.decibels[name] = compare(outputs, reference).signal_db
                 task.advance(note=name)
-        order = sorted(decibels, key=lambda name: decibels[name])
+        order = sorted(self.decibels, key=lambda name: self.decibels[name])
         self.note(
             "sensitivity",
             started,
-            images=len(images),
-            signal_db={name: round(decibels[name], 2) for name in order[:20]},
+            images=count(samples),
+            signal_db={name: round(self.decibels[name], 2) for name in order[:20]},
         )
         return order
+
+    def worst(self) -> str:
+        """The most sensitive operators, for people."""
+        order = sorted(self.decibels, key=lambda name: self.decibels[name])[:NAMED]
+        if not order:
+            return ""
+        return "; alone in int8 worst: " + ", ".join(
+            f"{name} ({self.decibels[name]:.1f} dB)" for name in order
+        )
 
     def repair(self, method: Method) -> tuple[onnx.ModelProto | None, list[str], Agreement | None]:
         """Leave the most sensitive operators in floats, twice as many each time."""
@@ -148,23 +164,27 @@ class _Gate:
         most = int(len(order) * self.config.max_float_share + 1e-9)
         best = None
         left: list[str] = []
-        for count in growing(most):
+        for number in growing(most):
             started = time.monotonic()
-            left = order[:count]
-            model = self.quantised(method, exclude=left)
+            left = order[:number]
+            model = self.quantiser.model(method, exclude=left)
             test = self.on_test(model)
             self.note(
-                f"leave {count} in floats",
+                f"leave {number} in floats",
                 started,
                 float_nodes=left,
                 test=test.to_dict(),
                 judged_again_on_test=True,
             )
-            if best is None or (test.accuracy or 0) > (best.accuracy or 0):
+            if best is None or _rank(test) > _rank(best):
                 best = test
-            if self.holds(test):
+            if not self.lacks(test):
                 return model, left, test
         return None, left, best
+
+
+def _rank(found: Agreement) -> tuple[float, float]:
+    return found.accuracy or 0.0, found.signal_db
 
 
 def growing(most: int) -> Iterator[int]:
@@ -202,7 +222,7 @@ def gate_int8(
         no_tuner: why there is none, for the trail.
     """
     config = config or GateConfig()
-    gate = _Gate(source, data, config, flavour, run, progress, {} if ranges is None else ranges)
+    gate = _Gate(source, data, config, flavour, run, progress, ranges)
     method, model = gate.choose_method()
     started = time.monotonic()
     test = gate.on_test(model)
@@ -228,43 +248,51 @@ def gate_int8(
             trail=gate.trail,
         )
 
-    lost = test.drop_points
-    if lost is None:
-        return result(
-            "not judged",
-            f"no labelled pictures: {test.signal_db:.1f} dB of signal to noise against fp32",
-        )
     limit = config.max_drop_points
-    if gate.holds(test):
-        cost = f"{lost:.2f} of {limit:g} points lost" if lost >= 0 else f"{-lost:.2f} points won"
-        return result("within the limit", f"{cost}, calibrated by {told}")
+    if not gate.lacks(test):
+        return result("within the limit", f"{_cost(test, limit)}, calibrated by {told}")
     repaired, left, after_repair = gate.repair(method)
     if repaired is not None and after_repair is not None:
         return result(
             "repaired",
-            f"int8 lost {lost:.2f} points (limit {limit:g}); with {len(left)} operators in floats "
-            f"{after_repair.drop_points:.2f}",
+            f"int8 throughout: {gate.lacks(test)}; with {len(left)} operators in floats "
+            f"{_cost(after_repair, limit)}",
             repaired,
             tuple(left),
             after_repair,
         )
     best = after_repair or test
-    story = f"int8 loses {lost:.2f} points (limit {limit:g})"
+    story = f"int8: {gate.lacks(test)}"
     if after_repair is not None:
-        story += f"; with up to {len(left)} operators in floats still {best.drop_points:.2f}"
-    if config.finetune_steps == 0 or tuner is None:
+        story += f"; with up to {len(left)} operators in floats still {gate.lacks(best)}"
+    if config.finetune_steps == 0 or tuner is None or test.drop_points is None:
         why = "it is switched off" if config.finetune_steps == 0 else no_tuner or "nothing to train"
+        if test.drop_points is None and config.finetune_steps and tuner is not None:
+            why = "no labelled pictures"
         gate.note("quantisation-aware fine-tuning", time.monotonic(), left_out=why)
-        return result("refused", f"{story}; not fine-tuned: {why}", None, tuple(left), best)
+        story += f"{gate.worst()}; not fine-tuned: {why}"
+        return result("refused", story, None, tuple(left), best)
     tuned = _fine_tuned(gate, tuner)
     if isinstance(tuned, str):
-        return result("refused", f"{story}; {tuned}", None, tuple(left), best)
+        return result("refused", f"{story}{gate.worst()}; {tuned}", None, tuple(left), best)
     tuned_model, method, kept_float, found = tuned
     told = "weights only" if flavour.activation == "none" else method
     story += f"; after {config.finetune_steps} steps of fine-tuning "
     story += f"with {len(kept_float)} operators in floats " if kept_float else ""
-    verdict = "refused" if tuned_model is None else "fine-tuned"
-    return result(verdict, f"{story}{found.drop_points:.2f}", tuned_model, tuple(kept_float), found)
+    story += _cost(found, limit)
+    if tuned_model is None:
+        return result("refused", story + gate.worst(), None, tuple(kept_float), found)
+    return result("fine-tuned", story, tuned_model, tuple(kept_float), found)
+
+
+def _cost(found: Agreement, limit: float) -> str:
+    """What a file costs, in words."""
+    signal = f"{found.signal_db:.1f} dB of signal to noise"
+    lost = found.drop_points
+    if lost is None:
+        return f"no labelled pictures: {signal} against fp32 ({BOUND.signal_db:g} are asked for)"
+    cost = f"{lost:.2f} of {limit:g} points lost" if lost >= 0 else f"{-lost:.2f} points won"
+    return f"{cost}, {signal}"
 
 
 def _fine_tuned(
@@ -277,26 +305,22 @@ def _fine_tuned(
     except InputError as error:
         gate.note("quantisation-aware fine-tuning", started, left_out=str(error))
         return f"not fine-tuned: {error}"
-    fp32 = compare(
-        gate.run(source.SerializeToString(), gate.data.test_images),
-        gate.test_fp32,
-        gate.data.test_labels,
-    )
-    gate.note("quantisation-aware fine-tuning", started, **facts, fp32_after=fp32.to_dict())
     again = _Gate(
-        source, gate.data, gate.config, gate.flavour, gate.run, gate.progress, {}, before=gate
+        source, gate.data, gate.config, gate.flavour, gate.run, gate.progress, None, before=gate
     )
+    fp32 = compare(again.test_fp32, gate.test_fp32, gate.data.test_labels)
+    gate.note("quantisation-aware fine-tuning", started, **facts, fp32_after=fp32.to_dict())
     method, model = again.choose_method()
     started = time.monotonic()
     test = again.on_test(model)
     again.note(
         f"judge {method} after fine-tuning", started, test=test.to_dict(), judged_again_on_test=True
     )
-    if again.holds(test):
+    if not again.lacks(test):
         return model, method, [], test
     repaired, left, after = again.repair(method)
     if repaired is None or after is None:
-        best = max((t for t in (after, test) if t), key=lambda t: t.accuracy or 0.0)
+        best = max((t for t in (after, test) if t), key=_rank)
         return None, method, left, best
     return repaired, method, left, after
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from factory.deployment.agreement import Agreement
 from factory.deployment.calibration import METHODS, Method
+from factory.deployment.run_here import Samples
 
 SCHEMA_VERSION = 1
 
@@ -41,15 +42,15 @@ class GateConfig(BaseModel):
 
 @dataclass(frozen=True)
 class GateData:
-    """Prepared pictures, float32 [N,C,H,W]; labels where known.
+    """Values for the model's inputs, such as prepared pictures; labels where known.
 
     ``test_images`` without ``test_labels`` (a network of random weights, say) are compared with
-    fp32, but nothing is judged: there is no accuracy to lose.
+    fp32 by signal to noise alone: there is no accuracy to lose.
     """
 
-    calibration: np.ndarray
-    selection_images: np.ndarray
-    test_images: np.ndarray
+    calibration: Samples
+    selection_images: Samples
+    test_images: Samples
     selection_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
     name: str = ""
@@ -60,8 +61,7 @@ class GateResult:
     """The decision, with the trail.
 
     Attributes:
-        verdict: "within the limit", "repaired", "fine-tuned", "refused" or "not judged" (no
-            labels).
+        verdict: "within the limit", "repaired", "fine-tuned" or "refused".
         model: the int8 model; None when refused.
         method: calibration method of the file.
         float_nodes: operators left in floats.

@@ -18,13 +18,14 @@ import numpy as np
 import onnx
 
 from factory.core.progress import SILENT, Progress
-from factory.deployment.agreement import LARGEST_DB, Agreement, compare
+from factory.deployment.agreement import BOUNDS, LARGEST_DB, Agreement, compare
 from factory.deployment.gate import growing
 from factory.deployment.rounded import round_alone, run_rounded
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import Samples, count, part, run_model
 
 SENSITIVITY_IMAGES = 8
 MOST_SHARE = 0.5
+BOUND = BOUNDS["fp16"]
 # These choose or move values: what they get in 16 bits they give on unchanged.
 MOVES = {
     "Cast", "Clip", "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Relu", "Reshape",
@@ -65,52 +66,54 @@ class HalfRepair:
 def repair_half(
     source: onnx.ModelProto,
     convert: Convert,
-    selection_images: np.ndarray,
-    test_images: np.ndarray,
+    selection_images: Samples,
+    test_images: Samples,
     test_labels: np.ndarray | None,
     before: Agreement,
-    least_db: float,
     progress: Progress = SILENT,
 ) -> HalfRepair:
-    """Leave operators of ``source`` in 32 bits until ``least_db`` holds on the test pictures.
+    """Leave operators of ``source`` in 32 bits until BOUND holds on the test samples.
 
     Args:
         source: the fp32 model.
         convert: makes the 16-bit model, all but the named nodes.
-        selection_images: float32 [N,C,H,W], for the sensitivity.
+        selection_images: for the sensitivity.
         test_images, test_labels: judge.
         before: the file that is 16-bit throughout, on the test pictures.
-        least_db: signal to noise asked for.
         progress: where the search reports.
     """
     trail: list[dict[str, Any]] = []
-    order = _sensitivities(source, selection_images[:SENSITIVITY_IMAGES], trail, progress)
+    order = _sensitivities(
+        source, part(selection_images, slice(SENSITIVITY_IMAGES)), trail, progress
+    )
     reference = run_model(source.SerializeToString(), test_images)
     most = int(len(order) * MOST_SHARE + 1e-9)
     kept, test = (), before  # type: tuple[tuple[str, ...], Agreement]
-    for count in growing(most):
+    for number in growing(most):
         started = time.monotonic()
-        kept = with_followers(source, order[:count])
+        kept = with_followers(source, order[:number])
         model = convert(kept)
         test = compare(run_rounded(model, test_images), reference, test_labels)
         trail.append(
             {
-                "step": f"leave {count} in 32 bits",
-                "float_nodes": order[:count],
+                "step": f"leave {number} in 32 bits",
+                "float_nodes": order[:number],
                 "test": test.to_dict(),
                 "seconds": round(time.monotonic() - started, 3),
             }
         )
         story = (
-            f"{_shown(before)} with 16 bits throughout ({least_db:g} dB are asked for), "
-            f"{_shown(test)} with {count} operator{'s' if count > 1 else ''} in 32 bits"
+            f"{_shown(before)} with 16 bits throughout ({BOUND.signal_db:g} dB are asked for), "
+            f"{_shown(test)} with {number} operator{'s' if number > 1 else ''} in 32 bits"
         )
-        if test.signal_db >= least_db:
+        if not test.lacks(BOUND):
             return HalfRepair(model, kept, test, story, trail)
     story = (
-        f"{_shown(before)} with 16 bits throughout ({least_db:g} dB are asked for), still "
+        f"{_shown(before)} with 16 bits throughout ({BOUND.signal_db:g} dB are asked for), still "
         f"{_shown(test)} with {most} of {len(order)} operators in 32 bits"
     )
+    missed = test.lacks(BOUND)
+    story += f": {missed}; alone in 16 bits worst: {', '.join(order[:3])}" if order else ""
     return HalfRepair(None, kept, test, story, trail)
 
 
@@ -121,7 +124,7 @@ def _shown(found: Agreement) -> str:
 
 def _sensitivities(
     source: onnx.ModelProto,
-    images: np.ndarray,
+    images: Samples,
     trail: list[dict[str, Any]],
     progress: Progress,
 ) -> list[str]:
@@ -139,7 +142,7 @@ def _sensitivities(
     trail.append(
         {
             "step": "sensitivity",
-            "images": len(images),
+            "images": count(images),
             "signal_db": {name: round(decibels[name], 2) for name in order[:20]},
             "seconds": round(time.monotonic() - started, 3),
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from factory.core.errors import InputError
 from factory.core.files import sha256_bytes, sha256_file, write_atomic_bytes
 from factory.core.progress import SILENT, Progress
 from factory.core.temporary import TemporaryFolder
-from factory.deployment.agreement import Agreement, compare
+from factory.deployment.agreement import BOUNDS, Agreement, Outputs, compare
 from factory.deployment.camera import embed_preprocessing, resized_shape
 from factory.deployment.gate import Tuner, gate_int8
 from factory.deployment.gate_contract import GateConfig, GateData, GateResult
@@ -28,7 +29,7 @@ from factory.deployment.manifest import describe_file
 from factory.deployment.metadata import Preprocessing
 from factory.deployment.quiet import silenced
 from factory.deployment.rounded import run_rounded
-from factory.deployment.run_here import open_session, run_images
+from factory.deployment.run_here import open_session, run_model, run_outputs
 from factory.deployment.targets import Check, Target, find_target
 from factory.deployment.targets.base import rewritten, with_precision
 from factory.deployment.targets.onnx_fp16 import half_model
@@ -36,7 +37,6 @@ from factory.deployment.targets.onnx_fp16 import half_model
 if TYPE_CHECKING:
     from factory.deployment.fine_tuning import Trainable
 
-MIN_SIGNAL_DB = {"fp32": 80.0, "fp16": 40.0}
 CAMERA_IMAGES = 8
 CAMERA_SIGNAL_DB = 20.0  # resizing is rounded to 8 bits at other places than Pillow's
 
@@ -132,7 +132,7 @@ class Maker:
             )
         self._scratch = TemporaryFolder("targets")
         self._made: dict[str, Made] = {}
-        self._reference: np.ndarray | None = None
+        self._reference: Outputs | None = None
         self._ranges: dict[str, dict[str, Any]] = {}  # by the model that was calibrated
         self._tuned: dict[Any, tuple[Path, dict[str, Any]]] = {}  # by the rounding simulated
 
@@ -228,6 +228,7 @@ class Maker:
             self.data,
             self.config,
             target.flavour,
+            run=partial(run_model, config=dict(target.session)),
             progress=self.progress,
             ranges=self._ranges.setdefault(digest, {}),
             tuner=None if self.trainable is None else self._tuner(target),
@@ -257,7 +258,6 @@ class Maker:
             self.data.test_images,
             self.data.test_labels,
             made.agreement,
-            MIN_SIGNAL_DB[target.precision],
             self.progress,
         )
         made.agreement, made.reason = made.repair.test, made.repair.reason
@@ -298,22 +298,20 @@ class Maker:
             made.camera = self._camera_agreement(made.files[0], made.plain)
             made.loaded_on = target.runs_here
             return
-        session = open_session(made.files[0], target.runs_here)
+        session = open_session(made.files[0], target.runs_here, dict(target.session))
         if target.precision == "fp16":
             outputs = run_rounded(onnx.load(made.files[0]), images)
         else:
-            outputs = run_images(session, images)
+            outputs = run_outputs(session, images)
         if self._reference is None:
-            self._reference = run_images(open_session(self.fp32), images)
+            self._reference = run_model(self.fp32, images)
         made.loaded_on = target.runs_here
         made.agreement = compare(outputs, self._reference, self.data.test_labels)
-        least = MIN_SIGNAL_DB.get(target.precision)
-        if least is not None and made.agreement.signal_db < least:
-            made.status = "failed"
-            made.reason = (
-                f"the outputs differ from fp32 by {made.agreement.signal_db:.0f} dB of signal to "
-                f"noise, {least:.0f} are asked for"
-            )
+        if made.gate is not None and made.gate.verdict == "fine-tuned":
+            return  # another network, judged by its accuracy and beside its own fp32 form
+        why = made.agreement.lacks(BOUNDS[target.precision])
+        if why:
+            made.status, made.reason = "failed", f"the outputs differ from fp32: {why}"
 
     def _camera_agreement(self, path: Path, plain: Path) -> Agreement:
         """Camera pixels through the file, beside Pillow and numpy and the file without."""
@@ -321,8 +319,7 @@ class Maker:
         assert self.preprocessing is not None
         pixels = camera_pictures(self.camera, CAMERA_IMAGES)
         prepared = np.stack([prepare_picture(p, self.preprocessing) for p in pixels])
-        reference = run_images(open_session(plain), prepared)
-        return compare(run_images(open_session(path), pixels), reference)
+        return compare(run_model(path, pixels), run_model(plain, prepared))
 
 
 def camera_pictures(camera: tuple[int, int], count: int, seed: int = 0) -> np.ndarray:
@@ -338,7 +335,8 @@ def camera_pictures(camera: tuple[int, int], count: int, seed: int = 0) -> np.nd
 
 
 def prepare_picture(pixels_HWC: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """float32 [C,H,W] of one RGB picture, by Pillow and numpy, as the packaged program does it."""
+    """float32 [C,H,W] or [H,W,C] of one RGB picture, by Pillow and numpy, as the packaged program
+    does it."""
     from PIL import Image
 
     picture = Image.fromarray(pixels_HWC)
@@ -355,7 +353,9 @@ def prepare_picture(pixels_HWC: np.ndarray, preprocessing: Preprocessing) -> np.
         values = values[..., ::-1]
     mean, std = (np.asarray(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     prepared = (values * np.float32(preprocessing.scale) - mean) / std
-    return np.ascontiguousarray(prepared.transpose(2, 0, 1), np.float32)
+    if preprocessing.layout == "NCHW":
+        prepared = prepared.transpose(2, 0, 1)
+    return np.ascontiguousarray(prepared, np.float32)
 
 
 def make_targets(maker: Maker, targets: Sequence[Target], folder: Path, stem: str) -> list[Made]:

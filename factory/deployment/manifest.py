@@ -16,6 +16,7 @@ from factory.core.guard import guarded
 from factory.core.reading import read_bytes, read_json
 from factory.core.validation import validate
 from factory.deployment.metadata import parse_props
+from factory.graph.onnx_check import check_structure
 from factory.graph.onnx_load import file_bytes, parse_onnx
 
 
@@ -57,6 +58,9 @@ class ModelManifest(BaseModel):
 
 
 def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    form = value.type.WhichOneof("value")
+    if form not in (None, "tensor_type"):
+        return TensorSpec(name=value.name, dtype=form.removesuffix("_type"), shape=())
     tensor = value.type.tensor_type
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
@@ -74,6 +78,7 @@ def describe_model(path: Path | str) -> ModelManifest:
     path = Path(path)
     content = read_bytes(path, "model", most_mb=math.inf)
     model = parse_onnx(content, str(path))
+    check_structure(model, f"model {path}", path.parent)
     weights = {initializer.name for initializer in model.graph.initializer}
     nodes = Counter(node.op_type for node in model.graph.node)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)

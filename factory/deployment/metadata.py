@@ -36,7 +36,9 @@ class Preprocessing(BaseModel):
     std: tuple[float, ...] = Field(description="standard deviation per channel, after scaling")
     size: tuple[int, int] = Field(description="height and width the picture is resized to")
     scale: float = Field(default=1 / 255, gt=0, description="factor on 8-bit pixels")
-    layout: Literal["NCHW"] = Field(default="NCHW", description="order of the tensor's axes")
+    layout: Literal["NCHW", "NHWC"] = Field(
+        default="NCHW", description="order of the tensor's axes"
+    )
     colour: Literal["RGB", "BGR", "grey"] = Field(
         default="RGB", description="order of the channels"
     )

@@ -18,15 +18,25 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+from onnx import TensorProto
 from pydantic import BaseModel, ConfigDict, Field
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
-from factory.deployment.calibration import Images, Method, calibrate
+from factory.deployment.calibration import WIDEST_RANGE, Feeder, Method, calibrate, infinite
 from factory.deployment.flavours import CPU_FLAVOUR, Flavour
 from factory.deployment.manifest import ModelManifest, describe_model
+from factory.deployment.passes.clip_to_max_min import clip_to_max_min
+from factory.deployment.passes.plain_gemm import plain_gemm
+from factory.deployment.passes.remove_unused import remove_unused
 from factory.deployment.quiet import silenced
-from factory.graph.onnx_load import foreign_errors, load_onnx
+from factory.deployment.run_here import Samples, part, run_model
+from factory.deployment.trials import without_form
+from factory.graph.onnx_load import foreign_errors, load_onnx, with_shapes
+
+PREPARE = (plain_gemm, clip_to_max_min)
+"""Rewrites to forms that the runtime's quantiser knows."""
 
 
 class QuantiseConfig(BaseModel):
@@ -48,26 +58,166 @@ class QuantiseConfig(BaseModel):
 def quantise_onnx(
     path: Path | str,
     out: Path | str,
-    calibration: np.ndarray,
+    calibration: Samples,
     config: QuantiseConfig | None = None,
     flavour: Flavour = CPU_FLAVOUR,
 ) -> ModelManifest:
     """Write the int8 twin of the fp32 file ``path`` to ``out``, metadata kept.
 
     Args:
-        path: an fp32 ONNX file with one image input of fixed shape and batch 1.
+        path: an fp32 ONNX file of fixed shapes.
         out: the file to write, atomically.
-        calibration: normalised training images, [N,C,H,W] float.
+        calibration: normalised training images, [N,C,H,W] float, or values for every input.
         config: calibration method and weight options.
         flavour: which number types the runtime wants.
     """
     config = config or QuantiseConfig()
-    source = read_fp32(path)
-    images = check_calibration(source, calibration, str(path))
-    ranges = calibrate(source, images, config.method, percentile=config.percentile)
-    model = quantise_model(source, ranges, config, flavour, where=str(path))
+    quantiser = Quantiser(read_fp32(path), calibration, config, flavour, where=str(path))
+    model = quantiser.model(config.method)
     write_atomic_bytes(out, model.SerializeToString(deterministic=True))
     return describe_model(out)
+
+
+class Quantiser:
+    """The int8 forms of one model in one flavour.
+
+    The graph is brought into forms that the runtime's quantiser knows (PREPARE), ranges are found
+    once a method, and operators that have no int8 form stay in floats: those that compute in other
+    widths or hold values that are not finite, and those whose int8 form the runtime cannot run.
+
+    Args:
+        source: the fp32 model, shapes inferred.
+        calibration: values for its inputs.
+        config: weight options; ``method`` is not looked at.
+        flavour: which number types the runtime wants.
+        ranges: method -> ranges of this very model for these values, where another flavour has
+            calibrated it already; what is missing is added.
+        where: told when something fails.
+    """
+
+    def __init__(
+        self,
+        source: onnx.ModelProto,
+        calibration: Samples,
+        config: QuantiseConfig,
+        flavour: Flavour = CPU_FLAVOUR,
+        *,
+        ranges: dict[str, Any] | None = None,
+        where: str = "the model",
+    ) -> None:
+        self.source, self.config, self.flavour, self.where = source, config, flavour, where
+        self.samples = check_calibration(source, calibration, where)
+        self.ranges: dict[str, Any] = {} if ranges is None else ranges
+        self.floats: dict[str, str] | None = None
+        prepared = ir.from_proto(source)
+        changed = [one_pass(prepared) for one_pass in PREPARE]
+        if any(changed):
+            remove_unused(prepared)
+            self.source = with_shapes(ir.to_proto(prepared), f"{where} could not be prepared")
+
+    def model(
+        self, method: Method, *, exclude: Collection[str] = (), only: Collection[str] = ()
+    ) -> onnx.ModelProto:
+        """The QDQ model with the ranges of ``method``.
+
+        Args:
+            method: how the ranges are found.
+            exclude: names of nodes that stay in floats.
+            only: names of the only nodes to quantise; empty means all.
+        """
+        ranges = self._ranges(method)
+        if self.floats is None:
+            self.floats = self._without_int8(ranges)
+        return self._attempt(ranges, {*exclude, *self.floats}, only)
+
+    def _ranges(self, method: Method) -> Any:
+        if self.flavour.activation == "none":
+            return None
+        if "minmax" not in self.ranges:
+            self.ranges["minmax"] = calibrate(self.source, self.samples, "minmax")
+        if method not in self.ranges:
+            self.ranges[method] = calibrate(
+                self.source,
+                self.samples,
+                method,
+                percentile=self.config.percentile,
+                leave_out=infinite(self.ranges["minmax"]),
+            )
+        return self.ranges[method]
+
+    def _attempt(
+        self, ranges: Any, exclude: Collection[str], only: Collection[str] = ()
+    ) -> onnx.ModelProto:
+        if self.flavour.activation == "none":
+            if only:
+                exclude = {*exclude, *(n.name for n in self.source.graph.node)} - set(only)
+            return _weights_only(self.source, self.config, exclude)
+        return quantise_model(
+            self.source,
+            ranges,
+            self.config,
+            self.flavour,
+            exclude=exclude,
+            only=only,
+            where=self.where,
+            check=not only,  # those are tried, not kept
+        )
+
+    def _without_int8(self, ranges: Any) -> dict[str, str]:
+        """Name of each node that stays in floats -> why."""
+        found: dict[str, str] = {}
+        if ranges is not None:
+            found = _odd_values(self.source, infinite(self.ranges["minmax"]))
+        if not self._fault(ranges, found):
+            return found
+        nodes = [node for node in self.source.graph.node if node.name not in found]
+        blamed = found  # as it was before
+        found = found | without_form(nodes, lambda names: self._fault(ranges, blamed, names))
+        why = self._fault(ranges, found)
+        if why:
+            raise InputError(
+                f"{self.where} could not be quantised",
+                why=why,
+                fix="check that it runs in fp32 on the calibration inputs",
+            )
+        return found
+
+    def _fault(self, ranges: Any, exclude: Collection[str], only: Collection[str] = ()) -> str:
+        """Why the runtime does not make or run such a file; "" when it does."""
+        try:
+            content = self._attempt(ranges, exclude, only).SerializeToString()
+            run_model(content, part(self.samples, slice(1)))
+        except InputError as error:
+            return str(error)
+        return ""
+
+
+def _odd_values(source: onnx.ModelProto, wide: Collection[str]) -> dict[str, str]:
+    """Nodes that compute in other widths than 32 bits, or hold values that are not finite."""
+    graph = source.graph
+    kinds = {
+        v.name: v.type.tensor_type.elem_type
+        for v in [*graph.value_info, *graph.input, *graph.output]
+    }
+    kinds |= {weight.name: weight.data_type for weight in graph.initializer}
+    other = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    odd = {
+        weight.name
+        for weight in graph.initializer
+        if weight.data_type == TensorProto.FLOAT
+        and not np.abs(onnx.numpy_helper.to_array(weight)).max(initial=0.0) < WIDEST_RANGE
+    }
+    found = {}
+    for node in graph.node:
+        values = [name for name in [*node.input, *node.output] if name]
+        wrong = next((name for name in values if name in odd or name in wide), None)
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            found[node.name] = "it holds a graph of its own"
+        elif wrong is not None:
+            found[node.name] = f"the range of {wrong!r} is infinite"
+        elif any(kinds.get(name) in other for name in values):
+            found[node.name] = "it computes in floats of another width"
+    return found
 
 
 def read_fp32(path: Path | str) -> onnx.ModelProto:
@@ -92,8 +242,9 @@ def quantise_model(
     exclude: Collection[str] = (),
     only: Collection[str] = (),
     where: str = "the model",
+    check: bool = True,
 ) -> onnx.ModelProto:
-    """The QDQ model for known ranges, checked.
+    """The QDQ model for known ranges.
 
     Args:
         source: the fp32 model.
@@ -103,6 +254,7 @@ def quantise_model(
         exclude: names of nodes that stay in floats.
         only: names of the only nodes to quantise; empty means all.
         where: told when it fails.
+        check: let ONNX's checker look at it.
     """
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import QuantType
@@ -117,11 +269,19 @@ def quantise_model(
         "QDQKeepRemovableActivations": flavour.keep_relu,
         **dict(flavour.extra),
     }
+    # A scale a channel does not fit the weights of groups, [Cin, Cout / groups, ...].
+    overrides: dict[str, Any] = {
+        node.input[1]: [{"quant_type": types[flavour.weight], "symmetric": flavour.weight == "s8"}]
+        for node in source.graph.node
+        if node.op_type == "ConvTranspose"
+        and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    }
+    options["TensorQuantOverrides"] = overrides
     ops = sorted({*QLinearOpsRegistry, *QDQRegistry} - set(flavour.skip_ops))
     with silenced() as said:
         try:
             if flavour.qnn:
-                options |= _qnn_options(source, flavour, types, exclude)
+                options |= _qnn_options(source, flavour, types, exclude, overrides)
                 ops = sorted({node.op_type for node in source.graph.node} - {"Cast"})
             quantizer = QDQQuantizer(
                 copy.deepcopy(source),
@@ -145,24 +305,30 @@ def quantise_model(
                 fix="check that it runs in fp32 on the calibration images",
             ) from error
     keep_identity(source, model)
-    with foreign_errors("the quantised model is not valid"):
-        onnx.checker.check_model(model, full_check=True)
+    if check:
+        with foreign_errors("the quantised model is not valid"):
+            onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _qnn_options(
-    source: onnx.ModelProto, flavour: Flavour, types: Any, exclude: Collection[str]
+    source: onnx.ModelProto,
+    flavour: Flavour,
+    types: Any,
+    exclude: Collection[str],
+    overrides: dict[str, Any],
 ) -> dict[str, Any]:
     """Extra options of the runtime's own QNN configuration for this graph."""
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
     config = get_qnn_qdq_config(
         source,
-        Images(source.graph.input[0].name, np.zeros((0,), np.float32)),
+        Feeder(source, {v.name: np.zeros(0) for v in source.graph.input}),
         activation_type=types[flavour.activation],
         weight_type=types[flavour.weight],
         per_channel=flavour.per_channel,
         nodes_to_exclude=sorted(exclude),
+        init_overrides=overrides,
     )
     return {k: v for k, v in config.extra_options.items() if v is not None}
 
@@ -236,30 +402,48 @@ def keep_identity(source: onnx.ModelProto, model: onnx.ModelProto) -> None:
     model.graph.name = source.graph.name
 
 
-def check_calibration(model: onnx.ModelProto, images: np.ndarray, where: str) -> np.ndarray:
-    """The calibration images as contiguous float32, or one sentence about what is wrong."""
-    if len(model.graph.input) != 1:
-        raise InputError(f"the model has {len(model.graph.input)} inputs, not one", where=where)
-    dims = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-    if len(dims) != 4 or dims[0] != 1 or 0 in dims:
-        raise InputError(
-            f"the input has shape {dims}, not a fixed [1,C,H,W]",
-            where=where,
-            fix="export it with fixed shapes and batch 1",
-        )
-    if images.ndim != 4 or images.shape[1:] != dims[1:] or len(images) == 0:
-        raise InputError(
-            f"calibration images of shape {images.shape} do not fit the input {dims}",
-            where=where,
-            fix="pass normalised training images as an array [N,C,H,W]",
-        )
-    if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(
-            f"calibration images are {images.dtype}, not float",
-            where=where,
-            why="ranges must come from normalised pixels",
-            fix="normalise them as the model's preprocessing says",
-        )
-    if not np.isfinite(images).all():
-        raise InputError("calibration images hold NaN or infinity", where=where)
-    return np.ascontiguousarray(images, dtype=np.float32)
+def check_calibration(model: onnx.ModelProto, samples: Samples, where: str) -> Samples:
+    """The calibration values, checked; one sentence about what is wrong with them."""
+    shapes = {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in model.graph.input
+    }
+    for name, dims in shapes.items():
+        if 0 in dims:
+            raise InputError(
+                f"the input {name!r} has shape {dims}, not a fixed one",
+                where=where,
+                fix="export it with fixed shapes",
+            )
+    if isinstance(samples, np.ndarray):
+        if len(shapes) != 1:
+            raise InputError(
+                f"the model has {len(shapes)} inputs, and pictures are for one", where=where
+            )
+        given = {next(iter(shapes)): samples[:, None]}
+    else:
+        given = dict(samples)
+    for name, dims in shapes.items():
+        values = given.get(name)
+        if values is None:
+            raise InputError(f"there are no values for the input {name!r}", where=where)
+        if values.shape[1:] != dims or len(values) == 0:
+            raise InputError(
+                f"calibration values of shape {values.shape} do not fit the input {name!r}, {dims}",
+                where=where,
+                fix="pass values as an array [N, *shape of the input]",
+            )
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise InputError("calibration values hold NaN or infinity", where=where)
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.input}
+    kinds = {name: onnx.helper.tensor_dtype_to_np_dtype(kind) for name, kind in types.items()}
+    if isinstance(samples, np.ndarray):
+        kind = next(iter(kinds.values()))
+        if np.issubdtype(kind, np.floating) and not np.issubdtype(samples.dtype, np.floating):
+            raise InputError(
+                f"calibration images are {samples.dtype}, not float",
+                where=where,
+                why="ranges must come from normalised pixels",
+                fix="normalise them as the model's preprocessing says",
+            )
+        return np.ascontiguousarray(samples, dtype=kind)
+    return {name: np.ascontiguousarray(samples[name], dtype=kind) for name, kind in kinds.items()}

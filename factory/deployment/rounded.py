@@ -12,14 +12,15 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_node
 
-from factory.deployment.run_here import run_model
+from factory.deployment.agreement import Outputs
+from factory.deployment.run_here import Samples, run_model
 
 HALF_MAX = 65504.0
 
 
-def run_rounded(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    """First output for each picture, [N, values] in float64, of a model in 16-bit floats."""
-    return run_model(_with_rounding(model).SerializeToString(), images)
+def run_rounded(model: onnx.ModelProto, samples: Samples) -> Outputs:
+    """Every output for each sample, [N, values], of a model in 16-bit floats."""
+    return run_model(_with_rounding(model).SerializeToString(), samples)
 
 
 def round_alone(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -72,6 +73,9 @@ def _with_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     halves = {v.name for v in graph.value_info if _is_half(v)}
     del graph.value_info[:]
+    for value in [*graph.input, *graph.output]:
+        if _is_half(value):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     for weight in graph.initializer:
         _widen(weight)
     nodes = list(graph.node)

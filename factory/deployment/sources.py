@@ -1,7 +1,7 @@
 """What a model comes from: any ONNX file, or a function that returns a torch network.
 
-Both become one clean fp32 ``ModelProto``: fixed shapes, batch 1, one picture in, a current operator
-set, every node named. Our own trained tiers come from :mod:`factory.deployment.export` directly.
+Both become one clean fp32 ``ModelProto``: fixed shapes, a current operator set, every node named.
+Our own trained tiers come from :mod:`factory.deployment.export` directly.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
+from factory.core import made_up
 from factory.core.errors import InputError, nearest
 from factory.core.guard import guarded
-from factory.deployment.agreement import compare
+from factory.deployment.agreement import BOUNDS, Outputs, compare
 from factory.deployment.quiet import silenced
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import Samples, open_session, part, run_model, run_outputs
+from factory.graph.model_inputs import NOTHING_ASKED, AskedInputs, ModelInputs, model_inputs
 from factory.graph.onnx_load import (
     LARGEST_BYTES,
     examine_model,
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 OLDEST_OPSET = 17
-MOST_VALUES = 2**24  # of a picture: calibration holds hundreds of them
+MOST_VALUES = 2**24  # of an input: calibration holds hundreds of them
+MOST_SAMPLE_BYTES = 128 << 20
+NOTES = "notes of the reader"  # key of metadata between the child and its parent
 OLDEST_IR = 4  # from here on weights need not be inputs
-MIN_SIGNAL_DB = 80.0
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -125,10 +127,10 @@ def _call(spec: str) -> nn.Module:
     return network
 
 
-def from_file(path: Path, image_shape: tuple[int, int, int] | None = None) -> onnx.ModelProto:
-    """The clean model of an ONNX file, made and run in the guarded child.
+def from_file(path: Path, asked: AskedInputs = NOTHING_ASKED) -> tuple[onnx.ModelProto, list[str]]:
+    """The clean model of an ONNX file, made and run in the guarded child, and what was assumed.
 
-    A dynamic batch becomes 1; other dynamic sizes are taken from ``image_shape``.
+    A free batch becomes 1; other free sizes are taken from ``asked``.
 
     Raises:
         InputError: not an ONNX file, quantised already, sizes that stay unknown, or a network that
@@ -147,84 +149,80 @@ def from_file(path: Path, image_shape: tuple[int, int, int] | None = None) -> on
         size,
         path=str(path.absolute()),
         where=str(path),
-        image_shape=image_shape,
+        shapes=list(asked.shapes),
+        values=asked.file and str(Path(asked.file).absolute()),
     )
     model = onnx.ModelProto()
     model.ParseFromString(content)
-    return model
+    props = {p.key: p.value for p in model.metadata_props}
+    notes = [note for note in props.pop(NOTES, "").splitlines() if note]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, props)
+    return model, notes
 
 
-def cleaned_file(path: str, where: str, image_shape: Sequence[int] | None) -> bytes:
-    """The work of :func:`from_file`; the model's bytes."""
-    model = _fixed(open_unchecked(Path(path), where), where, image_shape)
+def cleaned_file(path: str, where: str, shapes: Sequence[str], values: str) -> bytes:
+    """The work of :func:`from_file`; the model's bytes, notes among its metadata."""
+    model = open_unchecked(Path(path), where)
     if any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node):
         raise InputError(
             f"{where} is quantised already",
             why="targets are made from the fp32 model",
             fix="give the fp32 file, or check this one with `factory verify`",
         )
-    input_shape(model, where)
+    inputs = model_inputs(model, where, AskedInputs(tuple(shapes), values))
+    model = _fixed(model, where, inputs)
     examine_model(model, where)
-    clean = _cleaned(_newer(model), model, where)
+    clean = _cleaned(_newer(model), model, where, inputs)
+    props = {p.key: p.value for p in model.metadata_props}
+    onnx.helper.set_model_props(clean, props | {NOTES: "\n".join(inputs.notes)})
     with foreign_errors(f"the cleaned model of {where} cannot be written"):
         content: bytes = clean.SerializeToString()
     return content
 
 
-def input_shape(model: onnx.ModelProto, where: str) -> tuple[int, int, int]:
-    """Channels, height and width of the one picture that the model takes; InputError otherwise."""
-    dims = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)
-    if len(model.graph.input) != 1 or len(dims) != 4 or dims[0] != 1:
-        raise InputError(
-            f"{where} does not take one picture [1,C,H,W]",
-            why=f"{len(model.graph.input)} inputs, the first of shape {dims}",
-            fix="only such models can be exported; `factory verify` measures any",
-        )
-    if math.prod(dims) > MOST_VALUES:
-        raise InputError(
-            f"{where} takes a picture of {'x'.join(map(str, dims[1:]))} values",
-            why=f"at most {MOST_VALUES:,} are exported",
-            fix="export the network for a smaller picture",
-        )
-    return dims[1], dims[2], dims[3]
-
-
-def _fixed(
-    model: onnx.ModelProto, where: str, image_shape: Sequence[int] | None
-) -> onnx.ModelProto:
+def _fixed(model: onnx.ModelProto, where: str, inputs: ModelInputs) -> onnx.ModelProto:
     """``model`` with fixed input shapes and without weights among its inputs."""
     from onnxruntime.tools.onnx_model_utils import fix_output_shapes
 
-    weights = {w.name for w in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if not inputs:
+    if not inputs.inputs:
         raise InputError(f"the graph of {where} has no input", fix="export it again")
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    model.ir_version = max(model.ir_version, OLDEST_IR)
-    for value in model.graph.input[:1]:
-        dims = list(value.type.tensor_type.shape.dim)
-        shape = [max(d.dim_value, 0) for d in dims]
-        if len(shape) != 4 or all(size > 0 for size in shape):
-            continue
-        wanted = (1, *image_shape) if image_shape else (1, 0, 0, 0)
-        merged = [size or want for size, want in zip(shape, wanted, strict=True)]
-        if 0 in merged:
+    for name, shape in inputs.shapes.items():
+        if math.prod(shape) > MOST_VALUES:
             raise InputError(
-                f"input {value.name!r} of {where} has no fixed size",
-                why="a latency belongs to fixed shapes",
-                fix="give it with --input, for example --input 3x224x224",
+                f"the input {name!r} of {where} takes {'x'.join(map(str, shape))} values",
+                why=f"at most {MOST_VALUES:,} are exported",
+                fix="export the network for a smaller input",
             )
-        for dim, size in zip(dims, merged, strict=True):
-            dim.dim_value = size  # in the place of a name
-        del model.graph.value_info[:]
-        for made in model.graph.output:  # what follows from the old sizes
-            for dim in made.type.tensor_type.shape.dim:
-                if dim.dim_value < 1:
-                    dim.Clear()
+    kept = {one.name for one in inputs.inputs}
+    values = [value for value in model.graph.input if value.name in kept]
+    del model.graph.input[:]
+    model.graph.input.extend(values)
+    model.ir_version = max(model.ir_version, OLDEST_IR)
+    model = inputs.fix(model)
     with silenced(), foreign_errors(f"{where} is not a valid ONNX model"):
         fix_output_shapes(model)
     return model
+
+
+def made_up_samples(model: onnx.ModelProto, where: str, number: int, seed: int) -> Samples:
+    """``number`` made-up values for each input that the model runs with and computes numbers from.
+
+    Memory limits them: there are two at least.
+    """
+    inputs = model_inputs(model, where)
+    taken = 4 * sum(math.prod(shape) for shape in inputs.shapes.values())
+    number = max(2, min(number, MOST_SAMPLE_BYTES // max(taken, 1)))
+    session = open_session(model.SerializeToString())
+
+    def run(fed: Mapping[str, np.ndarray]) -> None:
+        made = run_outputs(session, {name: value[None] for name, value in fed.items()})
+        if not all(_finite(values) for values in made.values()):
+            raise InputError(f"{where} computes NaN or infinity for made-up values")
+
+    tries = (inputs.feeds(seed * 1000 + row) for row in range(number))
+    rows = [made_up.first_of(run, feeds)[0] for feeds in tries]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -239,42 +237,87 @@ def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
 
 
-def _cleaned(model: onnx.ModelProto, original: onnx.ModelProto, where: str) -> onnx.ModelProto:
+def _cleaned(
+    model: onnx.ModelProto, original: onnx.ModelProto, where: str, inputs: ModelInputs
+) -> onnx.ModelProto:
     """The model after all passes, its outputs compared with those of the file."""
     import onnx_ir as ir
 
     from factory.deployment.passes import clean_model
 
-    props = {p.key: p.value for p in model.metadata_props}
     with silenced(), foreign_errors(f"the graph of {where} could not be cleaned"):
         clean = clean_model(ir.from_proto(model))
-    onnx.helper.set_model_props(clean, props)
-    dims = [d.dim_value for d in clean.graph.input[0].type.tensor_type.shape.dim]
-    probe = np.random.default_rng(0).standard_normal((2, *dims[1:]), dtype=np.float32)
-    theirs = run_model(original.SerializeToString(), probe)
-    if not np.isfinite(theirs).all():
-        raise _no_numbers(original, where)
-    found = compare(run_model(clean.SerializeToString(), probe), theirs)
-    if found.signal_db < MIN_SIGNAL_DB:
-        raise InputError(
-            f"cleaning changed what {where} computes",
-            why=f"{found.signal_db:.0f} dB of signal to noise, {MIN_SIGNAL_DB:.0f} are asked for",
-            fix="please report this model",
-        )
+
+    def compared(fed: Mapping[str, np.ndarray]) -> str:
+        samples = {name: value[None] for name, value in fed.items()}
+        theirs = check_numbers(original, samples, where)
+        return compare(run_model(clean.SerializeToString(), samples), theirs).lacks(BOUNDS["fp32"])
+
+    for seed in range(2):
+        _, why = made_up.first_of(compared, inputs.feeds(seed))
+        if why:
+            raise InputError(
+                f"cleaning changed what {where} computes", why=why, fix="please report this model"
+            )
     return clean
 
 
-def _no_numbers(model: onnx.ModelProto, where: str) -> InputError:
-    """The network computes NaN or infinity; the weight that holds some is named."""
-    why = "all of its weights are finite: an operator makes it, such as Log of what is negative"
-    for weight in model.graph.initializer:
-        if weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
-            odd = int(np.sum(~np.isfinite(onnx.numpy_helper.to_array(weight))))
-            if odd:
-                why = f"{odd} values of its weight {weight.name!r} are NaN or infinite"
-                break
+def check_numbers(model: onnx.ModelProto, samples: Samples, where: str) -> Outputs:
+    """The outputs of an fp32 model; InputError names what makes values that are not finite."""
+    for weight in model.graph.initializer:  # infinity may be a mask, NaN means nothing
+        array = onnx.numpy_helper.to_array(weight)
+        if _any(np.isnan, array):
+            odd = int(np.sum(~np.isfinite(array)))
+            raise _no_numbers(
+                where, f"{odd} values of its weight {weight.name!r} are NaN or infinite"
+            )
+    made = run_model(model.SerializeToString(), samples)
+    broken = next((name for name, values in made.items() if not _finite(values)), None)
+    if broken is None:
+        return made
+    whole = onnx.ModelProto.FromString(model.SerializeToString())
+    known = {v.name for v in whole.graph.output}
+    for node in whole.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                whole.graph.output.append(onnx.ValueInfoProto(name=name))
+    every = run_model(whole.SerializeToString(), part(samples, slice(4)))
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in whole.graph.initializer}
+    values = {**weights, **every}
+    why = f"its output {broken!r} is not finite"
+    for test, what in ((np.isnan, "NaN"), (lambda v: ~np.isfinite(v), "not finite")):
+        for node in whole.graph.node:
+            if not any(_any(test, values.get(name)) for name in node.output):
+                continue
+            given = [name for name in node.input if not _finite(values.get(name))]
+            bad = next((name for name in given if name in weights), None)
+            if bad is not None:
+                count = int(np.sum(~np.isfinite(weights[bad])))
+                why += f"; {count} values of its weight {bad!r} are NaN or infinite"
+            elif not given:
+                told = f"{node.op_type} {node.name}".strip()
+                why += (
+                    f"; all that its {told} reads is finite, and the result {node.output[0]!r} is "
+                    f"{what}"
+                )
+            else:
+                continue
+            raise _no_numbers(where, why)
+    raise _no_numbers(where, why)
+
+
+def _no_numbers(where: str, why: str) -> InputError:
     return InputError(
-        f"{where} computes NaN or infinity for a picture of random pixels",
+        f"{where} computes NaN or infinity",
         why=why,
-        fix="train it again (a smaller learning rate, clipped gradients) or export it again",
+        fix="train it again (a smaller learning rate, clipped gradients), export it again, or give "
+        "inputs that it is made for",
     )
+
+
+def _any(test: Callable[[np.ndarray], np.ndarray], values: np.ndarray | None) -> bool:
+    return values is not None and values.dtype.kind == "f" and bool(np.any(test(values)))
+
+
+def _finite(values: np.ndarray | None) -> bool:
+    return not _any(lambda v: ~np.isfinite(v), values)

@@ -21,6 +21,7 @@ MODULES = (
     "factory.core.provenance",
     "factory.core.wire",
     "factory.core.frames",
+    "factory.core.made_up",
     "factory.core.temporary",
     "factory.core.process",
     "factory.devices",

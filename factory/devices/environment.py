@@ -29,6 +29,7 @@ NEEDED_FILES = (
     "__init__.py",
     "core/__init__.py",
     "core/frames.py",
+    "core/made_up.py",
     "core/wire.py",
     "devices/__init__.py",
     "devices/context.py",

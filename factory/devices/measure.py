@@ -16,33 +16,25 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from factory.core import made_up
 from factory.devices import memory
 from factory.devices.context import CONTEXT
 
-NUMPY_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
 REORDERS = ("ReorderInput", "ReorderOutput", "Transpose")
 TRACE_WARMUP_RUNS = 3
 FEWEST_TRACE_RUNS = 10
 FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
-MOST_ELEMENTS = 2**31  # of a random input
 Tick = Callable[[int, str], None]
+Given = tuple[Mapping[str, np.ndarray] | None, str]
+NOTHING_GIVEN: Given = (None, "")
 
 
 def one_line(error: BaseException) -> str:
@@ -90,6 +82,14 @@ def make_session(
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
+def with_weights(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The settings for a model whose weights lie in files of ``folder``; "": in itself."""
+    if not folder:
+        return dict(config)
+    key = "session.model_external_initializers_file_folder_path"
+    return {**config, "session_entries": {**config.get("session_entries", {}), key: folder}}
+
+
 def register_plugin(name: str, library: str) -> list[str]:
     """Load a plug-in execution provider; the providers that are there then.
 
@@ -112,24 +112,28 @@ class Candidate:
         config: Mapping[str, Any],
         trace: str | None = None,
         optimised_path: str | None = None,
+        given: Given = NOTHING_GIVEN,
     ) -> None:
+        feeds, folder = given
+        config = with_weights(config, folder)
         before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
-        self.binding = self.session.io_binding()
-        self.feeds: list[np.ndarray] = []  # keeps the bound buffers alive
-        rng = np.random.default_rng(0)
-        for meta in self.session.get_inputs():
-            array = random_input(meta.name, meta.type, meta.shape, rng)
-            self.feeds.append(array)
-            self.binding.bind_cpu_input(meta.name, array)
-        for output in self.session.get_outputs():
-            self.binding.bind_output(output.name)
         self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
-        self.first_run_ms = self.run(1)[0] / 1e6
+        tries = made_up_feeds(self.session) if feeds is None else [feeds]
+        _, self.first_run_ms = made_up.first_of(self._bind_and_run, tries)
         self.peak_memory_mb = memory.peak_mb(before_kb)
+
+    def _bind_and_run(self, feeds: Mapping[str, np.ndarray]) -> float:
+        self.feeds = feeds  # keeps the bound buffers alive
+        self.binding = self.session.io_binding()
+        for name, array in feeds.items():
+            self.binding.bind_cpu_input(name, array)
+        for output in self.session.get_outputs():
+            self.binding.bind_output(output.name)
+        return self.run(1)[0] / 1e6
 
     def run(self, runs: int) -> list[int]:
         """Nanoseconds of each of ``runs`` runs."""
@@ -212,25 +216,20 @@ def quiet_rounds(references: Sequence[Candidate], rounds: int, disturbed: float)
     return kept.tolist() if 2 * len(kept) >= rounds else list(range(rounds))
 
 
-def random_input(
-    name: str, kind: str, shape: Sequence[Any], rng: np.random.Generator
-) -> np.ndarray:
-    """A fixed random array for one graph input; refuses dynamic shapes and foreign types."""
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input {name!r} has a dynamic shape {list(shape)}")
-    if kind not in NUMPY_TYPES:
-        raise ValueError(f"input {name!r} has the unsupported type {kind}")
-    if math.prod(shape) > MOST_ELEMENTS:
-        raise ValueError(f"input {name!r} is too large to be made here: {list(shape)}")
-    dtype = np.dtype(NUMPY_TYPES[kind])
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
-    if dtype.itemsize == 1:
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)
-    return np.zeros(shape, dtype)
+def made_up_feeds(session: ort.InferenceSession) -> Iterator[dict[str, np.ndarray]]:
+    """Fixed values for the inputs of a session, best first (factory/core/made_up.py).
+
+    Raises ValueError for a dynamic shape, a foreign type or too many elements.
+    """
+    inputs = {}
+    for meta in session.get_inputs():
+        if not all(isinstance(size, int) and size >= 0 for size in meta.shape):
+            raise ValueError(f"input {meta.name!r} has a dynamic shape {list(meta.shape)}")
+        dtype = made_up.TYPES.get(meta.type.removeprefix("tensor(").removesuffix(")"))
+        if dtype is None:
+            raise ValueError(f"input {meta.name!r} has the unsupported type {meta.type}")
+        inputs[meta.name] = (dtype, meta.shape)
+    return made_up.feeds(inputs)
 
 
 def assigned_providers(session: ort.InferenceSession) -> dict[str, int]:
@@ -251,7 +250,13 @@ def trace_runs(plan: Mapping[str, Any], median_ms: float) -> int:
 
 
 def trace_nodes(
-    model: bytes, config: Mapping[str, Any], runs: int, folder: str, *, graph: bool = False
+    model: bytes,
+    config: Mapping[str, Any],
+    runs: int,
+    folder: str,
+    *,
+    graph: bool = False,
+    given: Given = NOTHING_GIVEN,
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
@@ -264,11 +269,11 @@ def trace_nodes(
         candidate = None
         if graph:
             with contextlib.suppress(Exception):
-                candidate = Candidate(model, config, prefix, optimised)
+                candidate = Candidate(model, config, prefix, optimised, given)
                 with open(optimised, "rb") as stream:
                     content = base64.b64encode(stream.read()).decode()
         if candidate is None:
-            candidate = Candidate(model, config, prefix)
+            candidate = Candidate(model, config, prefix, None, given)
         candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
@@ -336,11 +341,14 @@ def measure_many(
     config: Mapping[str, Any],
     folder: str,
     tick: Tick,
+    given: Sequence[Given] = (),
 ) -> list[dict[str, Any]]:
     """Time the models of a block in interleaved rounds; a failure is a result with its reason.
 
     ``tick(index, phase)`` announces what is done next, so that the parent knows who hangs.
+    ``given`` holds what goes with each model: values of its inputs, the folder of its weights.
     """
+    given = given or [NOTHING_GIVEN] * len(models)
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
     references = range(len(models) - plan.get("references", 0), len(models))
@@ -354,7 +362,7 @@ def measure_many(
 
     def prepare(index: int) -> None:
         tick(index, "making the session")
-        candidate = Candidate(models[index], config)
+        candidate = Candidate(models[index], config, given=given[index])
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
         share = REFERENCE_TIME if index in references else 1.0
@@ -375,7 +383,9 @@ def measure_many(
         result = results[index]
         runs = trace_runs(plan, result["median_ms"])
         graph = bool(plan.get("optimised_graph"))
-        nodes, traced_ms, content = trace_nodes(models[index], config, runs, folder, graph=graph)
+        nodes, traced_ms, content = trace_nodes(
+            models[index], config, runs, folder, graph=graph, given=given[index]
+        )
         result.update(nodes=nodes, traced_ms=traced_ms, optimised=content)
         result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:

@@ -244,12 +244,16 @@ class SimulatedDevice(Closing):
 def _graph(model: bytes) -> OpGraph:
     """Canonical operators of a model in order of execution."""
     from factory.graph.canonical import canonicalise
-    from factory.graph.onnx_check import check_model
+    from factory.graph.model_inputs import declared_inputs
+    from factory.graph.onnx_check import unknown_operators
     from factory.graph.onnx_import import from_onnx
     from factory.graph.onnx_load import parse_onnx
 
     proto = parse_onnx(model, "what was given")
-    check_model(proto)
+    if unknown := unknown_operators(proto):
+        raise InputError(f"unknown operator {unknown[0].op_type!r}")
+    if any(one.type and one.shape is None for one in declared_inputs(proto)):
+        raise InputError("an input has a dynamic shape")
     return canonicalise(from_onnx(proto))
 
 

@@ -35,11 +35,12 @@ def count(graph: OpGraph) -> Counts:
     params = macs = extra = 0
     for node in graph.nodes:
         params += node.params
-        if node.weight is not None or node.op == "MatMul":
-            macs += node.kernel().macs
+        macs += node.kernel().macs
         extra += 2 * node.bn_elements
         if node.op == "Relu":
             extra += elements(node.out_shape)
+    if graph.params is not None:
+        params = graph.params
     return Counts(params, macs, macs + extra, peak_memory_bytes(graph))
 
 

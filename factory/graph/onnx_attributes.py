@@ -12,6 +12,7 @@ from factory.graph.opgraph import Attrs
 from factory.graph.shapes import Shape, pads_text, spatial_text
 
 _NOT_TEXT = re.compile(r"[^A-Za-z0-9_.:+-]")
+_NOT_NAME = re.compile(r"[^A-Za-z0-9_.]")
 _RENAMED = {"dtype": "to", "x": "x_", "w": "w_", "y": "y_"}  # names that the text form keeps
 
 
@@ -30,6 +31,12 @@ def attribute_values(proto: onnx.NodeProto) -> dict[str, Any]:
         elif attribute.type == AttributeProto.FLOATS:
             values[attribute.name] = list(attribute.floats)
     return values
+
+
+def kernel_name(text: str) -> str:
+    """An operator's name as the text form of kernels takes it."""
+    name = _NOT_NAME.sub("_", text)
+    return name if name[:1].isalpha() else f"_{name}"
 
 
 def number_text(value: float) -> str:

@@ -148,78 +148,46 @@ def not_onnx(where: str) -> InputError:
     return InputError(f"{where} is not an ONNX model", fix="name a file that an exporter wrote")
 
 
-def check_model(model: onnx.ModelProto, where: str = "") -> None:
-    """Raise InputError for an unknown operator or a dynamic graph input."""
-    check_operators(model, where)
-    check_static(model, where)
+def known_to_onnx(node: onnx.NodeProto) -> bool:
+    """Whether ONNX itself defines the node's operator, in whatever version."""
+    domain = "" if node.domain in STANDARD else node.domain
+    return defs.has(node.op_type, domain)
 
 
-def check_operators(model: onnx.ModelProto, where: str = "") -> None:
-    """Raise InputError for the first operator that is in no ONNX schema, naming op and node."""
-    from factory.graph.onnx_qlinear import MICROSOFT_OPS
+def unknown_operators(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes of the standard domain whose operator the file's operator set does not have.
 
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    A runtime may have them all the same: ONNX Runtime's own optimiser writes some.
+    """
+    version = next((o.version for o in model.opset_import if o.domain in STANDARD), 1)
     functions = {(function.domain, function.name) for function in model.functions}
-    for index, node in enumerate(model.graph.node):
-        if (node.domain, node.op_type) in functions:
-            continue
-        label = f"node {node.name!r}" if node.name else f"node number {index}"
-        place = f"{label} of {where}" if where else label
-        if node.domain in STANDARD:
-            version = opsets.get("", opsets.get("ai.onnx", 1))
-            if not _in_schema(node.op_type, version, ""):
-                raise InputError(
-                    f"unknown operator {node.op_type!r}",
-                    where=place,
-                    why=f"it is not in ONNX opset {version}",
-                    fix="export the model with standard ONNX operators",
-                )
-        elif node.domain == MICROSOFT and node.op_type in MICROSOFT_OPS:
-            continue
-        elif not _in_schema(node.op_type, opsets.get(node.domain, 1), node.domain):
-            raise InputError(
-                f"unknown operator {node.domain}.{node.op_type}",
-                where=place,
-                why=f"the domain {node.domain!r} is not part of ONNX",
-                fix="give the model as exported, with standard ONNX operators and not yet "
-                "optimised for one runtime",
-            )
+    return [
+        node
+        for node in model.graph.node
+        if node.domain in STANDARD
+        and (node.domain, node.op_type) not in functions
+        and not _in_schema(node.op_type, version)
+    ]
 
 
-def _in_schema(op: str, version: int, domain: str) -> bool:
-    newest = defs.onnx_opset_version() if not domain else 2**31 - 1
+def unknown_operator(
+    model: onnx.ModelProto, node: onnx.NodeProto, where: str, why: str
+) -> InputError:
+    """The error for an operator that neither ONNX nor the runtime has."""
+    index = next(i for i, other in enumerate(model.graph.node) if other is node)
+    label = f"node {node.name!r}" if node.name else f"node number {index}"
+    version = next((o.version for o in model.opset_import if o.domain in STANDARD), 1)
+    return InputError(
+        f"unknown operator {node.op_type!r}",
+        where=f"{label} of {where}" if where else label,
+        why=f"it is not in ONNX opset {version}, and the runtime says: {why}",
+        fix="export the model with standard ONNX operators",
+    )
+
+
+def _in_schema(op: str, version: int) -> bool:
     try:
-        defs.get_schema(op, min(max(version, 0), newest), domain)
+        defs.get_schema(op, min(max(version, 0), defs.onnx_opset_version()), "")
     except defs.SchemaError:
         return False
     return True
-
-
-def check_static(model: onnx.ModelProto, where: str = "") -> None:
-    """Raise InputError for the first graph input whose shape is not fixed."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    file = f" of {where}" if where else ""
-    for value in model.graph.input:
-        if value.name in constants:
-            continue
-        if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
-            raise InputError(
-                f"input {value.name!r}{file} has no shape",
-                fix="export it with a fixed shape such as 1x3x224x224",
-            )
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            if size.HasField("dim_value") and size.dim_value > 0:
-                continue
-            name = size.dim_param
-            told = f"dimension {name!r} (axis {axis})" if name else f"dimension at axis {axis}"
-            how = (
-                f"--dim_param {name} --dim_value {1 if axis == 0 else 'N'}"
-                if name
-                else f"--input_name {value.name} --input_shape 1,3,224,224"
-            )
-            raise InputError(
-                f"input {value.name!r}{file} has a dynamic {told}",
-                why="a latency belongs to fixed shapes",
-                fix="fix it with `python -m onnxruntime.tools.make_dynamic_shape_fixed "
-                f"{how} IN.onnx OUT.onnx`",
-            )

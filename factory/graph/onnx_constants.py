@@ -22,30 +22,34 @@ class Facts:
         model: the model with inferred shapes.
         shapes: static shape of every tensor whose shape is known.
         types: element type (TensorProto.DataType) of every such tensor.
-        constants: names of all tensors that do not depend on an input.
+        constants: names of all tensors that do not depend on an input, or hold no element.
+        no_tensors: names of sequences, maps and optional values.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = inferred(model)
         self._collect()
         for _ in range(_ROUNDS):
-            missing = self._missing()
+            missing = self.unknown()
             if not missing or not self._fold_shape_arithmetic():
                 break
             self.model = inferred(self.model)
             self._collect()
-            if len(self._missing()) >= len(missing):
+            if len(self.unknown()) >= len(missing):
                 break
 
     def _collect(self) -> None:
         graph = self.model.graph
         self.shapes: dict[str, Shape] = {}
         self.types: dict[str, int] = {}
+        self.no_tensors: set[str] = set()
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._values: dict[str, np.ndarray | None] = {}
         for value in (*graph.input, *graph.value_info, *graph.output):
             kind = value.type.tensor_type
             if not value.type.HasField("tensor_type"):
+                if value.type.WhichOneof("value"):
+                    self.no_tensors.add(value.name)
                 continue
             self.types[value.name] = kind.elem_type
             if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
@@ -56,6 +60,7 @@ class Facts:
         for sparse in graph.sparse_initializer:
             self.shapes[sparse.values.name] = tuple(sparse.dims)
         self.constants = set(self._tensors) | {s.values.name for s in graph.sparse_initializer}
+        self.constants.update(name for name, shape in self.shapes.items() if 0 in shape)
         self._producers: dict[str, onnx.NodeProto] = {}
         for node in graph.node:
             for name in node.output:
@@ -70,13 +75,29 @@ class Facts:
             return False
         return all(name in self.constants for name in node.input if name)
 
-    def _missing(self) -> list[str]:
+    def unknown(self) -> list[str]:
+        """Tensors whose shape is not known."""
         return [
             name
             for node in self.model.graph.node
             for name in node.output
-            if name and name not in self.shapes and name not in self.constants
+            if name
+            and name not in self.shapes
+            and name not in self.constants
+            and name not in self.no_tensors
         ]
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes the tensor ``name``."""
+        return self._producers.get(name)
+
+    def maker(self, name: str) -> str:
+        """The operator that makes the tensor ``name``, in words."""
+        node = self._producers.get(name)
+        if node is None:
+            return "an operator"
+        operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        return f"operator {operator} (node {node.name or node.output[0]!r})"
 
     def _fold_shape_arithmetic(self) -> bool:
         """Turn computed shapes into initialisers; whether there were any."""

@@ -13,8 +13,10 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -24,68 +26,171 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 from factory.core.errors import FactoryError, InputError
 from factory.core.guard import guarded
 from factory.core.reading import path_errors, read_bytes
-from factory.graph.onnx_check import check_model, check_sizes, check_structure, not_onnx
+from factory.graph.model_inputs import NOTHING_ASKED, AskedInputs, ModelInputs, model_inputs
+from factory.graph.onnx_check import (
+    STANDARD,
+    check_sizes,
+    check_structure,
+    not_onnx,
+    unknown_operator,
+    unknown_operators,
+)
 
 LARGEST_BYTES = 2**31 - 1  # of a protobuf
 SMALL_ELEMENTS = 1 << 14
 
 
+class InvalidGraph(InputError):
+    """ONNX's checker or its shape inference calls the graph invalid."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that was examined.
+
+    Attributes:
+        model: with fixed input shapes, and the shapes that were observed.
+        inputs: its inputs.
+        notes: what was assumed or observed.
+        fault: why its graph cannot be read, where that was let pass.
+    """
+
+    model: onnx.ModelProto
+    inputs: ModelInputs
+    notes: tuple[str, ...]
+    fault: InputError | None = None
+
+
 def load_onnx(path: Path | str, *, weights: bool = True) -> onnx.ModelProto:
-    """The model in the file ``path``.
+    """The model of :func:`open_onnx`."""
+    return open_onnx(path, weights=weights).model
+
+
+def open_onnx(
+    path: Path | str,
+    *,
+    weights: bool = True,
+    asked: AskedInputs = NOTHING_ASKED,
+    lenient: bool = False,
+) -> Loaded:
+    """The model in the file ``path``, examined.
 
     Args:
         path: the file.
         weights: load also what lies in files beside it; without, only tensors that may be shapes
             or axes, which is enough to read the graph.
+        asked: shapes of the inputs, where dimensions are free.
+        lenient: let a graph pass that ONNX calls invalid: a runtime may take it all the same.
 
     Raises:
-        InputError: no such file, not an ONNX model, damaged, larger than is read, dynamic shapes,
-            or an operator nobody knows.
+        InputError: no such file, not an ONNX model, damaged, larger than is read, an input whose
+            shape is free and not given, or an operator that neither ONNX nor its runtime has.
     """
     path = Path(path)
-    guarded(
+    found = guarded(
         "factory.graph.onnx_load:examine",
         f"model {path}",
         file_bytes(path),
         path=str(path.absolute()),
         where=str(path),
+        shapes=list(asked.shapes),
+        file=str(Path(asked.file).absolute()) if asked.file else "",
     )
-    return _read(path, parse_onnx(_content(path), str(path)), weights)
+    fault = InputError(**found["fault"]) if found["fault"] else None
+    if fault is not None and not lenient:
+        raise fault
+    model = load_weights(path, parse_onnx(_content(path), str(path)), large=weights)
+    inputs = model_inputs(model, str(path), asked)
+    inputs.fix(model)
+    write_observed(model, found["shapes"])
+    return Loaded(model, inputs, (*inputs.notes, *found["notes"]), fault)
 
 
-def examine(path: str, where: str) -> None:
-    """All checks of a file; run in the guarded child."""
-    examine_model(open_unchecked(Path(path), where, weights=False), where)
+def examine(path: str, where: str, shapes: Sequence[str], file: str) -> dict[str, Any]:
+    """All checks of a file, run in the guarded child: what :func:`examine_model` returns.
+
+    "fault" holds the parts of the error of a graph that ONNX calls invalid.
+    """
+    model = open_unchecked(Path(path), where, weights=False)
+    inputs = model_inputs(model, where, AskedInputs(tuple(shapes), file))
+    inputs.fix(model)
+    try:
+        return {**examine_model(model, where, inputs, str(Path(path).parent)), "fault": None}
+    except InvalidGraph as error:
+        told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+        return {"shapes": {}, "notes": [], "fault": told}
 
 
 def open_unchecked(path: Path, where: str, *, weights: bool = True) -> onnx.ModelProto:
     """The model of a file whose parts are sound, its graph not looked at yet."""
     model = parse_onnx(_content(path), where)
     check_structure(model, where, path.parent)
-    return _read(path, model, weights)
+    return load_weights(path, model, large=weights)
 
 
-def examine_model(model: onnx.ModelProto, where: str) -> None:
+def examine_model(
+    model: onnx.ModelProto, where: str, inputs: ModelInputs | None = None, folder: str = ""
+) -> dict[str, Any]:
     """Operators, shapes and graph of ``model``; only within the guarded child.
+
+    Returns:
+        "shapes": of tensors whose shape depends on values, from one run, with their element types;
+        "notes": what a person should know of that.
 
     Raises:
         InputError: any of them is wrong.
     """
+    from factory.graph.observing import observe
     from factory.graph.onnx_import import from_onnx
 
-    check_model(model, where)
-    with foreign_errors(f"{where} is not a valid ONNX model"):
-        inferred = shape_inference.infer_shapes(_without_weights(model))
+    inputs = model_inputs(model, where) if inputs is None else inputs
+    unknown = unknown_operators(model)
+    with foreign_errors(f"{where} is not a valid ONNX model", error=InvalidGraph):
+        inferred = shape_inference.infer_shapes(_without_weights(model, unknown))
+        for value in inferred.graph.output:  # the checker wants some shape
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.shape.SetInParent()
         onnx.checker.check_model(inferred)
     check_sizes(inferred, where)
+    found = observe(model, inputs, folder, always=bool(unknown))
+    if unknown and found.failure:
+        raise unknown_operator(model, unknown[0], where, found.failure)
+    write_observed(model, found.shapes)
     with contextlib.suppress(FactoryError):  # from_onnx repeats the reason where kernels are needed
         from_onnx(model)
+    return {"shapes": found.shapes, "notes": list(found.notes)}
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` with its large weights as inputs of the graph, for checks of the graph alone."""
+def write_observed(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Any]]) -> None:
+    """Write observed shapes, (element type, sizes) by name, into what ``model`` says of tensors."""
+    for value in model.graph.output:
+        if value.name in shapes:
+            kind, sizes = shapes[value.name]
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, sizes))
+    named = {value.name for value in model.graph.output}
+    kept = [value for value in model.graph.value_info if value.name not in shapes]
+    made = [
+        onnx.helper.make_tensor_value_info(name, kind, sizes)
+        for name, (kind, sizes) in shapes.items()
+        if name not in named
+    ]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend([*kept, *made])
+
+
+def _without_weights(model: onnx.ModelProto, unknown: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
+    """``model`` with its large weights as inputs of the graph, for checks of the graph alone.
+
+    Operators ``unknown`` to ONNX get a domain of their own: its checker passes over those.
+    """
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
+    names = {node.op_type for node in unknown}
+    for node in bare.graph.node:
+        if node.op_type in names and node.domain in STANDARD:
+            node.domain = "unknown"
+    domains = {node.domain for node in bare.graph.node} - {o.domain for o in bare.opset_import}
+    bare.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(domains))
     del bare.graph.initializer[:]
     given = {value.name for value in bare.graph.input}
     for tensor in model.graph.initializer:
@@ -112,13 +217,13 @@ def _content(path: Path) -> bytes:
     return read_bytes(path, "model", most_mb=math.inf)
 
 
-def _read(path: Path, model: onnx.ModelProto, weights: bool) -> onnx.ModelProto:
+def load_weights(path: Path, model: onnx.ModelProto, *, large: bool = True) -> onnx.ModelProto:
     """``model`` with what its tensors have in files beside ``path``; the small ones or all."""
     with foreign_errors(f"model {path} lacks its external weights"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of entries that nobody reads
         for tensor, inside in _tensors(model.graph, False):
             small = inside or math.prod(tensor.dims) <= SMALL_ELEMENTS
-            if uses_external_data(tensor) and (weights or small):
+            if uses_external_data(tensor) and (large or small):
                 load_external_data_for_tensor(tensor, str(path.parent))
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
@@ -153,15 +258,17 @@ def parse_onnx(content: bytes, where: str) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def foreign_errors(what: str, fix: str = "export it again") -> Iterator[None]:
+def foreign_errors(
+    what: str, fix: str = "export it again", error: type[InputError] = InputError
+) -> Iterator[None]:
     """Turn whatever ONNX or ONNX Runtime raises into one sentence; nothing else goes inside."""
     try:
         yield
     except (FactoryError, MemoryError):
         raise
-    except Exception as error:
-        text = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")
-        raise InputError(what, why=text[:300] or type(error).__name__, fix=fix) from error
+    except Exception as raised:
+        text = " ".join(str(raised).split()).removeprefix("[ONNXRuntimeError] : ")
+        raise error(what, why=text[:300] or type(raised).__name__, fix=fix) from raised
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -33,8 +33,9 @@ class Node:
         weight_id: name of the weight, unique in the graph.
         params: parameters in training: weight, bias, and gamma and beta of a folded BatchNorm.
         bn_elements: output elements of the BatchNorm folded into this operator, else 0.
-        dtype: "f32" or "i8".
+        dtype: as a :class:`Kernel` has it.
         more_outputs: (name, shape) of the second and further outputs (Split).
+        made: outputs of nodes without inputs that make its weights at every run.
     """
 
     op: str
@@ -49,6 +50,7 @@ class Node:
     bn_elements: int = 0
     dtype: str = "f32"
     more_outputs: tuple[tuple[str, Shape], ...] = ()
+    made: tuple[str, ...] = ()
 
     def attr(self, name: str, default: str = "") -> str:
         """Value of the attribute ``name``, or ``default``."""
@@ -67,12 +69,23 @@ class Node:
 
 @dataclass
 class OpGraph:
-    """A network: named inputs, operators in topological order, names of the outputs."""
+    """A network.
+
+    Attributes:
+        inputs: shapes of the inputs by name.
+        nodes: operators in topological order.
+        outputs: names of the outputs.
+        params: parameters of the whole, where they are not the sum of those of its nodes: weights
+            that several nodes share count once.
+        notes: what a person should know: what was assumed, what is not known.
+    """
 
     inputs: dict[str, Shape]
     nodes: list[Node]
     outputs: list[str]
     name: str = "network"
+    params: int | None = None
+    notes: tuple[str, ...] = ()
 
     def shapes(self) -> dict[str, Shape]:
         """Shape of every tensor, as its producer makes it."""

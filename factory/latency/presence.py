@@ -40,6 +40,8 @@ class PresenceMatrix:
         coefficients: [K, M].
         activations: candidates A of factorised edges; the columns of q are then operator x
             activation, [E, O * A], operators first.
+        disjoint: every monomial is the probability of one whole network, and expectations are
+            over these networks alone: constant + coefficients @ m(q) / sum m(q).
     """
 
     kernels: tuple[Kernel, ...]
@@ -47,6 +49,7 @@ class PresenceMatrix:
     monomials: list[Monomial]
     coefficients: np.ndarray
     activations: tuple[str, ...] = ()
+    disjoint: bool = False
 
     def __post_init__(self) -> None:
         k, m = len(self.kernels), len(self.monomials)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from factory.pipeline.tables import predictor_for
 from factory.profiling.profiler import profile_networks
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
-from factory.spaces.config import Spec, space_of
+from factory.spaces.base import SearchSpace
 
 CANDIDATES = 160
 ADAPT_SEED = 3  # first part of the numbers of the candidate networks
@@ -95,15 +96,14 @@ def candidates_of_any(dtype: str, seed: int, count: int = CANDIDATES) -> list[Ca
     return found
 
 
-def candidates_of_sizes(
-    specs: Sequence[Spec], dtype: str, seed: int, count: int = CANDIDATES
+def candidates_of_spaces(
+    spaces: Sequence[SearchSpace[Any]], dtype: str, seed: int, count: int = CANDIDATES
 ) -> list[Candidate]:
-    """Random networks of some sizes of a space, as many of each."""
+    """Random networks of some spaces, as many of each."""
     found = []
-    for number, spec in enumerate(specs):
-        space = space_of(spec)
+    for number, space in enumerate(spaces):
         rng = np.random.default_rng([ADAPT_SEED, seed, number])
-        for index in range(-(-count // len(specs))):
+        for index in range(-(-count // len(spaces))):
             genotype = space.random(rng)
 
             def build(

@@ -16,6 +16,7 @@ from factory.pipeline.lock import locked
 from factory.pipeline.recipe import Recipe
 from factory.pipeline.run_folder import DONE, STAGES, RunFolder
 from factory.pipeline.stages import deploy, fit, profile, report, search, train, verify
+from factory.search.config import check_row
 from factory.verification.result import UNDECIDED
 
 SCHEMA_VERSION = 1
@@ -42,7 +43,8 @@ def run_build(
     """
     ctx = BuildContext(recipe, RunFolder(out), progress)
     if until not in ("profile", "fit"):
-        ctx.search_space()  # a space that cannot be searched is told before anything is measured
+        # a space that cannot be searched is told before anything is measured
+        check_row(ctx.search_space(), ctx.recipe.search)
     with locked(out):
         going_on = ctx.folder.claim(recipe.as_dict(), seed=recipe.seed)
         progress.message(f"{'going on in' if going_on else 'building into'} {out}")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from factory.core.errors import InputError
 from factory.core.progress import SILENT, Progress
 from factory.core.provenance import chip_fingerprint
+from factory.core.validation import validate
 from factory.data.config import DataConfig
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.pipeline.recipe import NO_LATENCY, Recipe, TierSection
 from factory.pipeline.recipe_loading import fingerprint
 from factory.pipeline.run_folder import RunFolder
 from factory.spaces.base import SearchSpace
-from factory.spaces.config import SpaceConfig, Spec, space_of
+from factory.spaces.config import SpaceSettings
 
 if TYPE_CHECKING:
     from factory.data.image_data import ImageData
@@ -58,7 +59,7 @@ class BuildContext:
                     fix="make a tier of each precision",
                 )
             self._device_of[tier.name], self._also_of[tier.name] = ids[0], ids[1:]
-        self.spec(None)  # an impossible size is told before anything is measured
+        self.space(None)  # an impossible size is told before anything is measured
 
     def _add_device(self, tier: TierSection, device: str) -> DeviceProfile:
         profile = load_profile(device)
@@ -96,26 +97,20 @@ class BuildContext:
         """The other chips whose budgets a tier's model must keep, in the order of the recipe."""
         return [self.devices[name] for name in self._also_of[tier.name]]
 
-    def spec(self, tier: TierSection | None) -> Spec:
-        """The size of a tier's network; of the recipe's own `[space]` for None."""
+    def space(self, tier: TierSection | None) -> SearchSpace[Any]:
+        """The space at the size of a tier's network; at the recipe's own `[space]` for None."""
         space = self.recipe.space if tier is None else self.recipe.tier_space(tier)
-        return self._spec(space)
-
-    def search_spec(self) -> Spec:
-        """The size of the network in which the search runs."""
-        search = self.recipe.search
-        return self._spec(
-            self.recipe.space.model_copy(
-                update={"channels": search.channels, "layers": search.layers}
-            )
-        )
+        return self._space(space)
 
     def search_space(self) -> SearchSpace[Any]:
-        """The space at the size of the differentiable search; InputError where a row cannot run."""
-        from factory.search.form import form_of
+        """The space at the size of the network in which the search runs."""
+        search, space = self.recipe.search, self.recipe.space
+        values = space.sized(search.channels, search.layers)
+        where = "the size of the search's network ([search] of the recipe)"
+        return self._space(validate(type(space), values, where=where))
 
-        form_of(self.recipe.space.kind).check(self.recipe.search)
-        return space_of(self.search_spec())
+    def _space(self, settings: SpaceSettings) -> SearchSpace[Any]:
+        return settings.space(self.recipe.data.image_shape, self.num_classes)
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -124,24 +119,17 @@ class BuildContext:
         told = search.relaxation == "factorised" and search.latency_cost != "module"
         return search.activations if told else ()
 
-    def _spec(self, space: SpaceConfig) -> Spec:
-        return space.spec(self.recipe.data.image_shape, self.num_classes)
-
-    def space(self, tier: TierSection | None) -> SearchSpace[Any]:
-        """The space at a tier's size."""
-        return space_of(self.spec(tier))
-
-    def specs_on(self, device_id: str) -> list[Spec]:
-        """The distinct network sizes that are deployed or compared on a device."""
+    def spaces_on(self, device_id: str) -> list[SearchSpace[Any]]:
+        """The space at the distinct network sizes that are deployed or compared on a device."""
         tiers = [
             tier
             for tier in self.recipe.tiers
             if device_id in (self._device_of[tier.name], *self._also_of[tier.name])
         ]
-        specs = [self.spec(tier) for tier in tiers]
+        spaces = [self.space(tier) for tier in tiers]
         if self.recipe.budget.baseline:
-            specs.append(self.spec(None))
-        return list(dict.fromkeys(specs))
+            spaces.append(self.space(None))
+        return list(dict.fromkeys(spaces))
 
     def chip_identity(self, profile: DeviceProfile) -> str:
         """What makes measurements this device's: its profile and, if local, the chip."""
@@ -153,9 +141,9 @@ class BuildContext:
         resolved = self.recipe.as_dict()
         return fingerprint({name: resolved[name] for name in sections})
 
-    def spec_hash(self, spec: Spec) -> str:
+    def size_hash(self, space: SearchSpace[Any]) -> str:
         """Hash of a network size."""
-        return fingerprint(spec_dict(spec))
+        return fingerprint(dataclasses.asdict(space.spec))
 
     def searched_names(self) -> list[str]:
         """Names of the architectures that are searched: the tiers, then the comparison."""
@@ -167,11 +155,6 @@ def _named_devices(tier: TierSection) -> list[str]:
     return [tier.device, *(other.device for other in tier.also)]
 
 
-def spec_dict(spec: Spec) -> dict[str, Any]:
-    """A network size as plain values."""
-    return dataclasses.asdict(spec)
-
-
 def default_out(recipe: Recipe) -> Path:
     """runs/<recipe name> in the working folder."""
     return Path("runs") / recipe.name
@@ -179,8 +162,6 @@ def default_out(recipe: Recipe) -> Path:
 
 def open_run(run: str | Path, progress: Progress = SILENT) -> BuildContext:
     """The context of a run folder that a build left, from its own record."""
-    from factory.core.validation import validate
-
     folder = RunFolder(Path(run))
     record = folder.record()
     recipe = validate(Recipe, record["recipe"], where=str(folder.record_file))

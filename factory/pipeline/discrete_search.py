@@ -40,7 +40,6 @@ from factory.search.strategies import STRATEGIES
 from factory.search.strategies.problem import Problem, Score, Seen
 from factory.search.strategies.study import Outcome, run_search
 from factory.spaces.base import SearchSpace
-from factory.spaces.config import space_of
 from factory.training.config import TrainConfig
 
 SCHEMA_VERSION = 1
@@ -82,7 +81,7 @@ class ShortTraining:
         label: str,
     ) -> None:
         self._ctx, self._epochs, self._label = ctx, epochs, label
-        self._space = space_of(ctx.search_spec())
+        self._space = ctx.search_space()
         observed = [] if any(t.name == "macs" for t in terms) else [macs_term(terms[0].presence)]
         self._costs = TermCosts(ctx.space(tier), [*terms, *observed])
         self._known: dict[Any, dict[str, float]] = {}
@@ -91,7 +90,7 @@ class ShortTraining:
         self.fingerprint = fingerprint(
             {
                 "data": ctx.part("data"),
-                "size": ctx.spec_hash(ctx.search_spec()),
+                "size": ctx.size_hash(self._space),
                 "training": self._cfg.model_dump(mode="json"),
                 "fraction": ctx.recipe.search.weight_fraction,
                 "seed": ctx.seed,

@@ -1,21 +1,33 @@
-"""What `export` works on: the fp32 file of a tier, an ONNX file or a torch function, and pictures.
+"""What `export` works on: the fp32 file of a tier, an ONNX file or a torch function, and inputs.
 
-Pictures for calibration and judgement come from the tier's own data set or from ``--data FOLDER``
-(one sub-folder a class). Without either they are made up, nothing is judged, and it is said so.
+Inputs for calibration and judgement are the tier's own data set, pictures with classes
+(``--data``), pictures without (``--calibration FOLDER``) or values of every input
+(``--calibration FILE.npz``). Without any they are made up, and it is said so.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, unknown_name
 from factory.core.files import write_atomic_bytes
 from factory.core.progress import SILENT, Progress
 from factory.core.reading import is_file, is_folder, read_names
-from factory.pipeline.export_pictures import folder_pictures, made_up_pictures, trainable_on
+from factory.graph.model_inputs import NOTHING_ASKED, AskedInputs
+from factory.pipeline.export_pictures import (
+    MADE_UP_IMAGES,
+    PictureInput,
+    folder_pictures,
+    halves,
+    made_up_pictures,
+    npz_samples,
+    picture_input,
+    plain_pictures,
+    trainable_on,
+)
 from factory.pipeline.shapes import parse_shape
 
 if TYPE_CHECKING:
@@ -58,16 +70,26 @@ class ExportSource:
         return self.data.test_labels is not None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the user says about the model's inputs, outputs and pictures; see :func:`export`."""
+
+    inputs: AskedInputs = NOTHING_ASKED
+    data: Path | None = None
+    calibration: Path | None = None
+    labels: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    colour: str | None = None
+
+
 def open_source(
     model: str | Path,
     folder: Path,
+    asked: Asked,
     *,
     tier: str | None = None,
-    input: str | None = None,
-    data: str | Path | None = None,
-    labels: str | Path | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
     weights: str | Path | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -92,11 +114,10 @@ def open_source(
 
     network = None
     if is_file(path) or path.suffix == ".onnx":
-        shape = parse_shape(input) if input else None
-        proto, kind = from_file(path, shape), "onnx"
-        name = path.stem
+        proto, assumed = from_file(path, asked.inputs)
+        name, kind = path.stem, "onnx"
     elif is_module_function(str(model)):
-        shape = parse_shape(input or DEFAULT_INPUT)
+        shape, assumed = _torch_shape(asked.inputs), []
         file = Path(weights) if weights is not None else None
         network = network_of(str(model), seed=seed, weights=file)
         proto = build_onnx(network, shape)
@@ -107,9 +128,20 @@ def open_source(
             fix="give for example model.onnx, runs/demo --tier NAME, or "
             "torchvision.models:mobilenet_v3_small",
         )
-    return _foreign_source(
-        proto, name, kind, str(model), folder, data, labels, mean, std, seed, progress, network
-    )
+    source = _foreign_source(proto, name, kind, str(model), folder, asked, seed, progress, network)
+    source.notes[:0] = assumed
+    return source
+
+
+def _torch_shape(asked: AskedInputs) -> tuple[int, int, int]:
+    """Channels, height and width of the picture that a torch network is given."""
+    if asked.file or len(asked.shapes) > 1:
+        raise InputError(
+            "a module:function takes one picture",
+            fix="give its shape with --input 3x224x224, or export it to ONNX by hand",
+        )
+    text = (asked.shapes or (DEFAULT_INPUT,))[0]
+    return parse_shape(text.removeprefix("1x") if text.count("x") == 3 else text)
 
 
 def _tier_source(run: Path, folder: Path, tier: str | None, progress: Progress) -> ExportSource:
@@ -155,68 +187,101 @@ def _foreign_source(
     kind: str,
     origin: str,
     folder: Path,
-    data: str | Path | None,
-    labels: str | Path | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    asked: Asked,
     seed: int,
     progress: Progress,
     network: nn.Module | None,
 ) -> ExportSource:
+    import json
+
     import onnx
 
-    from factory.deployment.sources import input_shape
+    from factory.deployment.export import check_parity
+    from factory.deployment.sources import check_numbers, made_up_samples
 
-    shape = input_shape(proto, origin)
     known = {p.key: p.value for p in proto.metadata_props}
-    preprocessing = _preprocessing(known, shape, origin, mean, std)
+    inputs = list(proto.graph.input)
+    taken = picture_input(inputs[0]) if len(inputs) == 1 else None
+    preprocessing = None
+    if taken is not None:
+        preprocessing = _preprocessing(known, taken, origin, network, asked)
     classes = _classes(proto)
-    told = _label_names(labels, known, classes)
+    names = told = _label_names(asked.labels, known, classes)
     notes: list[str] = []
-    pictures = trainable = None
+    trainable: Trainable | None = None
     not_trainable = "an ONNX file has no torch network" if network is None else "no pictures"
-    if data is not None:
+    values = asked.calibration if _is_values(asked.calibration) else None
+    flat = None if values is not None else asked.calibration
+    if kind == "onnx" and values is None and asked.inputs == NOTHING_ASKED:
+        _check_clear(proto, origin)
+    if (asked.data or flat) is not None:
+        if taken is None or taken.batch != 1:
+            given = ", ".join(f"{v.name!r} {_dims(v)}" for v in inputs[:3])
+            raise InputError(
+                f"{origin} does not take one picture",
+                why=f"its inputs are {given}",
+                fix="give the values of its inputs with --calibration FILE.npz",
+            )
         if preprocessing is None:
             raise InputError(
                 "the model does not say how a picture becomes its input",
-                fix="give --mean and --std (of pixels scaled to 0..1)",
+                fix="give --mean and --std (of pixels in 0..1; with --scale 1 of pixels in 0..255)",
             )
-        pictures, loaded, outputs = folder_pictures(
-            Path(data), shape, preprocessing, seed, progress, told
-        )
-        names = loaded.class_names
-        if len(names) != classes:
-            raise InputError(
-                f"the model has {classes} outputs but {data} has {len(names)} classes",
-                fix="give the pictures it was trained for",
-            )
+    if asked.data is not None:
+        assert taken is not None
+        assert preprocessing is not None
+        found = folder_pictures(asked.data, taken, preprocessing, seed, progress, told, classes)
+        pictures = found.data
+        notes += found.notes
+        names = told or found.class_names
         if network is not None:
-            trainable = trainable_on(network, loaded, preprocessing, seed, outputs)
-            not_trainable = ""
-        if told and not set(told) & set(names):
+            trained = trainable_on(
+                network, asked.data, taken.size, preprocessing, seed, found.outputs, progress
+            )
+            if isinstance(trained, str):
+                not_trainable = trained
+            else:
+                trainable, not_trainable = trained, ""
+        if told and not set(told) & set(found.class_names):
             notes.append(
-                f"no folder of {data} is named as a class of the model: they count in "
+                f"no folder of {asked.data} is named as a class of the model: they count in "
                 "alphabetical order as its outputs"
             )
+        if flat is not None:
+            plain = plain_pictures(flat, taken, preprocessing, seed, progress)
+            pictures = replace(pictures, calibration=plain.calibration)
+        elif values is not None:
+            pictures = replace(pictures, calibration=npz_samples(values, proto, origin))
+    elif flat is not None:
+        assert taken is not None
+        assert preprocessing is not None
+        pictures = plain_pictures(flat, taken, preprocessing, seed, progress)
+    elif values is not None or asked.inputs.file:
+        samples = npz_samples(values or Path(asked.inputs.file), proto, origin)
+        pictures = halves(samples, f"{(values or Path(asked.inputs.file)).name}")
     else:
-        names = ()
-        pictures = made_up_pictures(shape, seed)
+        if taken is not None and taken.batch == 1:
+            pictures = made_up_pictures(taken, seed)
+        else:
+            samples = made_up_samples(proto, origin, MADE_UP_IMAGES, seed)
+            pictures = halves(samples, "made-up values")
         notes.append(
-            "no pictures were given: int8 ranges come from made-up ones and nothing is judged; "
-            "give --data FOLDER with one sub-folder a class"
+            f"int8 ranges come from {pictures.name} and no accuracy is measured; give "
+            "--calibration FOLDER or FILE.npz, or --data FOLDER with one sub-folder a class"
         )
-    names = told or names
     props = dict(known)
     if names:
-        import json
-
         props["class_names"] = json.dumps(list(names), ensure_ascii=False)
-    else:
+    elif taken is not None:
         notes.append("the file names no classes; give --labels FILE with one name a line")
     if preprocessing is not None:
         props["preprocessing"] = preprocessing.model_dump_json()
-    props |= {"task": "image_classification", "precision": "fp32", "origin": origin}
+    props |= {"precision": "fp32", "origin": origin}
+    props.setdefault("task", "image_classification")
     onnx.helper.set_model_props(proto, props)
+    check_numbers(proto, pictures.test_images, origin)
+    if network is not None:
+        check_parity(network, proto, pictures.calibration)
     fp32 = folder / "fp32.onnx"
     write_atomic_bytes(fp32, proto.SerializeToString(deterministic=True))
     return ExportSource(
@@ -232,39 +297,94 @@ def _foreign_source(
     )
 
 
+def _is_values(path: Path | None) -> bool:
+    return path is not None and path.suffix == ".npz"
+
+
+def _check_clear(proto: onnx.ModelProto, origin: str) -> None:
+    """A trained network for one picture at a time needs no word; any other picture network does."""
+    inputs = list(proto.graph.input)
+    taken = [one for value in inputs if (one := picture_input(value)) is not None]
+    if not taken or not proto.graph.initializer:
+        return
+    shapes = " ".join(f"--input {v.name}={'x'.join(map(str, _dims(v)))}" for v in inputs)
+    if len(inputs) > 1:
+        why = f"it takes {', '.join(repr(v.name) for v in inputs)}"
+    elif taken[0].batch > 1:
+        why = f"it takes a batch of {taken[0].batch}"
+    else:
+        return
+    raise InputError(
+        f"{origin} does not take one picture",
+        why=f"{why}, and what an app feeds it with is not known",
+        fix="give values of its inputs with --calibration FILE.npz or --inputs FILE.npz, or accept "
+        f"made-up ones with {shapes}",
+    )
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
 def _classes(proto: onnx.ModelProto) -> int:
-    dims = [d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim]
+    """Values of the first output for one picture; 0 where it is no list of classes."""
+    dims = _dims(proto.graph.output[0])
     return math.prod(dims[1:]) if len(dims) > 1 else 0
 
 
 def _preprocessing(
     known: dict[str, str],
-    shape: tuple[int, int, int],
+    taken: PictureInput,
     origin: str,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    network: nn.Module | None,
+    asked: Asked,
 ) -> Preprocessing | None:
-    """From the options, else from the file, else torchvision's own for torchvision's networks."""
+    """From the options, else from the file, else the network's own, else bytes as they are."""
     from factory.core.validation import validate
     from factory.deployment.metadata import Preprocessing, parse_props
     from factory.deployment.sources import IMAGENET_MEAN, IMAGENET_STD
 
-    size = (shape[1], shape[2])
-    colour: Literal["grey", "RGB"] = "grey" if shape[0] == 1 else "RGB"
+    channels, mean, std = taken.channels, asked.mean, asked.std
     if (mean is None) != (std is None):
         raise InputError("--mean and --std belong together", fix="give both")
-    if mean is not None and std is not None:
-        if len(mean) != shape[0] or len(std) != shape[0] or min(std) <= 0:
-            raise InputError(
-                f"--mean and --std need {shape[0]} numbers each, those of --std above zero"
-            )
-        return Preprocessing(mean=mean, std=std, size=size, colour=colour, fit="cover")
+    if asked.scale is not None and asked.scale <= 0:
+        raise InputError(f"--scale {asked.scale} is not above zero")
+    if asked.colour not in (None, "RGB", "BGR") or (asked.colour and channels == 1):
+        raise InputError(
+            f"--colour {asked.colour} does not fit {channels} channels", fix="RGB or BGR, for three"
+        )
     said = parse_props(known).get("preprocessing")
-    if isinstance(said, dict):
-        return validate(Preprocessing, said, where=f"the metadata of {origin}")
-    if origin.startswith("torchvision.") and shape[0] == 3:
-        return Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, size=size, fit="cover")
-    return None
+    values: dict[str, Any] = dict(said) if isinstance(said, dict) else {}
+    config = getattr(network, "pretrained_cfg", None)  # timm's
+    if mean is not None and std is not None:
+        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+            raise InputError(
+                f"--mean and --std need {channels} numbers each, those of --std above zero"
+            )
+        values |= {"mean": mean, "std": std}
+        values.setdefault("fit", "cover")
+    elif not values and isinstance(config, dict) and {"mean", "std"} <= set(config):
+        values = {"mean": config["mean"], "std": config["std"], "fit": "cover"}
+    elif not values and origin.startswith("torchvision.") and channels == 3:
+        values = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "fit": "cover"}
+    elif not values and taken.pixels:
+        values = {"mean": (0.0,) * channels, "std": (1.0,) * channels, "scale": 1.0, "fit": "cover"}
+    if not values:
+        return None
+    values["size"] = taken.size
+    values.setdefault("colour", "grey" if channels == 1 else "RGB")
+    values.setdefault("layout", taken.layout)
+    values |= {} if asked.scale is None else {"scale": asked.scale}
+    values |= {} if asked.colour is None else {"colour": asked.colour}
+    found = validate(Preprocessing, values, where=f"the metadata of {origin}")
+    if len(found.mean) != channels or len(found.std) != channels or found.layout != taken.layout:
+        raise InputError(
+            f"the preprocessing in the metadata of {origin} is that of another input",
+            why=f"{len(found.mean)} channels, {found.layout}; the model takes {channels}, "
+            f"{taken.layout}",
+            fix="give --mean and --std, and correct the metadata",
+        )
+    return found
 
 
 def _label_names(labels: str | Path | None, known: dict[str, str], classes: int) -> tuple[str, ...]:

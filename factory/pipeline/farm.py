@@ -32,7 +32,7 @@ from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import ORDER_SEED, network_key, profile_kernels, profile_networks
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable, table_name
-from factory.spaces.network_spec import NetworkSpec
+from factory.spaces.base import SearchSpace
 
 LOOK_EVERY_S = 0.2
 Network = tuple[Mapping[Kernel, int], bytes]
@@ -100,7 +100,7 @@ class Group:
 
 def run_farm(
     profiles: Sequence[DeviceProfile],
-    specs: Sequence[NetworkSpec],
+    spaces: Sequence[SearchSpace[Any]],
     folder: Path,
     *,
     networks: int,
@@ -125,10 +125,10 @@ def run_farm(
         groups = _reach(profiles, folder, stack, progress, opener)
         for group in groups:
             dtype = group.lead.device.profile.dtype
-            kernels = kernels_of(specs, dtype)
+            kernels = kernels_of(spaces, dtype)
             known = _known_tables(group, folder)
             fusion = _fusion(group, known, progress)
-            samples = random_networks(specs, dtype, networks, pool, seed, fusion)
+            samples = random_networks(spaces, dtype, networks, pool, seed, fusion)
             _fill(group, kernels, samples, settings, known)
         _drive(groups, settings, progress)
         answers = [_result(group, folder) for group in groups]

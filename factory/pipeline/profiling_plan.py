@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from factory.profiling.profiler import (
 from factory.profiling.settings import ProfileSettings, ProfileSummary
 from factory.profiling.table import LatencyTable
 from factory.spaces.base import SearchSpace
-from factory.spaces.config import Spec, space_of
 
 A = TypeVar("A")  # architecture of a space
 DESIGN_POOL = 8  # times as many random networks for the designed half to be chosen from
@@ -53,10 +52,10 @@ def effort_settings(effort: str) -> ProfileSettings:
 
 
 def kernels_of(
-    specs: Sequence[Spec], dtype: str, activations: tuple[str, ...] = ()
+    spaces: Sequence[SearchSpace[Any]], dtype: str, activations: tuple[str, ...] = ()
 ) -> list[Kernel]:
-    """Every kernel that some network of these sizes runs, each once, sorted."""
-    found = {kernel for spec in specs for kernel in space_of(spec).all_kernels(dtype, activations)}
+    """Every kernel that some network of these spaces runs, each once, sorted."""
+    found = {kernel for space in spaces for kernel in space.all_kernels(dtype, activations)}
     return sorted(found)
 
 
@@ -90,23 +89,22 @@ def _assumed_us(kernel: Kernel) -> float:
 
 
 def random_networks(
-    specs: Sequence[Spec],
+    spaces: Sequence[SearchSpace[Any]],
     dtype: str,
     count: int,
     pool: int,
     seed: int,
     fusion: FusionRules = NO_RULES,
 ) -> list[tuple[Counter[Kernel], bytes]]:
-    """Random networks of each size, ``count`` in all, as kernel counts and ONNX bytes.
+    """Random networks of each space, ``count`` in all, as kernel counts and ONNX bytes.
 
     ``fusion`` are the rules by which the device's kernels are counted.
     """
     networks = []
-    for number, spec in enumerate(specs):
-        share = count // len(specs) + (number < count % len(specs))
+    for number, space in enumerate(spaces):
+        share = count // len(spaces) + (number < count % len(spaces))
         if not share:
             continue
-        space = space_of(spec)
         for index, genotype in enumerate(planned_genotypes(space, share, pool, seed + number)):
             model = network_bytes(space, genotype, dtype, seed + index)
             networks.append((space.kernels(genotype, dtype, fusion), model))
@@ -141,7 +139,7 @@ class Measured:
 def measure_chip(
     device: Device,
     table: LatencyTable,
-    specs: Sequence[Spec],
+    spaces: Sequence[SearchSpace[Any]],
     *,
     networks: int,
     pool: int,
@@ -155,9 +153,9 @@ def measure_chip(
     progress = mirrored(device, progress)
     dtype = device.profile.dtype
     fusion = measure_fusion(device, table, progress)
-    wanted = kernels_of(specs, dtype, activations)
+    wanted = kernels_of(spaces, dtype, activations)
     kernels = profile_kernels(device, wanted, table, settings, progress)
-    samples = random_networks(specs, dtype, networks, pool, seed, fusion)
+    samples = random_networks(spaces, dtype, networks, pool, seed, fusion)
     done = profile_networks(device, samples, table, settings, progress)
     if done.measured:
         again = first_networks_again(device, samples, table, settings, progress)

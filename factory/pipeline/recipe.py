@@ -10,12 +10,20 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from factory.data.config import DataConfig
 from factory.pipeline.recipe_limits import MAX_LATENCY_MS_LIMIT, MAX_MACS_LIMIT
 from factory.search.config import SearchConfig
-from factory.spaces.config import SpaceConfig
+from factory.spaces.config import SpaceSettings, space_settings
 from factory.training.config import TrainConfig
 
 SCHEMA_VERSION = 1
@@ -179,7 +187,7 @@ class Recipe(Section):
 
     recipe: RunSection
     data: DataConfig
-    space: SpaceConfig
+    space: Annotated[SerializeAsAny[SpaceSettings], BeforeValidator(space_settings)]
     profile: ProfileSection = Field(default_factory=ProfileSection)  # type: ignore[arg-type]
     search: SearchConfig
     training: TrainConfig
@@ -201,11 +209,10 @@ class Recipe(Section):
             self.tier_space(tier)
         return self
 
-    def tier_space(self, tier: TierSection) -> SpaceConfig:
+    def tier_space(self, tier: TierSection) -> SpaceSettings:
         """The space at the tier's size: `[space]` with the tier's own channels and layers."""
-        changes = {"channels": tier.channels, "layers": tier.layers}
-        given = {key: value for key, value in changes.items() if value is not None}
-        return SpaceConfig.model_validate({**self.space.model_dump(), **given})
+        values = self.space.sized(tier.channels, tier.layers)
+        return type(self.space).model_validate(values)
 
     @property
     def name(self) -> str:

@@ -246,16 +246,15 @@ def time_steps(sizes: Sizes, classes: int) -> StepTimes:
     from factory.pipeline.stages.train import make_network
     from factory.search.bilevel import Bilevel
     from factory.search.costs import macs_term
-    from factory.spaces.config import space_of
     from factory.spaces.genotype import find_genotype
     from factory.training.loop import train_network
 
     data = _random_pictures(sizes, classes)
-    spec = sizes.space().spec(data.image_shape, classes)
+    space = sizes.space().space(data.image_shape, classes)
     training = TrainConfig.model_validate(
         {"epochs": 1, "warmup_epochs": 0, "batch_size": sizes.batch_size}
     )
-    network = make_network(find_genotype("PC_DARTS_cifar"), spec, training, 0)
+    network = make_network(find_genotype("PC_DARTS_cifar"), space, training, 0)
     search = SearchConfig.model_validate(
         {
             "preset": "short",
@@ -270,8 +269,8 @@ def time_steps(sizes: Sizes, classes: int) -> StepTimes:
     with tempfile.TemporaryDirectory(prefix="factory-new-") as folder:
         trained, searched = _Stopwatch(), _Stopwatch()
         train_network(network, data, training, Path(folder) / "train", trained)
-        bilevel = Bilevel(spec, data, search, 0)
-        budget = [macs_term(space_of(spec).presence("fp32"), limit=1.0)]
+        bilevel = Bilevel(space, data, search, 0)
+        budget = [macs_term(space.presence("fp32"), limit=1.0)]
         start: tuple[int, dict[str, Tensor], bytes] = (0, {}, b"")
         try:
             bilevel.run(2 * TIMED_STEPS, Path(folder), "time", "", budget, searched, start=start)

@@ -29,7 +29,7 @@ def tier_costs(
     ``activations`` are the candidates of factorised edges; without them all are ReLUs.
     """
     from factory.search.costs import CostTerm, macs_term, parameters_term
-    from factory.search.form import form_of
+    from factory.search.peak_memory import peak_memory_term
 
     budget = fit.load_budgets(ctx)[tier.name]
     space = ctx.space(tier)
@@ -53,7 +53,7 @@ def tier_costs(
         terms.append(parameters_term(presence, float(budget["max_params"])))
     if budget.get("max_peak_memory_mb") is not None:
         limit_mb = float(budget["max_peak_memory_mb"])
-        terms.append(form_of(space.KIND).peak_memory_term(space, limit_mb, ctx.seed))
+        terms.append(peak_memory_term(space, limit_mb, ctx.seed))
     return terms
 
 
@@ -81,14 +81,13 @@ def first_target_ms(
 
     Raises BudgetError, naming the budget as it was stated, when no network can meet it.
     """
-    from factory.search.form import form_of
+    from factory.search.derive import derivation_of
 
-    form, max_skips = form_of(ctx.recipe.space.kind), ctx.recipe.search.max_skips
+    derivation, max_skips = derivation_of(ctx.space(tier)), ctx.recipe.search.max_skips
     limit_ms = float(fit.load_budgets(ctx)[tier.name]["max_latency_ms"])
     stated = tier_costs(ctx, tier, limit_ms, activations)
-    smallest_ms = form.check_feasible(stated, max_skips, where=f"tier {tier.name!r} of the recipe")[
-        "latency_ms"
-    ]
+    where = f"tier {tier.name!r} of the recipe"
+    smallest_ms = derivation.check_feasible(stated, max_skips, where=where)["latency_ms"]
     ctx.progress.message(
         f"{tier.name}: budget {format_ms(limit_ms)} on {ctx.device(tier).id}, "
         f"the smallest network of the space needs {format_ms(smallest_ms)}"
@@ -101,7 +100,7 @@ def first_target_ms(
         for term in stated
     ]
     try:
-        form.check_feasible(safe, max_skips)
+        derivation.check_feasible(safe, max_skips)
     except BudgetError:
         return limit_ms
     return safe_ms

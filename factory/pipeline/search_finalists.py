@@ -205,11 +205,11 @@ def _derive(ctx: BuildContext, tier: TierSection, folder: Path) -> SearchResult:
         return SearchResult.load(folder)
     try:
         found = continue_with_tighter(
+            ctx.search_space(),
             folder,
             tier_costs(ctx, tier, target_ms, ctx.activations),
             ctx.recipe.search,
             extra_epochs=ctx.recipe.budget.extra_epochs,
-            space=ctx.search_space(),
             data=ctx.data if ctx.recipe.budget.extra_epochs else None,
             progress=ctx.progress,
         )
@@ -313,13 +313,13 @@ def _measured(
 def _compared(
     ctx: BuildContext, space: SearchSpace[Any], architecture: Any, profile: DeviceProfile
 ) -> float | None:
-    """The same for a comparison that nothing rests on: measured once, in fewer rounds."""
+    """The same for a comparison that nothing rests on: one attempt of fewer rounds."""
     from factory.verification.verify import verify_model
 
     content = network_bytes(space, architecture, profile.dtype, ctx.seed)
     with open_device(profile) as device:
         usual = stage_profile.usual(ctx, profile.id)
-        return verify_model(content, device, usual=usual, rounds=3).median_ms
+        return verify_model(content, device, usual=usual, rounds=3, attempts=1).median_ms
 
 
 def over_budget(checked: dict[str, float | None], budget: dict[str, Any]) -> float:
@@ -365,9 +365,12 @@ def _sizes(space: SearchSpace[Any], architecture: Any) -> dict[str, float]:
 
 
 def _summary(ctx: BuildContext, found: SearchResult) -> dict[str, Any]:
-    space: Any = ctx.search_space()
+    matrix = ctx.search_space().matrices[0]
     return {
-        "candidates": {"operators": list(space.OPS), "edges": [list(e) for e in space.EDGES]},
+        "candidates": {
+            "operators": list(matrix.columns),
+            "edges": [row if isinstance(row, str) else list(row) for row in matrix.rows],
+        },
         "repaired": found.repaired,
         "discretised": found.discretised.to_dict(),
         "skip_share": found.skip_share,

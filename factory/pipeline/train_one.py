@@ -48,7 +48,7 @@ def train_one(
 
     with locked(folder):
         data = load_data(recipe.data, recipe.seed, progress)
-        network = make_network(chosen, space.spec, recipe.training, recipe.seed)
+        network = make_network(chosen, space, recipe.training, recipe.seed)
         result = train_network(
             network, data, recipe.training, folder, progress, recipe.seed, label=f"train {genotype}"
         )

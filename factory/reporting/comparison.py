@@ -89,6 +89,8 @@ def choice(tier: TierArtefacts) -> str:
 
 def _operators(genotype: Json) -> list[Any]:
     """A genotype's choices, one operator on one edge each, cell by cell."""
+    if values := mapping(genotype.get("values")):
+        return sorted(values.items())
     cells = [value for key, value in sorted(genotype.items()) if not key.endswith("concat")]
     return [entry for cell in cells if isinstance(cell, list) for entry in cell]
 

@@ -118,7 +118,7 @@ def _search_view(tier: TierArtefacts, index: int) -> Json:
 def _cells(genotype: Json) -> Json:
     """Normal and reduction cell as drawings; None where the genotype is not there."""
     return {
-        "text": genotype.get("cell"),
+        "text": genotype.get("cell") or _values(genotype),
         "normal": _markup(
             draw_cell(
                 genotype.get("normal"),
@@ -137,6 +137,12 @@ def _cells(genotype: Json) -> Json:
             )
         ),
     }
+
+
+def _values(genotype: Json) -> str | None:
+    """The variables of a network of a space without drawings."""
+    values = mapping(genotype.get("values"))
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or None
 
 
 def _devices(run: RunArtefacts) -> list[Json]:

@@ -42,14 +42,20 @@ def probability_plots(tier: TierArtefacts) -> list[str]:
 
 
 def _candidates(tier: TierArtefacts) -> tuple[list[str], list[str]] | None:
-    """(operators, edges as text) of the search; None where the result does not tell them."""
+    """(candidates, rows as text) of the search; None where the result does not tell them."""
     entry = mapping(tier.search.get("candidates"))
     operators, edges = entry.get("operators"), entry.get("edges")
     if not isinstance(operators, list) or not isinstance(edges, list):
         return None
-    if not all(isinstance(edge, list) and len(edge) == 2 for edge in edges):
-        return None
-    return [str(op) for op in operators], [f"{source} to {node}" for node, source in edges]
+    named = [_row_name(edge) for edge in edges]
+    return None if "" in named else ([str(op) for op in operators], named)
+
+
+def _row_name(row: Any) -> str:
+    """Of an edge, [node, source], or of a variable; "" where it is neither."""
+    if isinstance(row, list):
+        return f"{row[1]} to {row[0]}" if len(row) == 2 else ""
+    return row if isinstance(row, str) else ""
 
 
 def _matrix(row: Json, name: str, known: tuple[list[str], list[str]]) -> np.ndarray | None:

@@ -28,17 +28,12 @@ from factory.search import checkpoint, diagnostics
 from factory.search.axes import AXES
 from factory.search.bilevel import Bilevel
 from factory.search.budget import Budgets
-from factory.search.config import SearchConfig
+from factory.search.config import SearchConfig, check_row
 from factory.search.costs import CostTerm
-from factory.search.derive import (
-    given_activations,
-    strongest_activations,
-    with_activations,
-)
-from factory.search.form import Form, form_of
+from factory.search.derive import derivation_of, given_activations, strongest_activations
+from factory.search.relaxation import choice_of_values
 from factory.search.result import SearchResult
 from factory.spaces.base import SearchSpace
-from factory.spaces.genotype import CELL_TYPES
 
 __all__ = ["SearchResult", "TierBudget", "continue_with_tighter", "search_architectures"]
 
@@ -80,14 +75,14 @@ def search_architectures(
     names = [tier.name for tier in tiers]
     if len(set(names)) != len(names) or WARM_UP in names:
         raise InputError(f"tier names {names} are not distinct or use {WARM_UP!r}")
-    form = form_of(space.KIND)
-    form.check(cfg)
+    check_row(space, cfg)
+    feasible = derivation_of(space).check_feasible
     smallest = {
-        tier.name: form.check_feasible(tier.costs, cfg.max_skips, where=f"tier {tier.name!r}")
+        tier.name: feasible(tier.costs, cfg.max_skips, where=f"tier {tier.name!r}")
         for tier in tiers
     }
     common = _fingerprint(space, data, cfg, seed)
-    marks = {tier.name: _tier_fingerprint(common, tier.costs) for tier in tiers}
+    marks = {tier.name: _tier_fingerprint(space, common, tier.costs) for tier in tiers}
     results: dict[str, SearchResult] = {}
     for tier in tiers:
         done = _finished(out_dir / tier.name, marks[tier.name])
@@ -95,7 +90,7 @@ def search_architectures(
             results[tier.name] = done
     if len(results) == len(tiers):
         return results
-    bilevel = Bilevel(space.spec, data, cfg, seed)
+    bilevel = Bilevel(space, data, cfg, seed)
     try:
         start = _warm_up(bilevel, out_dir, common, progress)
         for tier in tiers:
@@ -113,7 +108,7 @@ def search_architectures(
                 ended = Ended(
                     outcome.values, outcome.budgets.multipliers, outcome.stopped, bilevel.step
                 )
-                result = _result(form, tier, ended, cfg, folder, smallest[tier.name], seed)
+                result = _result(space, tier, ended, cfg, folder, smallest[tier.name], seed)
                 if bilevel.world.is_main:
                     _write(result, folder, mark)
                 results[tier.name] = result
@@ -123,40 +118,41 @@ def search_architectures(
 
 
 def continue_with_tighter(
+    space: SearchSpace[Any],
     tier_dir: Path,
     costs: Sequence[CostTerm],
     cfg: SearchConfig,
     *,
     extra_epochs: int = 0,
-    space: SearchSpace[Any] | None = None,
     data: ImageData | None = None,
     progress: Progress = SILENT,
 ) -> SearchResult:
     """Derive a finished tier again under other limits, without training it anew.
 
     ``costs`` are the tier's costs with the new limits. With ``extra_epochs`` the search first goes
-    on for that long under them, from the tier's last state (``space`` and ``data`` as in
+    on for that long under them, from the tier's last state (``data`` as in
     :func:`search_architectures`). The tier's genotype.json and search.json are replaced; the same
     call gives the same result.
     """
     tier_dir = Path(tier_dir)
     before = SearchResult.load(tier_dir)
-    form = _form_of_terms(costs)
-    smallest = form.check_feasible(costs, cfg.max_skips, where=f"tier {before.tier!r}")
+    smallest = derivation_of(space).check_feasible(
+        costs, cfg.max_skips, where=f"tier {before.tier!r}"
+    )
     tier = TierBudget(before.tier, list(costs))
     outcome = Ended(before.alphas, before.multipliers, before.stopped, before.steps)
     folder = tier_dir
     own_mark = read_object(tier_dir / "search.json").get("fingerprint", "")
     if extra_epochs:
-        if space is None or data is None:
-            raise ValueError("extra_epochs needs space and data")
+        if data is None:
+            raise ValueError("extra_epochs needs data")
         found = checkpoint.load(tier_dir / checkpoint.FILE, own_mark)
         if found is None:
             raise InputError(f"{tier_dir} holds no checkpoint to go on from", fix="search again")
         tensors, state = found
-        mark = _tier_fingerprint(own_mark + str(extra_epochs), costs)
+        mark = _tier_fingerprint(space, own_mark + str(extra_epochs), costs)
         folder = tier_dir / f"round-{mark[:8]}"
-        bilevel = Bilevel(space.spec, data, cfg, before.seed)
+        bilevel = Bilevel(space, data, cfg, before.seed)
         try:
             ran = bilevel.run(
                 state["step"] + extra_epochs * bilevel.schedule.steps_per_epoch,
@@ -171,7 +167,7 @@ def continue_with_tighter(
             outcome = Ended(ran.values, ran.budgets.multipliers, ran.stopped, bilevel.step)
         finally:
             bilevel.close()
-    result = _result(form, tier, outcome, cfg, folder, smallest, before.seed)
+    result = _result(space, tier, outcome, cfg, folder, smallest, before.seed)
     if folder != tier_dir:
         write_json(folder / "genotype.json", result.genotype.to_dict())
         # the tier's own search stays what later rounds start from
@@ -203,14 +199,8 @@ class Ended:
     steps: int
 
 
-def _form_of_terms(costs: Sequence[CostTerm]) -> Form:
-    """The form of the space that the costs are of."""
-    types = {name for term in costs for name in term.presence.cell_types()}
-    return form_of("cell" if types <= set(CELL_TYPES) else "nas_bench_201")
-
-
 def _result(
-    form: Form,
+    space: SearchSpace[Any],
     tier: TierBudget,
     ended: Ended,
     cfg: SearchConfig,
@@ -218,39 +208,43 @@ def _result(
     smallest: dict[str, float],
     seed: int,
 ) -> SearchResult:
-    values = ended.values
-    scores = form.scores(values)
+    values, derivation = ended.values, derivation_of(space)
+    scores = derivation.scores(values)
     activations = strongest_activations(values, cfg.activations)
-    terms = given_activations(tier.costs, activations)
-    genotype, repaired = form.repair(scores, terms, cfg.max_skips)
+    terms = given_activations(space, tier.costs, activations)
+    genotype, repaired = derivation.repair(scores, terms, cfg.max_skips)
     history = folder / "history.jsonl"
     last = _last_epoch(history)
-    discretised = form.discretise(scores, cfg.max_skips)
+    discretised = derivation.discretise(scores, cfg.max_skips)
+    free_shares = space.skip_shares(derivation.discretise(scores))
+    shares, predicted = space.skip_shares(genotype), derivation.costs(terms, genotype)
     if activations is not None:
-        genotype, discretised = (with_activations(g, activations) for g in (genotype, discretised))
+        genotype, discretised = (
+            space.with_activations(g, activations) for g in (genotype, discretised)
+        )
     return SearchResult(
         tier=tier.name,
         genotype=genotype,
         discretised=discretised,
         repaired=repaired,
-        expected=Budgets(tier.costs, 1.0, 1.0).expected(form.marginals(values)),
-        predicted=form.derived_costs(terms, genotype),
+        expected=Budgets(tier.costs, 1.0, 1.0).expected(choice_of_values(space, values)),
+        predicted=predicted,
         limits={t.name: float(t.limit) for t in tier.costs if t.limit is not None},
         multipliers=dict(ended.multipliers),
         smallest=smallest,
-        skip_share=diagnostics.skip_share(form.skip_share_by_cell(genotype)),
+        skip_share=diagnostics.skip_share(shares),
         entropy=diagnostics.entropy(values["alpha"]),
         steps=ended.steps,
         alphas=values,
         history=history,
         seed=seed,
         method={"preset": cfg.preset, **{axis: getattr(cfg, axis) for axis in AXES}},
-        skip_share_by_cell=form.skip_share_by_cell(form.discretise(scores)),
+        skip_share_by_cell=free_shares,
         derived_loss=last.get("derived_loss"),
         gap=last.get("gap"),
         activations=activations,
         stopped=ended.stopped,
-        front=form.front(scores, terms, cfg.front, cfg.max_skips),
+        front=derivation.front(scores, terms, cfg.front, cfg.max_skips),
     )
 
 
@@ -293,9 +287,9 @@ def _fingerprint(space: SearchSpace[Any], data: ImageData, cfg: SearchConfig, se
     return _hash([settings, dataclasses.astuple(space.spec), about_data, seed])
 
 
-def _tier_fingerprint(common: str, costs: Sequence[CostTerm]) -> str:
+def _tier_fingerprint(space: SearchSpace[Any], common: str, costs: Sequence[CostTerm]) -> str:
     terms = [[t.name, t.limit, t.unit, *([] if t.least is None else [t.least])] for t in costs]
     reduced = [
         np.append(v, c) for c, v in (t.presence.weighted(t.weights, t.constant) for t in costs)
     ]
-    return _hash([common, terms, list(CELL_TYPES)], *reduced)
+    return _hash([common, terms, [m.name for m in space.matrices]], *reduced)

@@ -29,16 +29,15 @@ from factory.search.budget import Budgets
 from factory.search.collapse import CollapseWatch
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm
-from factory.search.derive import given_activations, strongest_activations
+from factory.search.derive import derivation_of, given_activations, strongest_activations
 from factory.search.distributed import join
-from factory.search.form import form_of_spec
 from factory.search.gradient import Batch, gradients
 from factory.search.hessian import largest_eigenvalue
 from factory.search.live_curves import LiveCurves
 from factory.search.problem import FOR_ARCHITECTURE, FOR_WEIGHTS, StageProblem
 from factory.search.progressive import strongest
 from factory.search.schedule import Schedule
-from factory.spaces.config import Spec
+from factory.spaces.base import SearchSpace
 
 WEIGHTS, VALIDATION = 11, 12  # streams of random numbers
 
@@ -74,9 +73,11 @@ class Outcome:
 class Bilevel:
     """The stages of a search on the two halves of the pictures; runs a range of steps."""
 
-    def __init__(self, spec: Spec, data: ImageData, cfg: SearchConfig, seed: int) -> None:
-        self.spec, self.cfg, self.seed = spec, cfg, seed
-        self.form = form_of_spec(spec)
+    def __init__(
+        self, space: SearchSpace[Any], data: ImageData, cfg: SearchConfig, seed: int
+    ) -> None:
+        self.space, self.cfg, self.seed = space, cfg, seed
+        self.derivation = derivation_of(space)
         self.device = pick_device(cfg.device)
         self.world = join(self.device)
         if self.world.size > cfg.batch_size // 2:
@@ -113,7 +114,11 @@ class Bilevel:
         self, number: int, candidates: dict[str, Tensor] | None = None
     ) -> StageProblem:
         stage = self.schedule.stages[number]
-        return StageProblem(self.spec, self.cfg, stage, number, self.seed, self.device, candidates)
+        return StageProblem(self.space, self.cfg, stage, number, self.seed, self.device, candidates)
+
+    def _names(self) -> list[str]:
+        """Of the matrices of the choice."""
+        return [matrix.name for matrix in self.space.matrices]
 
     def values(self) -> dict[str, Any]:
         """The architecture parameters as plain numbers."""
@@ -127,15 +132,16 @@ class Bilevel:
         """Put back what :meth:`tensors` gave, in the stage that it was taken in."""
         number = int(tensors["stage"])
         if number or self.problem.number:
-            candidates = {name: tensors[f"arch.candidates_{name}"] for name in self.form.cell_types}
+            candidates = {name: tensors[f"arch.candidates_{name}"] for name in self._names()}
             self.problem = self._stage_problem(number, candidates if number else None)
         self.problem.load_tensors(tensors)
 
     def _enter(self, number: int) -> None:
         """The next stage: a new net and new parameters for the candidates that are kept."""
         arch = self.problem.arch
-        alpha = {name: arch.kept_alpha(name) for name in self.form.cell_types}
-        kept = strongest(alpha, self.schedule.stages[number].candidates)
+        alpha = {name: arch.kept_alpha(name) for name in self._names()}
+        keep = self.schedule.stages[number].candidates
+        kept = None if keep is None else strongest(alpha, keep)
         self.problem = self._stage_problem(number, kept)
 
     def weight_step(self, batch: Batch, lr: float) -> float:
@@ -177,7 +183,7 @@ class Bilevel:
             return grads
         problem = self.problem
         penalty = torch.cat(
-            [torch.logsumexp(problem.arch.kept_alpha(name), 1) for name in self.form.cell_types]
+            [torch.logsumexp(problem.arch.kept_alpha(name), 1) for name in self._names()]
         ).mean()
         more = torch.autograd.grad(strength * penalty, problem.arch_parameters, allow_unused=True)
         return [g if m is None else g + m for g, m in zip(grads, more, strict=True)]
@@ -200,7 +206,7 @@ class Bilevel:
         history.jsonl and the final checkpoint. A loss that is no number ends it with the last good
         checkpoint named.
         """
-        budgets = Budgets.of(terms, self.cfg, self.seed)
+        budgets = Budgets.of(terms, self.space, self.cfg, self.seed)
         path = folder / checkpoint.FILE
         history = checkpoint.History(folder / "history.jsonl", write=self.world.is_main)
         found = checkpoint.load(path, fingerprint)
@@ -312,22 +318,23 @@ class Bilevel:
     def _watch(self, row: dict[str, Any], budgets: Budgets, validation: Batch) -> None:
         """Costs, multipliers and diagnostics of a step; at the end of an epoch also the gap."""
         values = self.values()
-        form = self.form
-        scores = form.scores(values)
-        genotype = form.discretise(scores, self.cfg.max_skips)
+        derivation = self.derivation
+        scores = derivation.scores(values)
+        genotype = derivation.discretise(scores, self.cfg.max_skips)
         activations = strongest_activations(values, self.cfg.activations)
-        derived = form.derived_costs(given_activations(budgets.terms, activations), genotype)
+        terms = given_activations(self.space, budgets.terms, activations)
+        derived = derivation.costs(terms, genotype)
         row["penalty"] = budgets.penalty(row["expected"])
         row["derived"] = derived
         row["limits"] = {t.name: t.limit for t in budgets.terms if t.limit is not None}
         row["scales"] = {name: budgets.scale(name) for name in budgets.limited}
         budgets.ascend(row["expected"], derived)
         row["multipliers"] = dict(budgets.multipliers)
-        row["skip_share"] = diagnostics.skip_share(form.skip_share_by_cell(genotype))
+        row["skip_share"] = diagnostics.skip_share(self.space.skip_shares(genotype))
         row["entropy"] = diagnostics.entropy(values["alpha"])
         if self.step % self.schedule.steps_per_epoch:
             return
-        row["skip_share_by_cell"] = form.skip_share_by_cell(form.discretise(scores))
+        row["skip_share_by_cell"] = self.space.skip_shares(derivation.discretise(scores))
         row["supernet_loss"], row["derived_loss"] = self.world.average_floats(
             self.problem.gap(validation, genotype)
         )
@@ -340,7 +347,7 @@ class Bilevel:
         if self.cfg.stop == "collapse" and self.problem.number == len(self.schedule.stages) - 1:
             self.stopped = self.watch.judge(
                 epoch,
-                row["skip_share_by_cell"][form.cell_types[0]],
+                row["skip_share_by_cell"][self.space.matrices[0].name],
                 budgets.multipliers,
                 values,
                 row.get("hessian_eigenvalue"),

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from factory.search.axes import LATENCY_COSTS
 from factory.search.config import SearchConfig
-from factory.search.costs import Cost, CostTerm
-from factory.search.form import exact_cost
+from factory.search.costs import Cost, CostTerm, exact_cost
 from factory.search.gradient import norm as _norm
+from factory.spaces.base import SearchSpace
 
 MAX_EXCESS = 0.5  # of one update
 DECAY = 0.9  # of the running gradient norms
@@ -49,7 +49,9 @@ class Budgets:
         self.cost_norms: dict[str, float] = {}
 
     @classmethod
-    def of(cls, terms: Sequence[CostTerm], cfg: SearchConfig, seed: int) -> Budgets:
+    def of(
+        cls, terms: Sequence[CostTerm], space: SearchSpace[Any], cfg: SearchConfig, seed: int
+    ) -> Budgets:
         """As the settings say: latency by ``latency_cost``, everything else exactly.
 
         With latency_cost = "none" latency is only observed; its limit is kept when the network is
@@ -59,7 +61,7 @@ class Budgets:
         costs: list[Cost] = []
         for term in terms:
             how = cfg.latency_cost if term.unit == "ms" else "additive"
-            cost = LATENCY_COSTS.get(how).load()(term, cfg, seed)
+            cost = LATENCY_COSTS.get(how).load()(term, space, cfg, seed)
             if cost is None:
                 term, cost = term.with_limit(None), exact_cost(term)
             used.append(term)

@@ -23,7 +23,7 @@ from factory.core.errors import InputError
 from factory.core.files import disk_errors, write_atomic_bytes
 from factory.core.reading import an_object, parse_json, read_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "checkpoint.safetensors"
 
 
@@ -72,7 +72,8 @@ def load(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any
         ) from None
     if values.get("schema_version") != SCHEMA_VERSION or values["fingerprint"] != fingerprint:
         raise InputError(
-            f"the checkpoint {path} is of a search with other settings, data, seed or budgets",
+            f"the checkpoint {path} is of a search with other settings, data, seed or budgets, "
+            "or of an earlier version",
             fix=f"search in another folder, or remove {path.parent} to start afresh",
         )
     return tensors, values

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from factory.core.errors import nearest
+from factory.core.errors import InputError, nearest
 from factory.search.axes import ACTIVATIONS
 from factory.search.presets import PRESETS, SHORT_SUFFIX, preset_names, preset_values, shortened
+from factory.spaces.base import SearchSpace
 
-__all__ = ["PRESETS", "SearchConfig"]
+__all__ = ["PRESETS", "SearchConfig", "check_row"]
 
 DEFAULT_PRESET = "pc-darts-cifar"
-CANDIDATES = 8  # of an edge, "none" included
 
 # axis -> settings that belong to it: a preset's are dropped when the axis is chosen otherwise
 _OF_AXIS: dict[str, tuple[str, ...]] = {
@@ -248,14 +248,41 @@ class SearchConfig(BaseModel):
         if any(not 3 <= layers <= 50 for layers in self.stage_layers):
             return "stage_layers must lie between 3 and 50"
         falling = all(a > b for a, b in itertools.pairwise(kept))
-        if kept[0] > CANDIDATES or kept[-1] < 2 or not falling:
+        if kept[-1] < 2 or not falling:
             return (
-                f"stage_candidates = {list(kept)} must fall from at most {CANDIDATES} to at least "
-                "2, so that an operator other than none is left"
+                f"stage_candidates = {list(kept)} must fall to at least 2, so that an operator "
+                "other than none is left"
             )
         if any(not 0 <= p < 1 for p in self.skip_dropout):
             return "skip_dropout must lie in [0, 1)"
         return None
+
+
+def check_row(space: SearchSpace[Any], cfg: SearchConfig) -> None:
+    """InputError where a row of choices does not run on a space."""
+    where = "[search] of the recipe"
+    if type(space).supernet is SearchSpace.supernet:
+        raise InputError(
+            f"the space {space.KIND!r} has no supernet",
+            where="[space] of the recipe",
+            fix="search it with `factory search --strategy evolution`",
+        )
+    for axis, choices in space.UNSUPPORTED.items():
+        chosen = getattr(cfg, axis)
+        if chosen in choices:
+            raise InputError(
+                f"{axis} = {chosen!r} does not run on {space.KIND}",
+                where=where,
+                why=choices[chosen],
+                fix=f"choose another {axis} or preset, or [space] kind = 'cell'",
+            )
+    columns = max(len(matrix.columns) for matrix in space.matrices)
+    if cfg.schedule == "progressive" and cfg.stage_candidates[0] > columns:
+        raise InputError(
+            f"stage_candidates = {list(cfg.stage_candidates)} is more than there are",
+            where=where,
+            why=f"{space.KIND} has {columns} candidates",
+        )
 
 
 def _default(field: str) -> Any:

@@ -1,17 +1,19 @@
-"""Cost terms of a search (latency on a chip, MACs, ...) and their exact values on genotypes.
+"""Cost terms of a search (latency on a chip, MACs, ...) and their exact values on networks.
 
-A cost is constant + weights @ n(q) with the expected kernel counts n(q) of a presence matrix, so
-it is a sum over cell types of multilinear polynomials in q. :class:`CostModel` evaluates all terms
-on one-hot choices, and for one node all of its options at once, with everything else fixed.
-Legend: T terms, M monomials, S slots of a node (edge of the node x selectable operator).
+A cost is constant + weights @ n(q) with the expected kernel counts n(q) of a presence matrix, a sum
+of multilinear polynomials in q. :class:`CostModel` evaluates all terms on one-hot choices, and for
+one block of a space's variables all of its options at once, with everything else fixed.
+Legend: T terms, M monomials, K options of a block, n entries of q that an option sets.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,22 +21,15 @@ import numpy as np
 from factory.core.units import format_macs, format_ms
 from factory.graph.kernel import Kernel
 from factory.latency.presence import PresenceMatrix
-from factory.spaces.cell_space import EDGES, OPS
-from factory.spaces.genotype import CELL_TYPES, NODES, SELECTABLE_OPS, Genotype, Pair
+from factory.spaces.base import ChoiceMatrix, SearchSpace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from factory.search.config import SearchConfig
 
-Cost = Callable[[Mapping[str, Any]], "Tensor"]  # q per cell type -> expected cost, differentiable
-N_OPS = len(SELECTABLE_OPS)
-OP_COLUMNS = [OPS.index(op) for op in SELECTABLE_OPS]
-SKIP_SLOT = SELECTABLE_OPS.index("skip_connect")
-Place = tuple[str, int]  # (cell type, node)
-PLACES: tuple[Place, ...] = tuple((name, node) for name in CELL_TYPES for node in NODES)
-# per (cell type, node) two slots; slot = position of the edge in its node * N_OPS + operator
-Choice = dict[Place, tuple[int, int]]
+Cost = Callable[[Mapping[str, Any]], "Tensor"]  # q per matrix -> expected cost, differentiable
+Choice = tuple[int, ...]  # the option of every block
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +78,7 @@ class CostTerm:
         )
 
     def value(self, q: Mapping[str, np.ndarray]) -> float:
-        """The cost at a choice q (per cell type [E, O])."""
+        """The cost at a one-hot choice q (per matrix [E, O])."""
         constant, coefficients_M = self.presence.weighted(self.weights, self.constant)
         return constant + float(coefficients_M @ self.presence.evaluate_monomials(q))
 
@@ -96,14 +91,19 @@ class CostTerm:
         return format_macs(value) if self.unit == "macs" else f"{value:.4g} {self.unit}"
 
 
-def additive(term: CostTerm, cfg: SearchConfig, seed: int) -> Cost:
-    """The expected cost as it is, exact at a one-hot choice."""
-    from factory.search.form import exact_cost
+def exact_cost(term: CostTerm) -> Cost:
+    """The expected cost at q, differentiable, exact where q is one-hot."""
+    from factory.latency.differentiable import ExpectedCost
 
+    return ExpectedCost(term.weights, term.constant, term.presence)
+
+
+def additive(term: CostTerm, space: SearchSpace[Any], cfg: SearchConfig, seed: int) -> Cost:
+    """The expected cost as it is, exact at a one-hot choice."""
     return exact_cost(term)
 
 
-def no_cost(term: CostTerm, cfg: SearchConfig, seed: int) -> None:
+def no_cost(term: CostTerm, space: SearchSpace[Any], cfg: SearchConfig, seed: int) -> None:
     """The cost stays out of the gradient."""
 
 
@@ -135,120 +135,143 @@ def macs_term(presence: PresenceMatrix, limit: float | None = None, name: str = 
     return CostTerm(name, presence, weights, 0.0, limit, "macs")
 
 
-def node_edges(node: int) -> list[int]:
-    """Indices of the edges into a node, by source; source s is at position s."""
-    return [EDGES.index((node, source)) for source in range(node)]
+class Blocks:
+    """The blocks of a space's variables, and the options of each as flat entries of q.
+
+    All matrices of the choice lie one after the other in one row of numbers.
+    """
+
+    def __init__(self, space: SearchSpace[Any]) -> None:
+        self.space = space
+        self.offsets: dict[str, int] = {}
+        self.size = 0
+        for matrix in space.matrices:
+            self.offsets[matrix.name] = self.size
+            self.size += matrix.shape[0] * matrix.shape[1]
+        self.columns = {matrix.name: matrix.shape[1] for matrix in space.matrices}
+        self.options: list[list[tuple[int, ...]]] = []
+        self.entries: list[np.ndarray] = []  # [K, n] flat entries of every option
+        for number, block in enumerate(space.blocks):
+            options = list(itertools.product(*(range(space.cardinalities[i]) for i in block)))
+            self.options.append(options)
+            self.entries.append(
+                np.array(
+                    [[self._flat(*e) for e in space.entries(number, option)] for option in options]
+                )
+            )
+        self._index = [{o: k for k, o in enumerate(options)} for options in self.options]
+        self.skips = np.zeros(self.size, dtype=bool)
+        for matrix in space.matrices:
+            if matrix.skip is not None and matrix.skips_limited:
+                self.skips |= self.flat_mask(matrix.name, _column(matrix, matrix.skip))
+
+    def _flat(self, name: str, row: int, column: int) -> int:
+        return self.offsets[name] + row * self.columns[name] + column
+
+    def flat_mask(self, name: str, mask_EO: np.ndarray) -> np.ndarray:
+        """A mask of one matrix among the entries of all."""
+        flat = np.zeros(self.size, dtype=bool)
+        flat[self.offsets[name] : self.offsets[name] + mask_EO.size] = mask_EO.reshape(-1)
+        return flat
+
+    def flat_scores(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores of all matrices in one row."""
+        return np.concatenate([scores[matrix.name].reshape(-1) for matrix in self.space.matrices])
+
+    def choice_of(self, architecture: Any) -> Choice:
+        """The option of every block."""
+        own = self.space.choices(architecture)
+        pairs = zip(self._index, self.space.blocks, strict=True)
+        return tuple(index[tuple(own[i] for i in block)] for index, block in pairs)
+
+    def architecture(self, choice: Choice) -> Any:
+        """The inverse of :meth:`choice_of`."""
+        values = [0] * len(self.space.cardinalities)
+        for block, options, k in zip(self.space.blocks, self.options, choice, strict=True):
+            for i, value in zip(block, options[k], strict=True):
+                values[i] = value
+        return self.space.from_choices(values)
 
 
-def choice_of(genotype: Genotype) -> Choice:
-    """A genotype as slots."""
-    choice: Choice = {}
-    for name in CELL_TYPES:
-        pairs = genotype.cell(name)
-        for i, node in enumerate(NODES):
-            a, b = (s * N_OPS + SELECTABLE_OPS.index(op) for op, s in pairs[2 * i : 2 * i + 2])
-            choice[name, node] = (min(a, b), max(a, b))
-    return choice
+def _column(matrix: ChoiceMatrix, column: int) -> np.ndarray:
+    mask_EO = np.zeros(matrix.shape, dtype=bool)
+    mask_EO[:, column] = True
+    return mask_EO
 
 
-def genotype_of(choice: Choice) -> Genotype:
-    """Slots as a genotype; per node by rising source."""
-    cells: dict[str, tuple[Pair, ...]] = {}
-    for name in CELL_TYPES:
-        slots = [slot for node in NODES for slot in sorted(choice[name, node])]
-        cells[name] = tuple((SELECTABLE_OPS[slot % N_OPS], slot // N_OPS) for slot in slots)
-    return Genotype(cells["normal"], NODES, cells["reduce"], NODES)
+@lru_cache(maxsize=16)
+def blocks_of(space: SearchSpace[Any]) -> Blocks:
+    """The blocks of a space, made once."""
+    return Blocks(space)
 
 
 class CostModel:
     """Exact values of several cost terms on one-hot choices.
 
-    ``max_skips`` adds the number of skip connections in the normal cell as one more term, so
-    that all limits are treated alike.
+    ``max_skips`` adds the number of skip connections, where the space counts them, as one more
+    term, so that all limits are treated alike.
     """
 
-    def __init__(self, terms: Sequence[CostTerm], max_skips: int | None = None) -> None:
-        self.terms = list(terms)
+    def __init__(
+        self, space: SearchSpace[Any], terms: Sequence[CostTerm], max_skips: int | None = None
+    ) -> None:
+        self.blocks, self.terms = blocks_of(space), list(terms)
         limits = [np.inf if term.limit is None else term.limit for term in terms]
+        if not self.blocks.skips.any():
+            max_skips = None
         count = len(limits) + (max_skips is not None)
-        self.base = np.zeros(count)
-        rows: dict[str, list[tuple[int, float, np.ndarray]]] = {name: [] for name in CELL_TYPES}
+        self.base: np.ndarray = np.zeros(count)
+        masks: dict[bytes, int] = {}
+        rows: list[np.ndarray] = []
+        entries: list[tuple[int, int, float]] = []
+
+        def add(t: int, value: float, mask: np.ndarray) -> None:
+            m = masks.setdefault(mask.tobytes(), len(rows))
+            if m == len(rows):
+                rows.append(mask)
+            entries.append((t, m, value))
+
         for t, term in enumerate(terms):
             self.base[t], coefficients = term.presence.weighted(term.weights, term.constant)
             for (name, mask), value in zip(term.presence.monomials, coefficients, strict=True):
                 if value != 0.0:
-                    rows[name].append((t, float(value), np.asarray(mask)))
+                    add(t, float(value), self.blocks.flat_mask(name, np.asarray(mask)))
         if max_skips is not None:
             limits.append(max_skips + 0.5)
-            self.base[-1] = len(EDGES)
-            for e in range(len(EDGES)):
-                mask = np.zeros((len(EDGES), len(OPS)), dtype=bool)
-                mask[e, OPS.index("skip_connect")] = True
-                rows["normal"].append((count - 1, -1.0, mask))
+            places = np.flatnonzero(self.blocks.skips)
+            self.base[-1] = len(places)
+            for i in places:
+                add(count - 1, -1.0, np.arange(self.blocks.size) == i)
         self.limits = np.array(limits, dtype=np.float64)
-        self._coefficients: dict[str, np.ndarray] = {}
-        self._absent: dict[Place, np.ndarray] = {}
-        for name in CELL_TYPES:
-            self._add_cell_type(name, rows[name], count)
-
-    def _add_cell_type(
-        self, name: str, rows: list[tuple[int, float, np.ndarray]], count: int
-    ) -> None:
-        unique: dict[bytes, int] = {}
-        masks: list[np.ndarray] = []
-        entries: list[tuple[int, int, float]] = []
-        for t, value, mask in rows:
-            m = unique.setdefault(mask.tobytes(), len(masks))
-            if m == len(masks):
-                masks.append(mask)
-            entries.append((t, m, value))
-        coefficients = np.zeros((count, len(masks)))
+        self._coefficients_TM = np.zeros((count, len(rows)))
         for t, m, value in entries:
-            coefficients[t, m] += value
-        stacked = np.array(masks, dtype=bool).reshape(len(masks), len(EDGES), len(OPS))
-        self._coefficients[name] = coefficients
-        for node in NODES:
-            chosen = stacked[:, node_edges(node)][:, :, OP_COLUMNS]
-            self._absent[name, node] = 1.0 - chosen.reshape(len(masks), node * N_OPS)
-
-    def _factor(self, place: Place, slots: tuple[int, int]) -> np.ndarray:
-        absent = self._absent[place]
-        return absent[:, slots[0]] * absent[:, slots[1]]
-
-    def _cell_factor(self, name: str, choice: Choice, without: int | None = None) -> np.ndarray:
-        product = np.ones(self._coefficients[name].shape[1])
-        for node in NODES:
-            if node != without:
-                product = product * self._factor((name, node), choice[name, node])
-        return product
-
-    def cell_costs(self, name: str, choice: Choice) -> np.ndarray:
-        """Part of the costs that a cell type makes, [T]."""
-        return self._coefficients[name] @ self._cell_factor(name, choice)
+            self._coefficients_TM[t, m] += value
+        absent_MF: np.ndarray = ~np.array(rows, dtype=bool).reshape(len(rows), self.blocks.size)
+        # [M, K] of every block: 1 where the option sets nothing of the mask
+        self._factors: list[np.ndarray] = [
+            np.asarray(absent_MF[:, chosen].all(2), dtype=np.float64)
+            for chosen in self.blocks.entries
+        ]
 
     def costs(self, choice: Choice) -> np.ndarray:
         """All terms at a choice, [T]."""
-        return self.base + sum(self.cell_costs(name, choice) for name in CELL_TYPES)
+        return self.base + self._coefficients_TM @ self._product(choice)
 
-    def node_table(self, place: Place, choice: Choice) -> np.ndarray:
-        """All terms for every pair of slots of one node, the rest as in ``choice``: [T, S, S]."""
-        name, node = place
-        others = self.base + sum(self.cell_costs(n, choice) for n in CELL_TYPES if n != name)
-        weights = self._coefficients[name] * self._cell_factor(name, choice, without=node)
-        absent = self._absent[place]
-        table = np.stack([(absent.T * row) @ absent for row in weights])
-        return table + others[:, None, None]
+    def _product(self, choice: Choice, without: int | None = None) -> np.ndarray:
+        product: np.ndarray = np.ones(self._coefficients_TM.shape[1])
+        for number, (factor_MK, k) in enumerate(zip(self._factors, choice, strict=True)):
+            if number != without:
+                product = product * factor_MK[:, k]
+        return product
+
+    def block_table(self, block: int, choice: Choice) -> np.ndarray:
+        """All terms for every option of one block, the rest as in ``choice``: [T, K]."""
+        weights_TM = self._coefficients_TM * self._product(choice, without=block)
+        used = weights_TM.any(axis=0)
+
+        return self.base[:, None] + weights_TM[:, used] @ self._factors[block][used]
 
     def feasible(self, costs: np.ndarray) -> np.ndarray:
         """Whether [T, ...] costs are within all limits."""
         limits = (self.limits * (1 + 1e-12)).reshape(-1, *[1] * (costs.ndim - 1))
         return np.asarray((costs <= limits).all(0))
-
-
-def forbidden_pairs(node: int) -> np.ndarray:
-    """[S, S]: pairs of slots that are no option (the same edge twice, or in falling order)."""
-    edge = np.arange(node * N_OPS) // N_OPS
-    return np.asarray(edge[:, None] >= edge[None, :])
-
-
-FORBIDDEN: dict[int, np.ndarray] = {node: forbidden_pairs(node) for node in NODES}

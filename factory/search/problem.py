@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +13,12 @@ from torch import Tensor, nn
 from factory.data.augment import derived_seed
 from factory.search import checkpoint
 from factory.search.axes import RELAXATIONS, SAMPLINGS
-from factory.search.config import CANDIDATES, SearchConfig
-from factory.search.edge_supernet import EdgeSupernet, SkipDropout
-from factory.search.form import form_of_spec
+from factory.search.config import SearchConfig
 from factory.search.gradient import Batch, EstimateSettings
-from factory.search.relaxation import ArchParameters, EdgeMixing, Relaxation
+from factory.search.relaxation import ArchParameters, Relaxation
 from factory.search.schedule import Stage
-from factory.spaces.config import Spec
-from factory.spaces.network_spec import NetworkSpec
+from factory.spaces.base import SearchSpace
+from factory.spaces.mixing import Mixing, SkipDropout, SupernetOptions
 
 SUPERNET, ARCHITECTURE, DROPOUT = 13, 14, 17  # streams of random numbers
 FOR_ARCHITECTURE, FOR_WEIGHTS = 0, 1  # uses of the samples and masks of a step
@@ -30,12 +27,12 @@ FOR_ARCHITECTURE, FOR_WEIGHTS = 0, 1  # uses of the samples and masks of a step
 class StageProblem:
     """What a stage of the search trains; see :class:`factory.search.gradient.BilevelProblem`.
 
-    ``number`` is the index of the stage; ``candidates`` per cell type [E, O], None: all.
+    ``number`` is the index of the stage; ``candidates`` per matrix [E, O], None: all.
     """
 
     def __init__(
         self,
-        spec: Spec,
+        space: SearchSpace[Any],
         cfg: SearchConfig,
         stage: Stage,
         number: int,
@@ -47,25 +44,17 @@ class StageProblem:
         relaxation: Relaxation = RELAXATIONS.get(cfg.relaxation).load()
         partial = cfg.partial_channels if relaxation.partial_channels else 1
         activations = cfg.activations if relaxation.factorised else ()
-        self.form = form_of_spec(spec)
-        self.form.check(cfg)
         edge_weights = cfg.relaxation == "partial_channel" or partial > 1
         # the first stage's numbers are those of a search with one stage
         net_seed, arch_seed = (
             derived_seed(seed, stream, *([number] if number else []))
             for stream in (SUPERNET, ARCHITECTURE)
         )
-        self.supernet: nn.Module
-        self.arch: Any  # ArchParameters, or what another form has in its place
-        if isinstance(spec, NetworkSpec) and needs_single_edges(cfg, stage):
-            sized = replace(spec, layers=stage.layers)
-            self.supernet = EdgeSupernet(sized, partial, net_seed, candidates, activations)
-        else:
-            self.supernet = self.form.supernet(spec, cfg, stage.layers, net_seed)
-        if candidates is None and not activations:
-            self.arch = self.form.parameters(arch_seed, edge_weights)
-        else:
-            self.arch = ArchParameters(arch_seed, edge_weights, candidates, len(activations))
+        single = needs_single_edges(cfg, stage, candidates)
+        self.supernet = space.supernet(
+            SupernetOptions(net_seed, stage.layers, partial, candidates, activations, single)
+        )
+        self.arch = ArchParameters(space, arch_seed, edge_weights, candidates, len(activations))
         self.supernet.to(device)
         self.arch.to(device)
         self.weight_parameters: list[nn.Parameter] = list(self.supernet.parameters())
@@ -90,7 +79,9 @@ class StageProblem:
     ) -> None:
         """Fix what is random and what changes with time for the evaluations that follow."""
         self.sample = SAMPLINGS.get(self.cfg.sampling).load()(self.seed, step, use, temperature)
-        self.dropout = SkipDropout(dropout, derived_seed(self.seed, DROPOUT, step, use))
+        self.dropout = SkipDropout(
+            dropout, derived_seed(derived_seed(self.seed, DROPOUT, step, use), 0)
+        )
         self.settings = EstimateSettings(
             weight_lr, self.cfg.weight_momentum, self.cfg.weight_decay, self.cfg.amended_eta
         )
@@ -112,7 +103,7 @@ class StageProblem:
         return float(soft), float(hard)
 
     def _loss(
-        self, batch: Batch, mixing: Mapping[str, EdgeMixing], dropout: SkipDropout | None
+        self, batch: Batch, mixing: Mapping[str, Mixing], dropout: SkipDropout | None
     ) -> Tensor:
         x, labels = batch
         precision = (
@@ -121,10 +112,7 @@ class StageProblem:
             else contextlib.nullcontext()
         )
         with precision:
-            if isinstance(self.supernet, EdgeSupernet):
-                logits = self.supernet(x, mixing, dropout)
-            else:
-                logits = self.supernet(x, mixing)
+            logits = self.supernet(x, mixing, dropout)
         return F.cross_entropy(logits.float(), labels)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -149,11 +137,13 @@ class StageProblem:
         checkpoint.load_optimizer(self.arch_optimizer, self.arch_parameters, "adam", kept)
 
 
-def needs_single_edges(cfg: SearchConfig, stage: Stage) -> bool:
-    """Whether the row needs the supernet of single edges in this stage."""
+def needs_single_edges(
+    cfg: SearchConfig, stage: Stage, candidates: Mapping[str, Tensor] | None
+) -> bool:
+    """Whether only some candidates run in this stage."""
     return (
         cfg.relaxation == "factorised"
         or cfg.sampling == "gumbel_hard"
-        or stage.candidates < CANDIDATES
+        or candidates is not None
         or stage.skip_dropout > 0
     )

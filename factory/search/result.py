@@ -12,17 +12,9 @@ import pydantic
 from factory.core.errors import InputError
 from factory.core.reading import read_object
 from factory.core.validation import checked
-from factory.spaces.genotype import Genotype
-from factory.spaces.nas_bench_201 import Cell201
+from factory.spaces.config import read_architecture
 
 SCHEMA_VERSION = 1
-
-
-def read_architecture(value: Any, where: str) -> Genotype | Cell201:
-    """The architecture of a JSON value: a genotype, or a cell of NAS-Bench-201."""
-    if isinstance(value, dict) and value.get("space") == "nas_bench_201":
-        return Cell201.from_dict(value, where)
-    return Genotype.from_dict(value, where)
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class SearchResult:
         repaired: it was over a limit and has been exchanged for ``genotype``.
         expected: expected costs at the end; predicted: exact costs of ``genotype``.
         smallest: the smallest cost that the space reaches, for every limited term.
-        alphas: {"alpha": {cell type: [14][8]}, "beta": {cell type: [14]}}, and "gamma" of a
+        alphas: {"alpha": {matrix: [E][O]}, "beta": {matrix: [E]}}, and "gamma" of a
             factorised search.
         history: path of history.jsonl.
         seed: of this search.
@@ -50,8 +42,8 @@ class SearchResult:
     __pydantic_config__ = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     tier: str
-    genotype: Genotype | Cell201
-    discretised: Genotype | Cell201
+    genotype: Any
+    discretised: Any
     repaired: bool
     expected: dict[str, float]
     predicted: dict[str, float]

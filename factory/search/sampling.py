@@ -14,10 +14,8 @@ from torch import Tensor
 
 from factory.data.augment import derived_seed
 from factory.search.relaxation import Sampler
-from factory.spaces.genotype import CELL_TYPES
 
 STREAM = 15  # of random numbers
-_PART = {**{name: i for i, name in enumerate(CELL_TYPES)}, "cell": 0}
 
 
 def gumbel_noise(shape: torch.Size, seed: int, step: int, part: int) -> Tensor:
@@ -35,8 +33,8 @@ def no_sampling(seed: int, step: int, use: int, temperature: float) -> Sampler |
 def gumbel_soft(seed: int, step: int, use: int, temperature: float) -> Sampler | None:
     """All operators of an edge, weighted by one Gumbel-softmax sample."""
 
-    def sample(alpha_EO: Tensor, name: str, candidates_EO: Tensor) -> tuple[Tensor, Tensor]:
-        return _soft(alpha_EO, name, seed, step, use, temperature), candidates_EO
+    def sample(alpha_EO: Tensor, part: int, candidates_EO: Tensor) -> tuple[Tensor, Tensor]:
+        return _soft(alpha_EO, part, seed, step, use, temperature), candidates_EO
 
     return sample
 
@@ -44,8 +42,8 @@ def gumbel_soft(seed: int, step: int, use: int, temperature: float) -> Sampler |
 def gumbel_hard(seed: int, step: int, use: int, temperature: float) -> Sampler | None:
     """One operator an edge, straight-through."""
 
-    def sample(alpha_EO: Tensor, name: str, candidates_EO: Tensor) -> tuple[Tensor, Tensor]:
-        p_EO = _soft(alpha_EO, name, seed, step, use, temperature)
+    def sample(alpha_EO: Tensor, part: int, candidates_EO: Tensor) -> tuple[Tensor, Tensor]:
+        p_EO = _soft(alpha_EO, part, seed, step, use, temperature)
         hot_EO = torch.zeros_like(p_EO).scatter(1, p_EO.detach().argmax(1, keepdim=True), 1.0)
         return hot_EO * (1.0 - p_EO.detach() + p_EO), hot_EO > 0
 
@@ -53,9 +51,9 @@ def gumbel_hard(seed: int, step: int, use: int, temperature: float) -> Sampler |
 
 
 def _soft(
-    alpha_EO: Tensor, name: str, seed: int, step: int, use: int, temperature: float
+    alpha_EO: Tensor, part: int, seed: int, step: int, use: int, temperature: float
 ) -> Tensor:
     """``use`` separates the samples of the architecture's step from those of the weights'."""
-    noise = gumbel_noise(alpha_EO.shape, seed, step, 2 * use + _PART[name])
+    noise = gumbel_noise(alpha_EO.shape, seed, step, 2 * use + part)
     noise = noise.to(alpha_EO.device, alpha_EO.dtype)
     return torch.softmax((torch.log_softmax(alpha_EO, 1) + noise) / temperature, 1)

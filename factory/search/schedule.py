@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from factory.search.config import CANDIDATES, SearchConfig
+from factory.search.config import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Stage:
 
     Attributes:
         layers: cells of the supernet.
-        candidates: operators kept an edge.
+        candidates: operators kept an edge; None: all.
         skip_dropout: probability at its start.
     """
 
@@ -28,7 +28,7 @@ class Stage:
     warm_until: int
     end: int
     layers: int
-    candidates: int = CANDIDATES
+    candidates: int | None = None
     skip_dropout: float = 0.0
 
 

@@ -10,27 +10,30 @@ trains them, so that its parameters and FLOPs agree with ours on live cells only
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from factory.core.errors import InputError
-from factory.core.reading import read_json
-from factory.graph.canonical import canonicalise, kernel_counts
-from factory.graph.counts import Counts, count
 from factory.graph.fusion import NO_RULES, FusionRules
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import GraphBuilder, OpGraph
-from factory.latency.presence import PresenceMatrix
-from factory.spaces.nas_bench_201 import EDGES, NODES, OPS, OUTPUT, Cell201, one_hot
+from factory.spaces.base import ChoiceMatrix, Choices, Entry, SearchSpace, Variable
+from factory.spaces.nas_bench_201 import EDGES, NODES, OPS, OUTPUT, Cell201
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from factory.spaces.mixing import SupernetOptions
     from factory.spaces.nas_bench_201_network import Network201
 
 STAGES = 3
+DEEP = 3  # cells per stage above which counts are extrapolated
+VARIABLES = tuple(Variable(f"{node} from {source}", OPS) for node, source in EDGES)
+MATRIX = ChoiceMatrix(
+    "cell", EDGES, OPS, (len(OPS),) * len(EDGES), tuple(node for node, _ in EDGES),
+    none=OPS.index("none"), skip=OPS.index("skip_connect"), skips_limited=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,25 +105,22 @@ def emit_residual(b: GraphBuilder, x: str, channels: int, name: str) -> str:
     return b.add(short, y)
 
 
-class NasBench201Space:
+class NasBench201Space(SearchSpace[Cell201]):
     """All connected cells of NAS-Bench-201 in networks of one :class:`Spec201`."""
 
     KIND: ClassVar[str] = "nas_bench_201"
-    OPS: tuple[str, ...] = OPS
-    EDGES: tuple[tuple[int, int], ...] = EDGES
-    CELL_TYPES: tuple[str, ...] = ("cell",)
-
-    def __init__(self, spec: Spec201) -> None:
-        self.spec = spec
-
-    @property
-    def cardinalities(self) -> tuple[int, ...]:
-        """Five operators on each of the six edges."""
-        return (len(OPS),) * len(EDGES)
+    ARCHITECTURE: ClassVar[type[Any]] = Cell201
+    UNSUPPORTED: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "relaxation": {"factorised": "its networks have no form for other activations"},
+        "schedule": {"progressive": "its stages have no form with fewer candidates"},
+        "latency_cost": {"module": "it would be asked for cells that cannot be built"},
+    }
+    variables = VARIABLES
+    matrices = (MATRIX,)
 
     def lower(self, architecture: Cell201) -> OpGraph:
         """The raw operator graph of the network, dead operators left out."""
-        cell = self._live(architecture)
+        cell = self._checked(architecture)
         spec, b = self.spec, GraphBuilder()
         image = b.input("image", (1, *spec.input_shape))
         x = b.conv(image, spec.channels, 3, padding=1, weight_id="stem")
@@ -133,65 +133,49 @@ class NasBench201Space:
         x = b.relu(b.batch_norm(x))
         return b.finish([b.linear(b.global_avg_pool(x), spec.num_classes)])
 
+    def network(self, architecture: Cell201, *, auxiliary: bool = False) -> Network201:
+        """The torch network; the space has no auxiliary head."""
+        from factory.spaces.nas_bench_201_network import Network201
+
+        return Network201(self._checked(architecture), self.spec)
+
+    def supernet(self, options: SupernetOptions) -> nn.Module:
+        """All operators of all edges."""
+        from factory.spaces.nas_bench_201_supernet import Supernet201
+
+        return Supernet201(self.spec, options.partial_channels, options.seed)
+
     def kernels(
         self, architecture: Cell201, dtype: str | None = None, fusion: FusionRules = NO_RULES
     ) -> Counter[Kernel]:
-        """Canonical kernels of the network and how often each runs."""
-        return kernel_counts(canonicalise(self.lower(architecture)), dtype, fusion)
-
-    def counts(self, architecture: Cell201) -> Counts:
-        """Parameters, MACs and peak memory of the network."""
-        return count(self.lower(architecture))
-
-    def presence(
-        self,
-        dtype: str | None = None,
-        activations: tuple[str, ...] = (),
-        fusion: FusionRules = NO_RULES,
-    ) -> PresenceMatrix:
-        """Expected count of every canonical kernel as a polynomial in q["cell"] [6, 5].
-
-        All activations are ReLUs.
-        """
-        from factory.spaces.nas_bench_201_presence import presence
-
-        return presence(self.spec, dtype, fusion)
-
-    def all_kernels(
-        self, dtype: str | None = None, activations: tuple[str, ...] = ()
-    ) -> list[Kernel]:
-        """Every canonical kernel that some network of the space runs."""
-        return list(self.presence(dtype).kernels)
-
-    def one_hot_many(self, architectures: Sequence[Cell201]) -> dict[str, np.ndarray]:
-        """The choice q of each cell: {"cell": [B, 6, 5]}."""
-        return {"cell": one_hot(architectures)}
-
-    def random(self, rng: np.random.Generator) -> Cell201:
-        """A uniform connected cell."""
-        while True:  # 98 % are connected
-            cell = Cell201.from_choices(rng.integers(len(OPS), size=len(EDGES)).tolist())
-            if cell.connected:
-                return cell
-
-    def neighbours(self, architecture: Cell201) -> list[Cell201]:
-        """All connected cells that differ in one operator, in a fixed order."""
-        ops = architecture.ops
-        changed = (
-            Cell201((*ops[:i], op, *ops[i + 1 :]))
-            for i in range(len(EDGES))
-            for op in OPS
-            if op != ops[i]
+        """Canonical kernels; their counts are linear in the cells of a stage from two on."""
+        more = self.spec.cells_per_stage - DEEP
+        if more <= 0:
+            return super().kernels(architecture, dtype, fusion)
+        two, three = (
+            self._with_cells(n).kernels(architecture, dtype, fusion) for n in (DEEP - 1, DEEP)
         )
-        return [cell for cell in changed if cell.connected]
+        return Counter({kernel: n + more * (n - two[kernel]) for kernel, n in three.items()})
 
-    def choices(self, architecture: Cell201) -> tuple[int, ...]:
-        """Position in OPS of the operator of each edge."""
-        return architecture.choices
+    def peak_memory_mb(self, architecture: Cell201) -> float:
+        """Peak activation memory: the largest maps are those of the first stage's first cells."""
+        shallow = self._with_cells(min(2, self.spec.cells_per_stage))
+        return shallow.counts(architecture).peak_memory_mb
 
-    def from_choices(self, choices: Sequence[int]) -> Cell201:
-        """The cell of six positions in OPS."""
-        return Cell201.from_choices(choices)
+    def _with_cells(self, cells_per_stage: int) -> NasBench201Space:
+        return NasBench201Space(replace(self.spec, cells_per_stage=cells_per_stage))
+
+    def entries(self, block: int, choices: Choices) -> tuple[Entry, ...]:
+        """The operator of an edge."""
+        return ((MATRIX.name, block, choices[0]),)
+
+    def decode(self, values: Mapping[str, Any]) -> Cell201:
+        """The cell of its operators."""
+        return Cell201(tuple(values.values()))
+
+    def encode(self, architecture: Cell201) -> Mapping[str, Any]:
+        """The operator of every edge."""
+        return {v.name: op for v, op in zip(VARIABLES, architecture.ops, strict=True)}
 
     def buildable(self, architecture: Cell201) -> bool:
         """Whether the output depends on the picture."""
@@ -201,26 +185,11 @@ class NasBench201Space:
         """One cell for all that are the same network."""
         return architecture.canonical()
 
-    def features(self, architectures: Sequence[Cell201]) -> np.ndarray:
-        """One-hot operators of the canonical cell and how often each occurs, [B, 35]."""
-        hot_BEO = one_hot([cell.canonical() for cell in architectures])
-        return np.concatenate([hot_BEO.reshape(len(hot_BEO), -1), hot_BEO.sum(axis=1)], axis=1)
+    def live(self, architecture: Cell201) -> Cell201:
+        """The cell without dead operators."""
+        return architecture.live()
 
-    def to_dict(self, architecture: Cell201) -> dict[str, Any]:
-        """JSON form of a cell."""
-        return architecture.to_dict()
-
-    def load(self, path: Path | str) -> Cell201:
-        """Read a cell's JSON file."""
-        return Cell201.from_dict(read_json(path, "cell file"), where=str(path))
-
-    def network(self, architecture: Cell201, *, auxiliary: bool = False) -> Network201:
-        """The torch network; the space has no auxiliary head."""
-        from factory.spaces.nas_bench_201_network import Network201
-
-        return Network201(self._live(architecture), self.spec)
-
-    def _live(self, cell: Cell201) -> Cell201:
+    def _checked(self, cell: Cell201) -> Cell201:
         if not cell.connected:
             raise InputError(
                 f"the cell {cell} cannot be built",

@@ -9,6 +9,28 @@ from torch import nn
 
 
 @torch.no_grad()
+def initialise_supernet(supernet: nn.Module, seed: int, features: int) -> None:
+    """All parameters but those of BatchNorms uniform in +-1/sqrt(fan in), in their order.
+
+    ``features`` is the fan in of vectors, the classifier's biases. Weights may be stacked: of a
+    convolution the last three dimensions count, of a matrix the last one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normed = {
+        id(parameter)
+        for module in supernet.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for parameter in module.parameters()
+    }
+    for parameter in supernet.parameters():
+        if id(parameter) not in normed:
+            shape = parameter.shape
+            fan_in = math.prod(shape[-3:]) if len(shape) > 3 else shape[-1]
+            bound = 1.0 / math.sqrt(fan_in if len(shape) > 1 else features)
+            parameter.uniform_(-bound, bound, generator=generator)
+
+
+@torch.no_grad()
 def initialise(network: nn.Module, seed: int) -> None:
     """Weights and biases of convolutions and linear layers uniform in +-1/sqrt(fan in).
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from factory.core.progress import SILENT, Progress
 from factory.devices.base import DISTURBED, Device, Timing, TimingPlan
 from factory.profiling.trust import NOT_SLOWER, Attempt, Slowdown, Speed, SteadyTimer, Usual
 
@@ -87,8 +88,10 @@ def measure_rounds(
     pause_s: float,
     usual: Usual | None = None,
     limit_ms: float | None = None,
+    attempts: int = ATTEMPTS,
+    progress: Progress = SILENT,
 ) -> Measured:
-    """Time ``model`` until ``rounds`` rounds are undisturbed and agree, in ATTEMPTS attempts.
+    """Time ``model`` until ``rounds`` rounds are undisturbed and agree, in ``attempts`` attempts.
 
     An attempt makes up to EXTRA_ROUNDS more rounds to get them, and FEWEST_KEPT have to be left.
 
@@ -102,13 +105,15 @@ def measure_rounds(
             says what is usual.
         limit_ms: the budget: rounds that disagree by more than a disturbance may, on both sides of
             it, decide nothing.
+        attempts: most attempts; each may wait PATIENCE_S for a quiet machine.
+        progress: gets a message before another attempt.
     """
     quiet = dataclasses.replace(plan, profile_runs=0)
     waits = device.profile.transport != "simulated"  # no chip that could be disturbed
     timer = SteadyTimer(device, usual)
     found: list[Round] = []
     undecided = ""
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         timer.patience_s = PATIENCE_S if waits else 0.0
         most = len(found) + rounds + min(EXTRA_ROUNDS, rounds)
         while len(found) < most:
@@ -126,7 +131,11 @@ def measure_rounds(
         undecided = _why_undecided(found, min(FEWEST_KEPT, rounds), limit_ms)
         if not undecided:
             break
-        if attempt < ATTEMPTS:
+        if attempt < attempts:
+            progress.message(
+                f"{device.profile.id}: the machine is busy ({undecided}); "
+                f"attempt {attempt + 1} of {attempts} follows"
+            )
             timer.patience_s = BETWEEN_S if waits else 0.0
             timer.wait(quiet)
     usual = usual or Usual.least_of([r.speed for r in found])
@@ -136,7 +145,7 @@ def measure_rounds(
     if undecided:
         if _same_speed(found):
             undecided += "; all alike: if the chip is as slow as that now, profile it again"
-        why = f"the machine was busy, {ATTEMPTS} of {ATTEMPTS} attempts ({undecided})"
+        why = f"the machine was busy, {attempts} of {attempts} attempts ({undecided})"
         return Measured(tuple(found), (), _trace(model, device, plan), usual, why)
     kept = [r for r in found if not r.disturbed]
     return Measured(tuple(found), tuple(kept), _trace(model, device, plan), usual)

@@ -26,7 +26,13 @@ from factory.profiling.reference import KEY
 from factory.profiling.trust import Usual
 from factory.verification.model_file import ModelFile, read_model
 from factory.verification.result import UNDECIDED, VerifyResult
-from factory.verification.rounds import STEADY_SPREAD, Measured, Round, measure_rounds
+from factory.verification.rounds import (
+    ATTEMPTS,
+    STEADY_SPREAD,
+    Measured,
+    Round,
+    measure_rounds,
+)
 
 ROUNDS = 5
 PAUSE_S = 0.3
@@ -45,6 +51,8 @@ def verify_model(
     predictor: LatencyPredictor | None = None,
     usual: Usual | None = None,
     pause_s: float = PAUSE_S,
+    attempts: int = ATTEMPTS,
+    progress: Progress = SILENT,
 ) -> VerifyResult:
     """Measure a model on the device and judge it against a budget.
 
@@ -59,10 +67,12 @@ def verify_model(
         usual: what the references took in the chip's latency table; a round in which they are
             slower was disturbed. Without it the fastest round says what is usual.
         pause_s: seconds between rounds.
+        attempts: how often it is tried on a busy machine before nothing is decided.
+        progress: gets a message before another attempt.
 
     Raises:
-        InputError: the budget is not above zero, or the file is not an ONNX model with fixed
-            shapes and known operators.
+        InputError: the budget is not above zero, the file is not an ONNX model, an input has free
+            dimensions, or neither ONNX nor the runtime takes its graph.
     """
     if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0):
         raise InputError(
@@ -82,18 +92,26 @@ def verify_model(
         pause_s=pause_s,
         usual=usual,
         limit_ms=max_latency_ms,
+        attempts=attempts,
+        progress=progress,
     )
     result = VerifyResult(
         device_id=device.profile.id,
         precision=device.profile.precision,
         execution_provider=device.profile.execution_provider,
         describe=device.describe(),
-        model_bytes=len(model.content),
+        model_bytes=len(model.content) + model.weights_bytes,
         model_sha256=model.sha256,
         max_latency_ms=max_latency_ms,
     )
     result = _with_prediction(result, model, predictor)
+    result = dataclasses.replace(result, notes=(*model.notes, *result.notes))
     failure = measured.failure
+    if failure is not None and model.fault is not None:
+        raise InputError(
+            "the model can neither be read nor measured",
+            why=f"{model.fault}; the runtime: {failure.reason}",
+        )
     if failure is not None:
         return dataclasses.replace(result, verdict="failed", reasons=(failure.reason,))
     result = _with_rounds(result, measured)
@@ -126,14 +144,19 @@ def verify_with_prediction(
         before_ms: what the same network was measured at before: a result that differs by more than
             a disturbance may is surprising too.
         later_s: seconds until the next measurement.
-        progress: gets a message where a model is measured again.
+        progress: gets a message where a model is measured again or the machine is busy.
     """
     later_s = 0.0 if device.profile.transport == "simulated" else later_s
     model = path_or_bytes if isinstance(path_or_bytes, ModelFile) else read_model(path_or_bytes)
     found: list[VerifyResult] = []
     while True:
         result = verify_model(
-            model, device, max_latency_ms=max_latency_ms, predictor=predictor, usual=usual
+            model,
+            device,
+            max_latency_ms=max_latency_ms,
+            predictor=predictor,
+            usual=usual,
+            progress=progress,
         )
         known = before_ms is None or _alike(result.median_ms or 0.0, before_ms)
         if result.median_ms is None or (known and _as_predicted(result)):

@@ -7,7 +7,7 @@ from factory.deployment.agreement import compare
 from factory.deployment.camera import embed_preprocessing
 from factory.deployment.make import camera_pictures, prepare_picture
 from factory.deployment.metadata import Preprocessing
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import run_images
 
 CASES = [
     ((16, 16), "stretch", "RGB"),
@@ -25,9 +25,9 @@ def test_pixels_give_the_same_answers_as_pillow(exported, camera, fit, colour):
     model = onnx.load(exported)
     pixels = camera_pictures(camera, 6)
     prepared = np.stack([prepare_picture(p, pre) for p in pixels])
-    expected = run_model(model.SerializeToString(), prepared)
+    expected = run_images(model.SerializeToString(), prepared)
     whole = embed_preprocessing(model, pre, camera)
-    found = compare(run_model(whole.SerializeToString(), pixels), expected)
+    found = compare(run_images(whole.SerializeToString(), pixels), expected)
     assert found.signal_db > (100 if camera == (16, 16) else 38)
     assert found.same_class == 1.0
 
@@ -39,7 +39,7 @@ def test_grey_pictures():
     whole = embed_preprocessing(onnx.parser.parse_model(text), pre)
     pixels = camera_pictures((4, 4), 3)
     prepared = np.stack([prepare_picture(p, pre) for p in pixels]).reshape(3, -1)
-    got = run_model(whole.SerializeToString(), pixels)
+    got = run_images(whole.SerializeToString(), pixels)
     assert np.abs(got - prepared).max() < 1.01 / 255 / 0.5  # Pillow rounds the grey value
 
 

@@ -78,6 +78,15 @@ def test_the_same_network_gives_the_same_bytes_in_silence(
     assert (tmp_path / "again.onnx").read_bytes() == exported.read_bytes()
 
 
+def test_names_that_are_no_text_are_refused(exported, tmp_path):
+    content = exported.read_bytes()
+    for name in (b"logits", b"AveragePool"):
+        path = tmp_path / "other.onnx"
+        path.write_bytes(content.replace(name, b"\xf3" + name[1:]))
+        with pytest.raises(InputError, match="a name in it is no text"):
+            describe_model(path)
+
+
 def test_the_manifest_says_what_the_file_is(exported, tmp_path):
     manifest = describe_model(exported)
     assert manifest.precision == "fp32"

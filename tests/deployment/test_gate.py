@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from factory.deployment.flavours import Flavour
 from factory.deployment.gate import gate_int8
 from factory.deployment.gate_contract import GateConfig, GateData
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import run_images
 
 CLASSES, CHANNELS = 10, 8
 
@@ -58,7 +58,7 @@ def data(model, *, labelled=True):
     rng = np.random.default_rng(1)
     images = rng.standard_normal((500, 3, 8, 8), dtype=np.float32)
     images *= rng.uniform(0.3, 2.0, (500, 3, 1, 1)).astype(np.float32)
-    outputs = run_model(model.SerializeToString(), images)
+    outputs = run_images(model.SerializeToString(), images)
     top = np.sort(outputs, axis=1)
     clear = np.sort(np.argsort(top[:, -2] - top[:, -1])[:220])
     images, labels = images[clear], outputs[clear].argmax(axis=1)
@@ -93,7 +93,7 @@ def test_wide_outliers_are_caught_and_repaired():
     assert result.verdict == "repaired"
     assert {"conv0", "relu0", "conv1"} & set(result.float_nodes)
     assert len(result.float_nodes) <= 4
-    outputs = run_model(result.model.SerializeToString(), pictures.test_images)
+    outputs = run_images(result.model.SerializeToString(), pictures.test_images)
     assert np.mean(outputs.argmax(axis=1) == pictures.test_labels) >= 0.99, "as the result says"
     assert any(n.op_type == "DequantizeLinear" for n in result.model.graph.node)
     assert any(e["step"] == "sensitivity" for e in result.trail)
@@ -108,13 +108,52 @@ def test_what_cannot_be_repaired_is_refused_with_the_trail():
     assert result.trail[-1]["left_out"] == "nothing to train"
 
 
-def test_without_labels_nothing_is_judged():
+def test_without_labels_the_signal_decides():
     model = network(1.0)
     result = gate_int8(model, data(model, labelled=False), GateConfig(methods=("minmax",)))
-    assert result.verdict == "not judged"
+    assert (result.verdict, result.ok) == ("within the limit", True)
     assert "no labelled pictures" in result.reason
+    assert "(10 are asked for)" in result.reason
     assert result.test.accuracy is None
+
+
+def test_below_the_bound_the_worst_operators_stay_in_floats_without_labels_too():
+    model = network(3000.0)
+    result = gate_int8(model, data(model, labelled=False), GateConfig(methods=("minmax",)))
+    assert result.verdict == "repaired"
+    assert "dB of signal to noise, 10 are asked for" in result.reason
+    assert result.test.signal_db >= 10
+
+
+def test_what_stays_below_the_bound_is_refused_with_its_worst_operators():
+    model = network(3000.0, everywhere=True)
+    config = GateConfig(methods=("minmax",), max_float_share=0.1)
+    result = gate_int8(model, data(model, labelled=False), config)
+    assert (result.verdict, result.ok) == ("refused", False)
+    assert "alone in int8 worst: " in result.reason
+    assert "conv" in result.reason.partition("worst: ")[2]
+
+
+def test_a_method_that_fails_does_not_fail_the_others():
+    """A mask of minus infinity: no histogram of such values can be made, and none is needed."""
+    model = network(1.0)
+    body = [
+        helper.make_node("ReduceMax", ["r2"], ["top"], name="top", keepdims=1),
+        helper.make_node("Less", ["r2", "top"], ["below"], name="below"),
+        helper.make_node("Where", ["below", "r2", "masked"], ["s"], name="mask"),
+        helper.make_node("Softmax", ["s"], ["soft"], name="softmax", axis=1),
+    ]
+    nodes = list(model.graph.node)
+    nodes[-3].input[0] = "soft"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:-3], *body, *nodes[-3:]])
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(-np.inf), "masked"))
+    model = onnx.shape_inference.infer_shapes(model)
+    result = gate_int8(model, data(model, labelled=False))
     assert result.ok
+    steps = {entry["step"]: entry for entry in result.trail}
+    assert "selection" in steps["calibrate by entropy"]
+    assert {"mask", "softmax"} <= set(steps["no int8 form"]["float_nodes"])
 
 
 @pytest.mark.parametrize("flavour", [Flavour(activation="s8"), Flavour(qnn=True)])

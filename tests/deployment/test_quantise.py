@@ -4,9 +4,12 @@ import onnxruntime as ort
 import pytest
 
 from factory.core.errors import InputError
+from factory.deployment.agreement import compare
 from factory.deployment.chip_flags import wants_reduced_range
 from factory.deployment.manifest import describe_model
-from factory.deployment.quantise import QuantiseConfig, quantise_onnx
+from factory.deployment.quantise import QuantiseConfig, Quantiser, quantise_onnx
+from factory.deployment.run_here import run_model
+from factory.deployment.targets import find_target
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.standard_normal((32, 3, 16, 16), dtype=np.float32)
@@ -94,3 +97,43 @@ def test_a_missing_or_already_quantised_file(quantised, tmp_path):
         quantise_onnx(tmp_path / "no.onnx", tmp_path / "x.onnx", IMAGES)
     with pytest.raises(InputError, match="quantised already"):
         quantise_onnx(quantised, tmp_path / "x.onnx", IMAGES)
+
+
+NORM = "float[4] g = {1.5, 0.5, 1.0, 2.0}, float[4] s = {0.1, -0.2, 0.3, 0.0}"
+BODIES = {
+    "a layer normalisation written out": """<float two = {2.0}, float e = {0.00001}> {
+        m = ReduceMean <axes = [1], keepdims = 1> (x)  d = Sub(x, m)  p = Pow(d, two)
+        v = ReduceMean <axes = [1], keepdims = 1> (p)  w = Add(v, e)  r = Sqrt(w)
+        y = Div(d, r) }""",
+    "softplus and depth to space": """{
+        a = Softplus(x)  t = Tanh(a)  d = DepthToSpace <blocksize = 2> (t)
+        y = SpaceToDepth <blocksize = 2> (d) }""",
+    "a range without zero": """<float l = {1.0}, float h = {5.0}> {
+        a = Add(x, h)  y = Clip(a, l, h) }""",
+    "a transposed convolution of groups": """<float[4,2,1,1] w = {1.0, 0.5, 0.25, -1.0, 2.0, -0.5,
+        0.125, 1.5}, float[4] b = {0.5, -0.5, 1.0, 0.0}> {
+        y = ConvTranspose <group = 2> (x, w, b) }""",
+    "a normalisation of instances and a pool": f"""<{NORM}> {{
+        a = InstanceNormalization(x, g, s)
+        y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (a) }}""",
+    "another width in the middle": """<double k = {0.5}> {
+        a = Cast <to = 11> (x)  b = Mul(a, k)  c = Cast <to = 1> (b)  y = Add(c, x) }""",
+}
+
+
+@pytest.mark.parametrize("target", ["int8-cpu", "int8-qnn", "int8-coreml"])
+@pytest.mark.parametrize("what", BODIES)
+def test_forms_that_quantisers_stumble_over(what, target):
+    head = '<ir_version: 9, opset_import: ["" : 17]>\nnet (float[1,4,6,6] x) => (float[1,4,6,6] y)'
+    model = onnx.parser.parse_model(head + BODIES[what])
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    samples = RNG.standard_normal((8, 4, 6, 6), dtype=np.float32)
+    quantiser = Quantiser(model, samples, QuantiseConfig(), find_target(target).flavour)
+    made = quantiser.model("minmax")
+    want = run_model(model.SerializeToString(), samples)
+    found = compare(run_model(made.SerializeToString(), samples), want)
+    assert found.signal_db > 15, found
+    if what == "another width in the middle" and target != "int8-coreml":
+        assert "Mul_1" in quantiser.floats

@@ -21,9 +21,9 @@ class FakeDevice:
         return [Timing("ok", median_ms=1.0 + self.per_node * n) for n in nodes]
 
     def run_batch(self, model, inputs):
-        from factory.deployment.run_here import run_model
+        from factory.deployment.run_here import run_images
 
-        return run_model(model, inputs)
+        return run_images(model, inputs)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from factory.devices.base import TimingPlan
 from factory.devices.profile import DeviceProfile, load_profile
 from factory.pipeline.farm import run_farm
 from factory.pipeline.profiling_plan import random_networks
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.pipeline.verbs.add_device import add_device
 from factory.profiling.in_place import in_place_times
 
@@ -91,7 +91,7 @@ def test_a_block_is_timed_and_nothing_stays_on_the_phone(rack):
 
 @needs_adb
 def test_kernels_are_timed_in_place_on_a_phone(rack):
-    spec = network_spec(4, 2, "3x8x8", "cifar", 10)
+    spec = cell_space(4, 2, "3x8x8", "cifar", 10)
     [(counts, model)] = random_networks([spec], "f32", 1, 4, 0)
     plan = TimingPlan(min_runs=6, min_time_ms=2.0, profile_runs=6, optimised_graph=True)
     with AdbDevice.connect(rack.profile("phone")) as device:
@@ -166,7 +166,7 @@ def load_options(**fields):
 @needs_adb
 @pytest.mark.heavy
 def test_two_phones_of_one_kind_share_a_profile(rack, tmp_path):
-    spec = network_spec(4, 2, "3x8x8", "cifar", 10)
+    spec = cell_space(4, 2, "3x8x8", "cifar", 10)
     profiles = [rack.profile("one", 0, timeout_s=300.0), rack.profile("two", 1, timeout_s=300.0)]
     [group] = run_farm(profiles, [spec], tmp_path, networks=1, pool=4, effort="quick", seed=0)
     assert group["rows"] == group["of"]

@@ -19,11 +19,17 @@ from factory.devices.base import Timing, TimingPlan, open_device
 from factory.devices.environment import emulator
 from factory.devices.local import LocalDevice
 from factory.devices.local_options import LocalOptions
-from factory.devices.placement import NOTHING_COMPILED, compile_context, cosine, place, random_feeds
+from factory.devices.placement import NOTHING_COMPILED, compile_context, cosine, place
 from factory.devices.profile import DeviceProfile, load_profile
+from factory.graph.model_inputs import ModelInputs, model_inputs
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_models
+
+
+def inputs_of(model: bytes) -> ModelInputs:
+    return model_inputs(onnx.load_from_string(model), "the model")
+
 
 CPU, QNN = "CPUExecutionProvider", "QNNExecutionProvider"
 PLAN = TimingPlan(min_runs=3, max_runs=5, min_time_ms=1.0, warmup_time_ms=1.0)
@@ -321,7 +327,7 @@ def test_openvino_takes_a_network_as_one_piece(environments):
         assert timing.optimised == ""  # it compiles nodes, which cannot be written to a file
         assert set(timing.providers) == {"OpenVINOExecutionProvider"}
         assert len(timing.nodes) == 1
-        assert cosine(device, model) > 0.999
+        assert cosine(device, model, inputs_of(model)) > 0.999
 
 
 @pytest.mark.heavy
@@ -343,7 +349,7 @@ def test_qnn_takes_explains_and_compiles(environments):
         assert placement.taken > 10
         mod = next(node for node in placement.refused if node.name == "odd_part")
         assert "fmod" in mod.reason
-        assert cosine(device, int8_model(), runs=1) >= 0.98
+        assert cosine(device, int8_model(), inputs_of(int8_model()), runs=1) >= 0.98
         assert device.describe()["simulated"]
         context = onnx.load_from_string(compile_context(device, int8_model()))
     assert "EPContext" in {node.op_type for node in context.graph.node}
@@ -398,10 +404,3 @@ def test_a_word_that_is_no_backend_of_qnn_is_heard(environments):
     odd = profile.model_copy(update={"provider_options": {"backend_type": "nonsense"}})
     with open_device(odd) as device:
         assert any("backend_type" in fault for fault in place(device, int8_model()).faults)
-
-
-def test_random_feeds_fit_the_model():
-    feeds = random_feeds(int8_model(), 0)
-    assert [array.dtype for array in feeds.values()] in ([np.uint8], [np.float32])
-    with pytest.raises(ValueError, match="dynamic shape"):
-        random_feeds(tiny_models.conv(batch="n"), 0)

@@ -20,7 +20,7 @@ from factory.devices import ray_device
 from factory.devices.base import Device, TimingPlan, open_device
 from factory.devices.profile import DeviceProfile
 from factory.pipeline.farm import run_farm
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.profiling.table import LatencyTable
 
 PLAN = TimingPlan(min_runs=6, max_runs=20, min_time_ms=2.0, warmup_time_ms=5.0, profile_runs=4)
@@ -80,7 +80,7 @@ def test_a_node_is_a_device_and_a_lost_one_costs_nothing(cluster, tmp_path):
 
     thread = threading.Thread(target=accident)
     thread.start()
-    spec = network_spec(4, 3, "3x8x8", "cifar", 10)
+    spec = cell_space(4, 3, "3x8x8", "cifar", 10)
     [group] = run_farm(
         [first, second], [spec], tmp_path, networks=2, pool=8, effort="quick", seed=0
     )

@@ -347,7 +347,7 @@ def _genotype_seeds() -> Sequence[bytes]:
 
 def _cell201(content: bytes, folder: Path) -> None:
     from factory.core.reading import read_json
-    from factory.search.result import read_architecture
+    from factory.spaces import read_architecture
 
     read_architecture(read_json(_write(folder, "g.json", content)), "g.json").to_dict()
 

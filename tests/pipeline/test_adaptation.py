@@ -17,14 +17,13 @@ from factory.devices.profile import load_profile
 from factory.devices.simulated import Roofline, SimulatedDevice
 from factory.graph.fusion import NO_RULES, PAIRS
 from factory.latency.predictor import LatencyPredictor
-from factory.pipeline.adaptation import adapt_table, candidates_of_sizes
+from factory.pipeline.adaptation import adapt_table, candidates_of_spaces
 from factory.pipeline.build import run_build
 from factory.pipeline.recipe_loading import load_recipe
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.pipeline.tables import predictor_for
 from factory.profiling.rows import RULES, Row
 from factory.profiling.table import LatencyTable
-from factory.spaces.config import space_of
 
 SIZE = {"channels": 4, "layers": 3, "input": "3x16x16"}
 CHIPS = {  # the truth of each
@@ -83,7 +82,7 @@ def home(profiled, tmp_path, monkeypatch):
 def _errors(device_id="new", count=60):
     """Relative errors on networks that nobody measured."""
     predictor, _ = predictor_for(load_profile(device_id), None)
-    space = space_of(network_spec(4, 3, "3x16x16", "cifar", 10))
+    space = cell_space(4, 3, "3x16x16", "cifar", 10)
     rng = np.random.default_rng(99)
     device = SimulatedDevice(roofline=CHIPS["new"])
     errors, covered = [], []
@@ -131,9 +130,9 @@ def test_the_rules_of_a_known_chip_are_not_the_new_one_s(home):
     answer = api.adapt("new", ["slow-memory"], measurements=6, **SIZE)
     known, _ = predictor_for(load_profile("slow-memory"), None)
     folding = dataclasses.replace(known, fusion=frozenset(PAIRS))
-    spec = network_spec(4, 3, "3x16x16", "cifar", 10)
+    spec = cell_space(4, 3, "3x16x16", "cifar", 10)
     table = LatencyTable.read(answer["table"])
-    found = adapt_table(table, [folding], candidates_of_sizes([spec], "f32", 0))
+    found = adapt_table(table, [folding], candidates_of_spaces([spec], "f32", 0))
     assert found.predictor.fusion == NO_RULES
 
 
@@ -158,7 +157,7 @@ def test_the_verb_prints_its_error_and_predict_uses_it(home, tmp_path):
     from factory.graph.canonical import canonicalise
     from factory.graph.onnx_build import to_onnx
 
-    space = space_of(network_spec(4, 3, "3x16x16", "cifar", 10))
+    space = cell_space(4, 3, "3x16x16", "cifar", 10)
     model = to_onnx(canonicalise(space.lower(space.random(np.random.default_rng(5)))), "f32", 0)
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     shown = runner.invoke(app, ["predict", str(tmp_path / "net.onnx"), "--device", "new", "--json"])

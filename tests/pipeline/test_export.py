@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from factory.api import export, verify
@@ -81,7 +82,7 @@ def test_an_onnx_file_without_any_word_is_exported_but_not_judged(here, capsys):
     assert first["targets"][0]["status"] == "ok"
     assert run(["export", "net.onnx", "--target", "int8-cpu", "--out", "q.onnx", "-q"]) == 0
     printed = capsys.readouterr().out
-    assert "not judged: no labelled pictures" in printed
+    assert "within the limit: no labelled pictures" in printed
     assert "made-up" in printed
     assert (here / "q.onnx").is_file()
     assert json.loads((here / "q.onnx.export.json").read_text())["notes"]
@@ -95,6 +96,103 @@ def test_labels_of_a_file(here):
     (here / "labels.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match="2 labels but the model has 3 outputs"):
         export(here / "net.onnx", labels=here / "labels.txt", out=here / "l.onnx")
+
+
+def test_pictures_without_classes_calibrate_a_network_that_is_not_square(here, pictures):
+    wide = {"input": "3x16x24", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    answer = export("nets_for_export:net", target=["int8-cpu"], calibration=pictures,
+                    out=here / "w.onnx", **wide)  # fmt: skip
+    assert answer["ok"]
+    assert not answer["judged"]
+    assert answer["data"] == "pictures, 15 pictures without labels"
+    said = answer["manifest"]["metadata"]["preprocessing"]
+    assert (said["size"], said["layout"], said["scale"]) == ([16, 24], "NCHW", 1 / 255)
+    labelled = export("nets_for_export:net", data=pictures, out=here / "w.onnx", **wide)
+    assert labelled["targets"][0]["agreement"]["accuracy"] == 1.0 or labelled["judged"]
+
+
+def test_bytes_with_channels_last_are_pixels(here, pictures):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["f"], ["t"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["t", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) / 100
+    graph = helper.make_graph(
+        nodes,
+        "last",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 16, 24, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), here / "last.onnx")
+    answer = export(here / "last.onnx", target=["int8-cpu"], calibration=pictures,
+                    out=here / "l.onnx")  # fmt: skip
+    assert answer["ok"]
+    said = answer["manifest"]["metadata"]["preprocessing"]
+    assert (said["layout"], said["scale"], said["size"]) == ("NHWC", 1.0, [16, 24])
+
+
+def two_inputs(path, batch):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Concat", ["f", "meta"], ["y"], axis=1),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 16]),
+            helper.make_tensor_value_info("meta", TensorProto.FLOAT, [batch, 4]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+def test_a_picture_network_of_two_inputs_is_fed_with_what_is_given(here):
+    two_inputs(here / "two.onnx", 2)
+    asked = {"target": ["int8-cpu"], "out": here / "q.onnx"}
+    with pytest.raises(InputError, match=r"--inputs FILE\.npz.* x=2x3x16x16 --input meta=2x4"):
+        export(here / "two.onnx", **asked)
+    made_up = export(here / "two.onnx", input=["x=2x3x16x16"], **asked)
+    assert made_up["ok"]
+    rng = np.random.default_rng(0)
+    values = {"x": rng.standard_normal((8, 3, 16, 16)), "meta": rng.standard_normal((8, 4))}
+    np.savez(here / "v.npz", **values)
+    answer = export(here / "two.onnx", calibration=here / "v.npz", **asked)
+    assert answer["ok"]
+    assert answer["data"] == "v.npz, 2 compared"
+    np.savez(here / "odd.npz", x=values["x"])
+    with pytest.raises(InputError, match="holds no array 'meta'"):
+        export(here / "two.onnx", calibration=here / "odd.npz", **asked)
+
+
+UNLIKE_ITS_FILE = """
+import torch
+from torch import nn
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True).mean((2, 3))
+
+def noisy():
+    return Noisy()
+"""
+
+
+def test_a_file_that_computes_something_else_than_the_torch_network(here):
+    (here / "unlike_for_export.py").write_text(UNLIKE_ITS_FILE)
+    with pytest.raises(InputError, match=r"something else than the network Noisy .*draws random"):
+        export("unlike_for_export:noisy", input="3x16x16", out=here / "n.onnx")
 
 
 def test_camera_input_needs_to_know_the_preprocessing(here):
@@ -191,8 +289,10 @@ def test_a_folder_belongs_to_the_output_of_its_name(here, pictures):
     again = export(here / "c.onnx", data=pictures, out=here / "again.onnx")
     assert again["targets"][0]["agreement"]["accuracy"] == 1.0, "the names inside count"
     (here / "labels.txt").write_text("red\ngreen\nviolet\n")
-    with pytest.raises(InputError, match="'blue' is only a folder"):
-        export("colours_for_export:colours", **asked)
+    answer = export("colours_for_export:colours", **asked)
+    assert "1 of 3 folders" in answer["notes"][0]
+    assert "blue" in answer["notes"][0]
+    assert answer["targets"][0]["agreement"]["accuracy"] == 1.0, "of those that are named"
     (here / "labels.txt").write_text("1\n2\n3\n")
     answer = export("colours_for_export:colours", **asked)
     assert "alphabetical" in answer["notes"][0]

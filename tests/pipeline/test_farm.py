@@ -24,7 +24,7 @@ from factory.pipeline.farm import run_farm
 from factory.pipeline.farm_merge import sources_path
 from factory.pipeline.farm_turns import Turns
 from factory.pipeline.profiling_plan import kernels_of
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.fusion_tests import fusion_models
 from factory.profiling.table import LatencyTable
@@ -32,7 +32,7 @@ from factory.profiling.table import LatencyTable
 sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
 from running_agent import RunningAgent
 
-SPEC = network_spec(4, 3, "3x8x8", "cifar", 10)
+SPEC = cell_space(4, 3, "3x8x8", "cifar", 10)
 KERNELS = len(kernels_of([SPEC], "f32"))
 NETWORKS = 3
 TOTAL = KERNELS + NETWORKS

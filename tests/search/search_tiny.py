@@ -19,6 +19,7 @@ from factory.search.architectures import TierBudget, search_architectures
 from factory.search.bilevel import Bilevel
 from factory.search.config import SearchConfig
 from factory.search.costs import CostTerm, macs_term
+from factory.search.derive import derivation_of
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.network_spec import NetworkSpec
 
@@ -45,6 +46,9 @@ def latency_term(limit: float | None = None) -> CostTerm:
     presence = target().presence()
     weights = np.array([0.01 + k.macs / 2e8 + k.output_bytes / 2e7 for k in presence.kernels])
     return CostTerm("latency_ms", presence, weights, 0.05, limit, "ms", "test-chip")
+
+
+DERIVATION = derivation_of(CellSpace(SPEC))
 
 
 def mac_term(limit: float | None = None) -> CostTerm:

@@ -10,10 +10,9 @@ import torch
 from factory.core.errors import BudgetError
 from factory.search.architectures import Ended, TierBudget, _result
 from factory.search.budget import Budgets
-from factory.search.cell_form import CELL_FORM
 from factory.search.costs import CostTerm, macs_term
-from factory.search.derive import given_activations, strongest_activations, with_activations
-from factory.search.relaxation import ArchParameters
+from factory.search.derive import given_activations, strongest_activations
+from factory.search.relaxation import ArchParameters, choice_of_values
 from factory.spaces.genotype import CELL_TYPES
 
 ACTS = ("relu", "tanh")
@@ -36,7 +35,7 @@ def latency_ms(genotype) -> float:
 
 
 def test_the_gradient_leads_away_from_the_slow_activation():
-    arch = ArchParameters(0, True, None, len(ACTS))
+    arch = ArchParameters(tiny.target(), 0, True, None, len(ACTS))
     plain = macs_term(tiny.target().presence())  # does not tell activations apart
     budgets = Budgets([term(), plain], 0.3, 1.0)
     q = arch.marginals()
@@ -50,42 +49,42 @@ def test_the_gradient_leads_away_from_the_slow_activation():
     expected = budgets.expected(q)
     assert expected["macs"] == pytest.approx(Budgets([plain], 0.3, 1.0).expected(summed)["macs"])
     values = arch.values()
-    from_values = budgets.expected(CELL_FORM.marginals(values))
+    from_values = budgets.expected(choice_of_values(tiny.target(), values))
     assert from_values["latency_ms"] == pytest.approx(expected["latency_ms"])
 
 
 def test_the_derived_network_costs_what_its_kernels_cost():
-    arch = ArchParameters(4, True, None, len(ACTS))
+    arch = ArchParameters(tiny.target(), 4, True, None, len(ACTS))
     values = arch.values()
     activations = strongest_activations(values, ACTS)
     assert {name for names in activations.values() for name in names} == set(ACTS)
-    given = given_activations([term()], activations)
-    genotype = CELL_FORM.discretise(CELL_FORM.scores(values))
-    named = with_activations(genotype, activations)
+    given = given_activations(tiny.target(), [term()], activations)
+    genotype = tiny.DERIVATION.discretise(tiny.DERIVATION.scores(values))
+    named = tiny.target().with_activations(genotype, activations)
     assert named.activations("normal") != genotype.activations("normal")
-    found = CELL_FORM.derived_costs(given, genotype)["latency_ms"]
+    found = tiny.DERIVATION.costs(given, genotype)["latency_ms"]
     assert found == pytest.approx(latency_ms(named))
     assert found > latency_ms(genotype)
 
 
 def test_feasible_is_what_some_activation_makes_feasible():
-    relu = CELL_FORM.check_feasible([term(1e3, activations=())])["latency_ms"]
-    assert CELL_FORM.check_feasible([term(1e3)])["latency_ms"] == pytest.approx(relu)
+    relu = tiny.DERIVATION.check_feasible([term(1e3, activations=())])["latency_ms"]
+    assert tiny.DERIVATION.check_feasible([term(1e3)])["latency_ms"] == pytest.approx(relu)
     with pytest.raises(BudgetError, match="smallest network in this space needs"):
-        CELL_FORM.check_feasible([term(0.9 * relu)], where="here")
+        tiny.DERIVATION.check_feasible([term(0.9 * relu)], where="here")
 
 
 @pytest.mark.parametrize("share", [1.02, 10.0])
 def test_a_network_keeps_the_budget_by_its_own_kernels(share, tmp_path):
-    values = ArchParameters(0, True, None, len(ACTS)).values()
+    values = ArchParameters(tiny.target(), 0, True, None, len(ACTS)).values()
     for name in CELL_TYPES:
         values["gamma"][name] = [[0.0, 1.0]] * 14  # a tanh on every edge
-    smallest = CELL_FORM.check_feasible([term(1e3)])
+    smallest = tiny.DERIVATION.check_feasible([term(1e3)])
     limit = share * smallest["latency_ms"]
     cfg = tiny.tiny_config(relaxation="factorised", activations=ACTS)
     ended = Ended(values, {"latency_ms": 0.0}, None, 1)
     tier = TierBudget("a", [term(limit)])
-    found = _result(CELL_FORM, tier, ended, cfg, tmp_path, smallest, 0)
+    found = _result(tiny.target(), tier, ended, cfg, tmp_path, smallest, 0)
     assert found.predicted["latency_ms"] == pytest.approx(latency_ms(found.genotype))
     assert found.predicted["latency_ms"] <= limit
     assert found.repaired == (share < 2)

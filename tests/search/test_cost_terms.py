@@ -11,12 +11,12 @@ from factory.core.errors import InputError
 from factory.latency.network_module import ModuleSettings, draw, fit_network_module
 from factory.search.budget import Budgets
 from factory.search.costs import parameters_term
-from factory.search.derive import log_scores, repair
-from factory.search.feasibility import smallest_cost
-from factory.search.latency_module import GROUPS, module_cost, random_codes
+from factory.search.latency_module import groups_of, module_cost, random_codes
 from factory.search.relaxation import ArchParameters
 from factory.spaces.cell_space import EDGES
 from factory.spaces.genotype import CELL_TYPES, NODES
+
+GROUPS = groups_of(tiny.target())
 
 
 def test_parameters_are_those_of_the_derived_network():
@@ -41,19 +41,18 @@ def test_several_limits_on_two_chips_hold_together():
         "chip-b",
     )
     terms = [tiny.latency_term(), slow, tiny.mac_term(), parameters_term(space.presence())]
-    terms = [t.with_limit(1.15 * smallest_cost(t)[0]) for t in terms]
-    scores = log_scores(
-        {n: rng.normal(size=(14, 8)) for n in CELL_TYPES},
-        {n: rng.normal(size=14) for n in CELL_TYPES},
-    )
-    genotype, changed = repair(scores, terms)
+    terms = [t.with_limit(1.15 * tiny.DERIVATION.smallest(t)[0]) for t in terms]
+    alpha = {n: rng.normal(size=(14, 8)) for n in CELL_TYPES}
+    beta = {n: rng.normal(size=14) for n in CELL_TYPES}
+    scores = tiny.DERIVATION.scores({"alpha": alpha, "beta": beta})
+    genotype, changed = tiny.DERIVATION.repair(scores, terms)
     assert changed
     for term in terms:
         assert term.value(space.one_hot(genotype)) <= term.limit * (1 + 1e-9)
 
 
 def test_samples_are_valid_cells_with_the_expected_mean():
-    arch = ArchParameters(seed=2)
+    arch = ArchParameters(tiny.target(), seed=2)
     with torch.no_grad():
         for p in arch.parameters():
             p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
@@ -72,14 +71,14 @@ def test_samples_are_valid_cells_with_the_expected_mean():
 def test_the_module_learns_the_latency_and_its_gradient_points_down():
     term = tiny.latency_term(0.8)
     cfg = tiny.tiny_config(latency_cost="module", module_samples=3000)
-    cost = module_cost(term, cfg, 0)
+    cost = module_cost(term, tiny.target(), cfg, 0)
     assert cost.error.median_percent < 2
-    q = random_codes(200, np.random.default_rng(9))
+    q = random_codes(tiny.target(), 200, np.random.default_rng(9))
     wanted = np.array([term.value({n: q[n][i] for n in CELL_TYPES}) for i in range(200)])
     flat = np.concatenate([q[name].reshape(200, -1) for name in CELL_TYPES], 1)
     found = cost.network_ms(torch.as_tensor(flat)).numpy()
     assert np.median(np.abs(found / wanted - 1)) < 0.02
-    arch = ArchParameters(seed=0)
+    arch = ArchParameters(tiny.target(), seed=0)
     cost.at(3)
     first = cost(arch.marginals())
     cost.at(3)
@@ -98,7 +97,7 @@ def test_the_module_learns_the_latency_and_its_gradient_points_down():
 def test_a_module_fitted_on_measured_networks_takes_its_place(tmp_path):
     """A runtime on which kernels do not add up: the module says so, the additive model cannot."""
     term = tiny.latency_term(0.8)
-    codes = random_codes(1500, np.random.default_rng(4))
+    codes = random_codes(tiny.target(), 1500, np.random.default_rng(4))
     sums = np.array([term.value({n: codes[n][i] for n in CELL_TYPES}) for i in range(1500)])
     skips = sum(codes[n][:, :, 3].sum(1) for n in CELL_TYPES)
     measured = sums * np.where(skips >= 3, 1.5, 1.0)
@@ -106,8 +105,8 @@ def test_a_module_fitted_on_measured_networks_takes_its_place(tmp_path):
     module = fit_network_module(codes, measured, groups=GROUPS, settings=settings)
     module.save(tmp_path / "module.safetensors")
     cfg = tiny.tiny_config(latency_cost="module", module_file=str(tmp_path / "module.safetensors"))
-    cost = Budgets.of([term], cfg, 0).costs[0]
-    arch = ArchParameters(seed=0)
+    cost = Budgets.of([term], tiny.target(), cfg, 0).costs[0]
+    arch = ArchParameters(tiny.target(), seed=0)
     assert float(cost(arch.marginals()).detach()) == float(module(arch.marginals()).detach())
     for i in (0, 1, 2):
         q = {n: torch.as_tensor(codes[n][i]) for n in CELL_TYPES}
@@ -125,11 +124,16 @@ def test_a_module_fitted_on_measured_networks_takes_its_place(tmp_path):
     }.items():
         path = str(tmp_path / f"{name}.safetensors")
         with pytest.raises(InputError, match=message):
-            module_cost(term, tiny.tiny_config(latency_cost="module", module_file=path), 0)
+            module_cost(
+                term, tiny.target(), tiny.tiny_config(latency_cost="module", module_file=path), 0
+            )
 
 
 def test_without_a_latency_cost_the_limit_is_only_observed():
     terms = [tiny.latency_term(0.8), tiny.mac_term(3e6)]
-    budgets = Budgets.of(terms, tiny.tiny_config(latency_cost="none"), 0)
+    budgets = Budgets.of(terms, tiny.target(), tiny.tiny_config(latency_cost="none"), 0)
     assert budgets.limited == ["macs"]
-    assert set(budgets.expected(ArchParameters(0).marginals())) == {"latency_ms", "macs"}
+    assert set(budgets.expected(ArchParameters(tiny.target(), 0).marginals())) == {
+        "latency_ms",
+        "macs",
+    }

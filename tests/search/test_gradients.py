@@ -116,7 +116,9 @@ def test_angle_of_the_amended_gradient_is_logged_not_assumed(record_property):
 
 def _supernet_problem(**settings):
     cfg = tiny.tiny_config(warmup_epochs=0, **settings)
-    problem = StageProblem(tiny.SPEC, cfg, Stage(0, 0, 9, 3), 0, 1, torch.device("cpu"))
+    problem = StageProblem(
+        tiny.CellSpace(tiny.SPEC), cfg, Stage(0, 0, 9, 3), 0, 1, torch.device("cpu")
+    )
     g = torch.Generator().manual_seed(0)
     x = torch.randn(8, 3, 8, 8, generator=g)
     batch = (x, torch.arange(8) % 3)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.latency.differentiable import ExpectedCost
-from factory.search.relaxation import NODE_EDGES, ArchParameters, inclusion, marginals
-from factory.spaces.cell_space import OPS
+from factory.search.relaxation import ArchParameters, inclusion, marginals
+from factory.spaces.cell_space import EDGES, MATRICES, OPS
+from factory.spaces.genotype import NODES
 
 
 def _parameters(one_hot, strength):
@@ -26,7 +27,7 @@ def test_marginals_are_exact_at_one_hot_and_so_is_the_cost(strength):
     for seed in range(5):
         genotype = space.random(np.random.default_rng(seed))
         hot = space.one_hot(genotype)
-        q = {name: marginals(*_parameters(hot[name], strength)) for name in hot}
+        q = {name: marginals(*_parameters(hot[name], strength), MATRICES[0]) for name in hot}
         for name in hot:
             torch.testing.assert_close(q[name], torch.from_numpy(hot[name]), atol=1e-9, rtol=0)
         assert float(cost(q).detach()) == pytest.approx(term.value(hot), rel=1e-9)
@@ -52,12 +53,13 @@ def test_inclusion_is_that_of_two_draws_without_replacement():
 
 
 def test_none_never_has_mass_and_gradients_reach_every_parameter():
-    arch = ArchParameters(seed=1)
+    arch = ArchParameters(tiny.target(), seed=1)
     q = arch.marginals()
     for name in q:
         assert float(q[name].detach()[:, OPS.index("none")].abs().sum()) == 0.0
-        for edges in NODE_EDGES.values():
-            assert float(q[name].detach()[list(edges)].sum()) == pytest.approx(2.0)
+        for node in NODES:
+            edges = [e for e, (n, _) in enumerate(EDGES) if n == node]
+            assert float(q[name].detach()[edges].sum()) == pytest.approx(2.0)
     term = tiny.latency_term()
     value = ExpectedCost(term.weights, term.constant, term.presence)(q)
     for grad in torch.autograd.grad(value, arch.trainable()):
@@ -66,6 +68,6 @@ def test_none_never_has_mass_and_gradients_reach_every_parameter():
 
 
 def test_without_edge_normalisation_edges_weigh_one():
-    arch = ArchParameters(seed=1, edge_normalisation=False)
+    arch = ArchParameters(tiny.target(), seed=1, edge_normalisation=False)
     assert len(arch.trainable()) == 2
     assert torch.equal(arch.mixing()["normal"].beta_E, torch.ones(14))

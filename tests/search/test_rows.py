@@ -181,11 +181,8 @@ def test_a_rising_eigenvalue_ends_the_search():
 
 
 def test_a_search_that_collapses_stops_and_takes_the_last_healthy_epoch(tmp_path, monkeypatch):
-    from factory.search import bilevel
-
-    monkeypatch.setattr(
-        bilevel.diagnostics, "skip_share_by_cell", lambda genotype: {"normal": 0.9, "reduce": 0.1}
-    )
+    shares = {"normal": 0.9, "reduce": 0.1}
+    monkeypatch.setattr(tiny.CellSpace, "skip_shares", lambda space, genotype: shares)
     result = _search(tmp_path, limit=None, epochs=5, stop_patience=2, hessian_every=2)
     assert "stopped after epoch 2" in result.stopped
     assert "the skip limit decides" in result.stopped

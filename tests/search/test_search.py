@@ -123,18 +123,18 @@ def test_tighter_limits_without_and_with_more_search(tmp_path):
     tiers = [TierBudget("a", [tiny.latency_term(0.9)])]
     space, data, cfg = CellSpace(tiny.SPEC), tiny.tiny_data(), tiny.tiny_config()
     search_architectures(space, data, tiers, cfg, tmp_path, seed=1)
-    tighter = continue_with_tighter(tmp_path / "a", [tiny.latency_term(0.7)], cfg)
+    tighter = continue_with_tighter(space, tmp_path / "a", [tiny.latency_term(0.7)], cfg)
     assert tighter.predicted["latency_ms"] <= 0.7
     again = continue_with_tighter(
-        tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, space=space, data=data
+        space, tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, data=data
     )  # fmt: skip
     assert again.predicted["latency_ms"] <= 0.65
     repeated = continue_with_tighter(
-        tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, space=space, data=data
+        space, tmp_path / "a", [tiny.latency_term(0.65)], cfg, extra_epochs=1, data=data
     )  # fmt: skip
     assert repeated.genotype == again.genotype
     with pytest.raises(BudgetError, match="smallest network"):
-        continue_with_tighter(tmp_path / "a", [tiny.latency_term(0.3)], cfg)
+        continue_with_tighter(space, tmp_path / "a", [tiny.latency_term(0.3)], cfg)
 
 
 def test_impossible_budget_is_told_before_anything_is_written(tmp_path):

@@ -13,13 +13,12 @@ from factory.core.errors import InputError
 from factory.deployment.export import build_onnx
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx
-from factory.search.derive import with_activations
-from factory.search.edge_supernet import EdgeSupernet
 from factory.search.relaxation import ArchParameters
 from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.activations import EMITTERS
 from factory.spaces.cell_network import CellNetwork
 from factory.spaces.cell_space import EDGES, CellSpace
+from factory.spaces.edge_supernet import EdgeSupernet
 from factory.spaces.genotype import CELL_TYPES, NODES, PUBLISHED, Genotype
 from factory.spaces.network_spec import NetworkSpec
 
@@ -93,7 +92,7 @@ def test_the_supernet_at_one_hot_is_the_network_that_ships() -> None:
     }
     genotype = dataclasses.replace(plain, **named)
     net = EdgeSupernet(SPEC, 1, seed=3, activations=names).double()
-    arch = ArchParameters(0, False, None, len(names)).double()
+    arch = ArchParameters(CellSpace(SPEC), 0, False, None, len(names)).double()
     for cell in chosen:
         for e, activation in enumerate(chosen[cell]):
             arch.gamma[cell][e, names.index(activation)] = 1.0
@@ -108,7 +107,7 @@ def test_the_supernet_at_one_hot_is_the_network_that_ships() -> None:
 
 def _copy(net: EdgeSupernet, derived: CellNetwork) -> None:
     """The supernet's weights into the network; its BatchNorms have slope 1 and offset 0."""
-    derived.stem.first[0].weight.copy_(net.stem_weights[0])
+    derived.stem.first[0].weight.copy_(net.stem.weights[0])
     derived.classifier.weight.copy_(net.classifier_weight)
     derived.classifier.bias.copy_(net.classifier_bias)
     for ours, theirs in zip(net.cells, derived.cells, strict=True):
@@ -146,7 +145,7 @@ def test_one_hot_presence_is_the_derived_network_with_its_activations(activation
     for _ in range(8):
         chosen = {name: rng.integers(len(activations), size=len(EDGES)) for name in CELL_TYPES}
         named = {name: [activations[a] for a in chosen[name]] for name in CELL_TYPES}
-        genotype = with_activations(space.random(rng), named)
+        genotype = space.with_activations(space.random(rng), named)
         q = {name: pairs_of(v, chosen[name], activations)
              for name, v in space.one_hot(genotype).items()}  # fmt: skip
         kernels = space.kernels(genotype)

@@ -11,14 +11,16 @@ from factory.deployment.export import build_onnx
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx
 from factory.spaces import SPACES, SearchSpace, SpaceConfig
+from factory.spaces.config import space_settings
 
 SPACE_KINDS = SPACES.names()
+SIZES = {"mobile": {"width_multiplier": 0.5}}  # small networks of each kind
 
 
 @pytest.fixture(scope="module", params=SPACE_KINDS)
 def space(request: pytest.FixtureRequest) -> SearchSpace[Any]:
-    cfg = SpaceConfig(kind=request.param, channels=4, layers=3)  # type: ignore[call-arg]
-    return cfg.space((3, 8, 8), 5)
+    settings = {"kind": request.param} | SIZES.get(request.param, {"channels": 4, "layers": 3})
+    return space_settings(settings).space((3, 8, 8), 5)
 
 
 def sample(space: SearchSpace[Any], count: int, seed: int = 0) -> list[Any]:

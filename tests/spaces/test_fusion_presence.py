@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from factory.graph.fusion import NO_RULES, PAIRS, parse_rules
-from factory.search.derive import with_activations
 from factory.spaces import CellSpace, Genotype, NetworkSpec
 from factory.spaces.cell_space import CELL_TYPES, EDGES
 from factory.spaces.genotype import NODES, SELECTABLE_OPS
@@ -59,7 +58,7 @@ def test_with_the_activations_of_factorised_edges(activations, rules) -> None:
     for _ in range(30):
         chosen = {name: rng.integers(len(activations), size=len(EDGES)) for name in CELL_TYPES}
         named = {name: [activations[a] for a in chosen[name]] for name in CELL_TYPES}
-        genotype = with_activations(space.random(rng), named)
+        genotype = space.with_activations(space.random(rng), named)
         kernels = space.kernels(genotype, fusion=rules)
         given = presence.given(chosen)
         assert given.counter(space.one_hot(genotype)) == kernels, str(genotype)

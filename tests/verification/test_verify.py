@@ -169,6 +169,19 @@ def test_a_machine_that_stays_busy_decides_nothing(model):
         assert not any(r["kept"] for r in result.rounds)
 
 
+def test_before_another_attempt_on_a_busy_machine_there_is_a_message(model):
+    said = []
+    progress = SimpleNamespace(message=said.append)
+    device = FakeDevice([3.0], references=[0.15])
+    fake(model, device, rounds=3, usual=USUAL, progress=progress)
+    assert len(said) == 2
+    assert "the machine is busy" in said[0]
+    assert "attempt 2 of 3" in said[0]
+    one = fake(model, device, rounds=3, usual=USUAL, attempts=1, progress=progress)
+    assert (one.verdict, len(one.rounds), len(said)) == ("undecided", 6, 2)
+    assert "1 of 1 attempts" in one.reasons[0]
+
+
 def test_time_that_other_programs_take_decides_nothing(model):
     device = FakeDevice([2.0], stolen=[0.8, 0.5])
     result = fake(model, device, max_latency_ms=2.5, rounds=3, usual=USUAL)

@@ -52,6 +52,7 @@ class Target:
         flavour: how the int8 file is quantised; None for files that are not quantised here.
         rewrites: passes that this target's runtime wants, because it has no such operator.
         runs_here: execution provider that can load the file on this machine; "" when none can.
+        session: configuration entries with which an app opens the file.
         timing_here: why a latency measured here is not this target's; "" when it is.
     """
 
@@ -64,6 +65,7 @@ class Target:
     flavour: Flavour | None = None
     rewrites: tuple[Rewrite, ...] = field(default=(), repr=False)
     runs_here: str = CPU
+    session: tuple[tuple[str, str], ...] = ()
     timing_here: str = ""
 
     def missing(self) -> str:

@@ -60,6 +60,7 @@ TARGETS = (
         serves=(("CoreMLExecutionProvider", "int8"),),
         flavour=Flavour(activation="none"),
         rewrites=(split_hard_swish, flatten_to_reshape),
+        session=(UNPACK_AT_LOAD,),
         timing_here="CoreML is on Apple systems only: run here on the CPU kernels",
     ),
 )

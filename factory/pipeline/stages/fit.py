@@ -19,7 +19,7 @@ from factory.core.reading import read_json, read_object
 from factory.core.validation import checked
 from factory.devices.profile import load_profile
 from factory.latency.predictor import LatencyPredictor
-from factory.pipeline.adaptation import adapt_table, candidates_of_sizes, known_predictors
+from factory.pipeline.adaptation import adapt_table, candidates_of_spaces, known_predictors
 from factory.pipeline.context import BuildContext
 from factory.pipeline.recipe import TierSection
 from factory.pipeline.run_folder import Unit
@@ -118,7 +118,7 @@ def _fit(ctx: BuildContext, device_id: str) -> LatencyPredictor:
     if known := ctx.recipe.profile.known_devices:
         device = ctx.devices[device_id]
         predictors, _ = known_predictors(device, known)
-        candidates = candidates_of_sizes(ctx.specs_on(device_id), device.dtype, ctx.seed)
+        candidates = candidates_of_spaces(ctx.spaces_on(device_id), device.dtype, ctx.seed)
         return adapt_table(table, predictors, candidates).predictor
     return LatencyPredictor.fit(table, seed=ctx.seed)
 

@@ -11,7 +11,7 @@ from factory.core.files import write_json
 from factory.core.reading import read_json
 from factory.devices.base import Device, open_device
 from factory.pipeline.adaptation import (
-    candidates_of_sizes,
+    candidates_of_spaces,
     choose_candidates,
     known_predictors,
     measure,
@@ -34,7 +34,7 @@ def device_unit(ctx: BuildContext, device_id: str) -> Unit:
     """The measurements on a chip."""
     inputs = {
         "chip": ctx.chip_identity(ctx.devices[device_id]),
-        "sizes": fingerprint([ctx.spec_hash(spec) for spec in ctx.specs_on(device_id)]),
+        "sizes": fingerprint([ctx.size_hash(space) for space in ctx.spaces_on(device_id)]),
         "recipe": ctx.part("profile"),
         "seed": str(ctx.seed),
     }
@@ -99,7 +99,7 @@ def _measure(ctx: BuildContext, device_id: str, unit: Unit) -> None:
                 else measure_chip(
                     device,
                     table,
-                    ctx.specs_on(device_id),
+                    ctx.spaces_on(device_id),
                     networks=settings.networks,
                     pool=settings.pool,
                     effort=settings.effort,
@@ -132,6 +132,6 @@ def _measure_few(ctx: BuildContext, device: Device, table: LatencyTable) -> Meas
     """The networks that the known devices' predictors ask for, in place of a whole profile."""
     settings, profile = ctx.recipe.profile, device.profile
     predictors, _ = known_predictors(profile, settings.known_devices)
-    candidates = candidates_of_sizes(ctx.specs_on(profile.id), profile.dtype, ctx.seed)
+    candidates = candidates_of_spaces(ctx.spaces_on(profile.id), profile.dtype, ctx.seed)
     chosen = choose_candidates(predictors, candidates, settings.networks, ctx.seed)
     return Measured(ProfileSummary(), measure(device, table, chosen, ctx.progress))

@@ -14,7 +14,7 @@ from factory.pipeline.search_files import tier_unit as search_unit
 if TYPE_CHECKING:
     from torch import nn
 
-    from factory.spaces.config import Spec
+    from factory.spaces.base import SearchSpace
     from factory.training.config import TrainConfig
 
 
@@ -27,7 +27,7 @@ def tier_unit(ctx: BuildContext, tier: TierSection) -> Unit:
     """The training of a tier's network."""
     inputs = {
         "genotype": search_unit(ctx, tier.name).digest(),
-        "size": ctx.spec_hash(ctx.spec(tier)),
+        "size": ctx.size_hash(ctx.space(tier)),
         "recipe": ctx.part("data", "training"),
         "seed": str(ctx.seed),
     }
@@ -45,7 +45,7 @@ def run(ctx: BuildContext) -> None:
         started = time.monotonic()
         unit.begin()
         genotype = load_genotype(ctx, tier.name)
-        network = make_network(genotype, ctx.spec(tier), ctx.recipe.training, ctx.seed)
+        network = make_network(genotype, ctx.space(tier), ctx.recipe.training, ctx.seed)
         result = train_network(
             network,
             ctx.data,
@@ -60,11 +60,11 @@ def run(ctx: BuildContext) -> None:
         unit.finish(outputs, time.monotonic() - started)
 
 
-def make_network(architecture: Any, spec: Spec, cfg: TrainConfig, seed: int) -> nn.Module:
+def make_network(
+    architecture: Any, space: SearchSpace[Any], cfg: TrainConfig, seed: int
+) -> nn.Module:
     """The network to train, initialised from the seed."""
-    from factory.spaces.config import space_of
-
-    network: Any = space_of(spec).network(architecture, auxiliary=cfg.auxiliary_weight > 0)
+    network: Any = space.network(architecture, auxiliary=cfg.auxiliary_weight > 0)
     initialised: nn.Module = network.initialise(seed)
     return initialised
 
@@ -74,7 +74,7 @@ def load_network(ctx: BuildContext, tier: TierSection) -> nn.Module:
     from factory.training.weights import load_weights
 
     genotype = load_genotype(ctx, tier.name)
-    network = make_network(genotype, ctx.spec(tier), ctx.recipe.training, ctx.seed)
+    network = make_network(genotype, ctx.space(tier), ctx.recipe.training, ctx.seed)
     weights = ctx.folder.stage("train") / tier.name / "weights.safetensors"
     load_weights(network, weights)
     network.eval()

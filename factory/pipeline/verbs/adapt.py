@@ -14,12 +14,12 @@ from factory.devices.profile import load_profile
 from factory.pipeline.adaptation import (
     adapt_table,
     candidates_of_any,
-    candidates_of_sizes,
+    candidates_of_spaces,
     choose_candidates,
     known_predictors,
     measure,
 )
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.pipeline.tables import own_tables, predictor_path
 from factory.profiling.table import LatencyTable, table_name
 
@@ -66,8 +66,8 @@ def adapt(
     if channels is None:
         candidates = candidates_of_any(profile.dtype, seed)
     else:
-        spec = network_spec(channels, layers, input, stem, classes)
-        candidates = candidates_of_sizes([spec], profile.dtype, seed)
+        space = cell_space(channels, layers, input, stem, classes)
+        candidates = candidates_of_spaces([space], profile.dtype, seed)
     chosen = choose_candidates(predictors, candidates, measurements, seed)
     folder = Path(out) if out is not None else own_tables()
     answer: dict[str, Any] = {

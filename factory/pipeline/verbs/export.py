@@ -31,11 +31,15 @@ def export(
     device: str | Path | None = None,
     out: str | Path | None = None,
     precision: str | None = None,
-    input: str | None = None,
+    input: str | Sequence[str] | None = None,
+    inputs: str | Path | None = None,
     data: str | Path | None = None,
+    calibration: str | Path | None = None,
     labels: str | Path | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    scale: float | None = None,
+    colour: str | None = None,
     weights: str | Path | None = None,
     camera: str | None = None,
     socs: Sequence[str] = (),
@@ -55,10 +59,15 @@ def export(
         device: the chip it is for; passes are then measured on it where it can be reached.
         out: the file to write, or for several targets the folder.
         precision: shorthand for the CPU's target of that precision.
-        input: shape of one picture where the model does not fix it, "3x224x224".
+        input: shapes where the model does not fix them, "3x224x224" or "NAME=1x3x224x224".
+        inputs: .npz file with a value for each input, which also gives the shapes.
         data: folder of pictures, one sub-folder a class, to calibrate and judge with.
+        calibration: folder of pictures of anything, or .npz file with values of every input, to
+            find ranges and to compare with.
         labels: text file with one class name a line.
-        mean, std: per channel, of pixels scaled to 0..1.
+        mean, std: per channel, of pixels after ``scale``.
+        scale: factor on pixels of 0..255; 1/255 by default.
+        colour: order of the channels, RGB (by default) or BGR.
         weights: safetensors file for a network given as module:function.
         camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
         socs: SoC models that qnn-context is compiled for, one file each; one for 43 by default.
@@ -96,20 +105,21 @@ def export(
         finetune_steps=finetune_steps,
     )
     with TemporaryFolder("export") as scratch:
-        from factory.pipeline.export_source import open_source
+        from factory.graph.model_inputs import AskedInputs
+        from factory.pipeline.export_source import Asked, open_source
 
-        source = open_source(
-            model,
-            scratch,
-            tier=tier,
-            input=input,
-            data=data,
-            labels=labels,
+        asked = Asked(
+            inputs=AskedInputs.of(input, inputs),
+            data=None if data is None else Path(data),
+            calibration=None if calibration is None else Path(calibration),
+            labels=None if labels is None else Path(labels),
             mean=mean,
             std=std,
-            weights=weights,
-            seed=seed,
-            progress=progress,
+            scale=scale,
+            colour=colour,
+        )
+        source = open_source(
+            model, scratch, asked, tier=tier, weights=weights, seed=seed, progress=progress
         )
         passes = None
         if profile is not None and device is not None and measure_passes:
@@ -267,8 +277,8 @@ def _measured_passes(
     """Try the optional passes on the chip and keep in the fp32 file what helps there."""
     import onnx
 
-    from factory.deployment.calibration import calibrate
-    from factory.deployment.quantise import QuantiseConfig, quantise_model
+    from factory.deployment.quantise import QuantiseConfig, Quantiser
+    from factory.deployment.run_here import part
     from factory.deployment.selection import Prepare, select_passes
     from factory.deployment.targets import default_target
     from factory.devices.base import open_device
@@ -282,8 +292,8 @@ def _measured_passes(
         quantise = QuantiseConfig(reduce_range=config.reduce_range)
 
         def quantised(proto: onnx.ModelProto) -> bytes:
-            ranges = calibrate(proto, source.data.calibration[:16], "minmax")
-            return quantise_model(proto, ranges, quantise, flavour).SerializeToString()
+            few = part(source.data.calibration, slice(16))
+            return Quantiser(proto, few, quantise, flavour).model("minmax").SerializeToString()
 
         prepare = quantised
     try:

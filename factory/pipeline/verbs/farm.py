@@ -12,7 +12,7 @@ from factory.core.progress import SILENT, Progress
 from factory.devices.profile import load_profile, with_patience
 from factory.pipeline.farm import run_farm
 from factory.pipeline.profiling_plan import effort_settings
-from factory.pipeline.shapes import network_spec
+from factory.pipeline.shapes import cell_space
 from factory.pipeline.tables import own_tables
 from factory.pipeline.verbs.profile import POOL
 
@@ -57,7 +57,7 @@ def farm(
     started = time.monotonic()
     groups = run_farm(
         profiles,
-        [network_spec(channels, layers, input, stem, classes)],
+        [cell_space(channels, layers, input, stem, classes)],
         Path(out) if out is not None else own_tables(),
         networks=networks,
         pool=POOL,

@@ -35,3 +35,14 @@ def test_a_convolution_that_others_read_is_left(rewrite):
     )
     assert not done.changed
     assert "BatchNormalization" in done.ops
+
+
+def test_it_folds_into_a_transposed_convolution_of_groups(rewrite):
+    done = rewrite(
+        f"""net (float[1,4,2,2] x) => (float[1,2,4,4] y)
+        <float[4,1,1,1] w = {{1.5, -2.0, 0.5, 3.0}}, float[2] c = {{0.5, -0.5}}, {NORM}>
+        {{ a = ConvTranspose <group = 2, strides = [2, 2], output_padding = [1, 1]> (x, w, c)
+           y = BatchNormalization(a, g, s, m, v) }}""",
+        fold_batch_norm,
+    )
+    assert done.ops == ["ConvTranspose"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from factory.deployment.export import build_onnx
 from factory.deployment.passes.pad_channels import pad_channels
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import run_images
 
 
 class Block(nn.Module):
@@ -57,7 +57,9 @@ def test_hidden_widths_grow_and_the_answers_stay(model, multiple):
     onnx.checker.check_model(after, full_check=True)
     x = np.random.default_rng(0).standard_normal((4, 3, 12, 12), dtype=np.float32)
     np.testing.assert_allclose(
-        run_model(after.SerializeToString(), x), run_model(model.SerializeToString(), x), atol=1e-5
+        run_images(after.SerializeToString(), x),
+        run_images(model.SerializeToString(), x),
+        atol=1e-5,
     )
     hidden = -(-13 // multiple) * multiple
     assert (hidden, 16) in widths(after)

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from factory.deployment.passes.slice_into_conv import slice_into_conv
-from factory.deployment.run_here import run_model
+from factory.deployment.run_here import run_images
 
 RNG = np.random.default_rng(0)
 
@@ -52,8 +52,8 @@ def test_the_same_pixels_without_a_slice(side, start, kernel):
     assert changed
     assert [n.op_type for n in after.graph.node] == ["Conv"]
     x = RNG.standard_normal((2, 4, side, side), dtype=np.float32)
-    before = run_model(model.SerializeToString(), x)
-    np.testing.assert_allclose(run_model(after.SerializeToString(), x), before, atol=1e-5)
+    before = run_images(model.SerializeToString(), x)
+    np.testing.assert_allclose(run_images(after.SerializeToString(), x), before, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,25 @@ import pytest
 import search_naive as naive
 import torch
 
-from factory.search import edge_supernet as module
 from factory.search.axes import ACTIVATIONS
-from factory.search.edge_supernet import EdgeSupernet, SkipDropout
-from factory.search.relaxation import ArchParameters, EdgeMixing
-from factory.search.supernet import Supernet
+from factory.search.relaxation import ArchParameters
+from factory.spaces import edge_supernet as module
 from factory.spaces.activation_functions import FUNCTIONS
-from factory.spaces.cell_space import EDGES, OPS
+from factory.spaces.cell_space import EDGES, OPS, CellSpace
+from factory.spaces.cell_supernet import Supernet
+from factory.spaces.edge_supernet import EdgeSupernet
 from factory.spaces.genotype import CELL_TYPES, PC_DARTS_cifar
+from factory.spaces.mixing import Mixing, SkipDropout
 from factory.spaces.network_spec import NetworkSpec
 
+SPACE = CellSpace(NetworkSpec(4, 3, "cifar", (3, 8, 8), 3))
 ACTS = ("relu", "hard_swish", "tanh")
 
 
 @torch.no_grad()
 def copy_weights(net: Supernet, to: EdgeSupernet) -> None:
     """Give the supernet of single edges the batched one's weights."""
-    for ours, theirs in zip(to.stem_weights, net.stem.weights, strict=True):
-        ours.copy_(theirs)
+    to.stem.load_state_dict(net.stem.state_dict())
     to.classifier_weight.copy_(net.classifier_weight)
     to.classifier_bias.copy_(net.classifier_bias)
     for cell, other in zip(to.cells, net.cells, strict=True):
@@ -58,7 +59,7 @@ def _mixing(seed=0, gammas=0):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     return {
-        name: EdgeMixing(
+        name: Mixing(
             draw(14, 8).softmax(1).requires_grad_(),
             draw(14).sigmoid(),
             None,
@@ -111,8 +112,8 @@ def test_fewer_candidates_are_the_others_at_weight_zero():
     few.load_state_dict({k: v for k, v in full.state_dict().items() if k in few.state_dict()})
     assert len(list(few.parameters())) < len(list(full.parameters()))
     plain = _mixing()
-    masked = {n: EdgeMixing(m.alpha_EO * kept, m.beta_E, kept) for n, m in plain.items()}
-    whole = {n: EdgeMixing(m.alpha_EO * kept, m.beta_E) for n, m in plain.items()}
+    masked = {n: Mixing(m.alpha_EO * kept, m.beta_E, kept) for n, m in plain.items()}
+    whole = {n: Mixing(m.alpha_EO * kept, m.beta_E) for n, m in plain.items()}
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(few(x, masked), full(x, whole))
 
@@ -124,7 +125,7 @@ def test_an_edge_with_one_activation_is_that_activation():
     mixing = _mixing()
     only_relu = torch.zeros(14, 3, dtype=torch.float64)
     only_relu[:, 0] = 1
-    hot = {n: EdgeMixing(m.alpha_EO, m.beta_E, None, only_relu) for n, m in mixing.items()}
+    hot = {n: Mixing(m.alpha_EO, m.beta_E, None, only_relu) for n, m in mixing.items()}
     torch.testing.assert_close(net(x, hot), net(x, mixing))
 
 
@@ -139,7 +140,7 @@ def test_factorised_expectation_is_the_full_product_where_the_operator_is_linear
     operator = cell.edges[5].operators["dil_conv_3x3"]
 
     def linear(y):  # the operator without its BatchNorm
-        from factory.search import fast_ops
+        from factory.spaces import fast_ops
 
         return module.pointwise(
             fast_ops.depthwise(y, operator.depthwise[0], 1, 2), operator.pointwise[0]
@@ -162,7 +163,7 @@ def test_factorised_expectation_is_the_full_product_where_the_operator_is_linear
 
 def test_gradients_reach_alpha_beta_and_gamma():
     spec = NetworkSpec(4, 3, "cifar", (3, 7, 7), 3)
-    arch = ArchParameters(0, True, None, len(ACTS))
+    arch = ArchParameters(SPACE, 0, True, None, len(ACTS))
     net = EdgeSupernet(spec, 2, 0, None, ACTS)
     out = net(torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0)), arch.mixing())
     for grad in torch.autograd.grad(out.square().sum(), arch.trainable()):
@@ -174,19 +175,19 @@ def test_skip_dropout_is_a_function_of_its_seed_and_touches_skips_alone():
     spec = NetworkSpec(4, 3, "cifar", (3, 8, 8), 3)
     net = EdgeSupernet(spec, 1, seed=1)
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    mixing = ArchParameters(0, False).mixing()
+    mixing = ArchParameters(SPACE, 0, False).mixing()
     first = net(x, mixing, SkipDropout(0.5, 7))
     assert torch.equal(first, net(x, mixing, SkipDropout(0.5, 7)))
     assert not torch.equal(first, net(x, mixing, SkipDropout(0.5, 8)))
     assert torch.equal(net(x, mixing, SkipDropout(0.0, 7)), net(x, mixing))
     kept = torch.ones(14, 8, dtype=torch.bool)
     kept[:, OPS.index("skip_connect")] = False
-    without = ArchParameters(0, False, dict.fromkeys(CELL_TYPES, kept)).mixing()
+    without = ArchParameters(SPACE, 0, False, dict.fromkeys(CELL_TYPES, kept)).mixing()
     assert torch.equal(net(x, without, SkipDropout(0.5, 7)), net(x, without))
 
 
 def test_derived_mixing_runs_only_the_genotypes_operators():
-    arch = ArchParameters(3, True)
+    arch = ArchParameters(SPACE, 3, True)
     mixing = arch.derived_mixing(PC_DARTS_cifar)
     for name in CELL_TYPES:
         assert int(mixing[name].active_EO.sum()) == 8

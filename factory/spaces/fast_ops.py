@@ -40,7 +40,7 @@ def _fast(x: Tensor) -> bool:
 @cache
 def _have_planes() -> bool:
     try:
-        import_module("factory.search.fused_cell")
+        import_module("factory.spaces.fused_cell")
     except (ImportError, RuntimeError):  # no numba for this Python, or no folder for its cache
         return False
     return True

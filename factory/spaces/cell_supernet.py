@@ -15,7 +15,6 @@ c = C / K channels of an edge, R = N H W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,23 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.search import fast_ops as ops
+from factory.spaces import fast_ops as ops
 from factory.spaces.cell_space import EDGES, OPS
 from factory.spaces.genotype import NODES
+from factory.spaces.mixing import Mixing, SkipDropout
 from factory.spaces.network_spec import CellPlan, NetworkSpec
+from factory.spaces.torch_initialise import initialise_supernet
 
 MAX, AVG, SKIP = (OPS.index(name) for name in ("max_pool_3x3", "avg_pool_3x3", "skip_connect"))
 SEP = (OPS.index("sep_conv_3x3"), OPS.index("sep_conv_5x5"))
 DIL = (OPS.index("dil_conv_3x3"), OPS.index("dil_conv_5x5"))
 TOGETHER_UP_TO = 1 << 17  # numbers in a map up to which several operators' maps are stacked
-
-
-@dataclass(frozen=True)
-class Mixing:
-    """Weights of one cell type: alpha_EO of the operators of an edge, beta_E of the edges."""
-
-    alpha_EO: Tensor
-    beta_E: Tensor
 
 
 @dataclass(frozen=True)
@@ -290,7 +283,7 @@ class SuperCell(nn.Module):
 
     def _fused(self, inputs: tuple[Tensor, Tensor], mixed_EO: Tensor, beta_E: Tensor) -> Tensor:
         """The same by compiled loops over planes; no reordering is needed there."""
-        from factory.search.fused_cell import Layout, fused_cell
+        from factory.spaces.fused_cell import Layout, fused_cell
 
         stride = 2 if self.plan.reduction else 1
         layout = Layout(self.plan.channels, self.partial, stride)
@@ -305,7 +298,7 @@ class SuperCell(nn.Module):
         return ops.pixels(F.max_pool2d(x_NCHW, 2, 2, ceil_mode=True))
 
 
-class _Stem(nn.Module):
+class SuperStem(nn.Module):
     """The stem of :class:`NetworkSpec`; returns what cell 0 reads as inputs 0 and 1."""
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -336,33 +329,17 @@ class Supernet(nn.Module):
         if spec.channels % partial_channels:
             raise ValueError(f"{spec.channels} channels cannot be split in {partial_channels}")
         self.spec = spec
-        self.stem = _Stem(spec)
+        self.stem = SuperStem(spec)
         self.cells = nn.ModuleList(SuperCell(plan, partial_channels) for plan in spec.plan)
         features = spec.plan[-1].out_channels
         self.classifier_weight = _uniform(spec.num_classes, features)
         self.classifier_bias = _uniform(spec.num_classes)
-        self.initialise(seed)
+        initialise_supernet(self, seed, features)
         self.to(memory_format=torch.channels_last)
 
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Weights uniform in +-1/sqrt(fan-in), drawn from ``seed`` alone."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if ".norms." in name:
-                continue
-            if parameter.dim() == 4:
-                fan_in = parameter[0].numel()
-            else:
-                fan_in = (
-                    self.classifier_weight.shape[1]
-                    if parameter.dim() == 1
-                    else (parameter.shape[-1])
-                )
-            bound = 1.0 / math.sqrt(fan_in)
-            parameter.uniform_(-bound, bound, generator=generator)
-
-    def forward(self, x: Tensor, mixing: Mapping[str, Mixing]) -> Tensor:
+    def forward(
+        self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None
+    ) -> Tensor:
         """Logits; ``mixing`` per cell type."""
         planes = ops.use_planes(x)
         state0, state1 = self.stem(x.contiguous(memory_format=ops.CL))

@@ -12,17 +12,17 @@ Legend: N batch, C channels, E edges, O operators.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.search.relaxation import EdgeMixing
+from factory.spaces.mixing import Mixing, SkipDropout, fixed_statistics_off
 from factory.spaces.nas_bench_201 import EDGES, NODES, OPS
 from factory.spaces.nas_bench_201_network import Frame201
 from factory.spaces.nas_bench_201_space import Spec201
+from factory.spaces.torch_initialise import initialise_supernet
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVOLUTIONS: tuple[tuple[int, int], ...] = (
@@ -41,7 +41,7 @@ class SuperCell201(nn.Module):
             torch.empty(len(EDGES), c, c, k, k) for _, k in CONVOLUTIONS
         )
 
-    def forward(self, x_NCHW: Tensor, mixing: EdgeMixing, active: list[list[bool]]) -> Tensor:
+    def forward(self, x_NCHW: Tensor, mixing: Mixing, active: list[list[bool]]) -> Tensor:
         """The last node."""
         c = x_NCHW.shape[1] // self.partial
         states = [x_NCHW]
@@ -63,7 +63,7 @@ class SuperCell201(nn.Module):
         self,
         source: int,
         x_NCHW: Tensor,
-        mixing: EdgeMixing,
+        mixing: Mixing,
         active: list[list[bool]],
         sums: dict[int, list[Tensor]],
     ) -> None:
@@ -97,30 +97,12 @@ class Supernet201(Frame201):
         if spec.channels % partial_channels:
             raise ValueError(f"{spec.channels} channels cannot be split in {partial_channels}")
         super().__init__(spec, lambda channels: SuperCell201(channels, partial_channels))
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):  # a loss must be a function of weights alone
-                module.track_running_stats = False
-                module.running_mean = module.running_var = module.num_batches_tracked = None
-        self.initialise(seed)
+        fixed_statistics_off(self)
+        initialise_supernet(self, seed, self.classifier.in_features)
 
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Weights uniform in +-1/sqrt(fan-in), drawn from ``seed`` alone."""
-        generator = torch.Generator().manual_seed(seed)
-        normed = {id(p) for m in self.modules() if isinstance(m, nn.BatchNorm2d)
-                  for p in m.parameters()}  # fmt: skip
-        for parameter in self.parameters():
-            if id(parameter) in normed:
-                continue
-            fan_in = (
-                math.prod(parameter.shape[-3:])
-                if parameter.dim() > 3
-                else (self.classifier.in_features)
-            )
-            bound = 1.0 / math.sqrt(fan_in)
-            parameter.uniform_(-bound, bound, generator=generator)
-
-    def forward(self, x: Tensor, mixing: Mapping[str, EdgeMixing]) -> Tensor:
+    def forward(
+        self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None
+    ) -> Tensor:
         """Logits; ``mixing`` of the one cell type, "cell"."""
         weights = mixing["cell"]
         kept = weights.active_EO

@@ -1,6 +1,6 @@
 """Loops over planes: both stages of the candidate convolutions of a state, forward and backward.
 
-Conventions and legend as in :mod:`factory.search.planes`.
+Conventions and legend as in :mod:`factory.spaces.planes`.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from factory.search.planes import (
+from factory.spaces.planes import (
     PAD,
     convolve,
     convolve_back,

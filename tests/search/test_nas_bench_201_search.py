@@ -9,26 +9,29 @@ import torch
 
 from factory.core.errors import BudgetError, InputError
 from factory.search.architectures import TierBudget, search_architectures
-from factory.search.config import SearchConfig
-from factory.search.costs import CostTerm, macs_term
-from factory.search.form_201 import (
-    FORM_201,
-    ArchParameters201,
-    ConnectedCost,
-    connected_cells,
-    costs_of_cells,
-)
+from factory.search.config import SearchConfig, check_row
+from factory.search.costs import CostTerm, exact_cost, macs_term
+from factory.search.derive import derivation_of
+from factory.search.peak_memory import peak_memory_term
+from factory.search.relaxation import ArchParameters
 from factory.search.result import SearchResult
-from factory.search.supernet_201 import CONVOLUTIONS, SuperCell201, Supernet201
+from factory.spaces.expectation import buildable_choices
 from factory.spaces.nas_bench_201 import EDGES, OPS, Cell201
 from factory.spaces.nas_bench_201_network import CellModule, Network201
 from factory.spaces.nas_bench_201_space import NasBench201Space, Spec201
+from factory.spaces.nas_bench_201_supernet import CONVOLUTIONS, SuperCell201, Supernet201
 
 SPEC = Spec201(4, 1, (3, 8, 8), 3)
+DERIVED = derivation_of(NasBench201Space(SPEC))
 DEEP = NasBench201Space(Spec201(4, 5, (3, 8, 8), 3))  # its memory is known once for all tests
 CELL = Cell201.parse(
     "|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|avg_pool_3x3~2|"
 )
+
+
+def costs_of_cells(term: CostTerm) -> np.ndarray:
+    constant, coefficients = term.presence.weighted(term.weights, term.constant)
+    return constant + coefficients
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def test_one_hot_is_the_derived_network_with_all_operators_or_only_those_chosen(
     derived = Network201(CELL, SPEC).double().train()
     _copy(net, derived)
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mixing = ArchParameters201().double().derived_mixing(CELL)
+    mixing = ArchParameters(NasBench201Space(SPEC), 0, False).double().derived_mixing(CELL)
     expected = derived(x)
     torch.testing.assert_close(net(x, mixing), expected)
     weights = mixing["cell"]
@@ -67,11 +70,11 @@ def test_one_hot_is_the_derived_network_with_all_operators_or_only_those_chosen(
 
 
 def test_the_expectation_is_over_connected_cells_and_exact_at_one_hot(macs: CostTerm) -> None:
-    cost = ConnectedCost(macs)
+    cost = exact_cost(macs)
     space = NasBench201Space(SPEC)
     hot = {"cell": torch.tensor(CELL.one_hot())}
     assert float(cost(hot)) == pytest.approx(space.counts(CELL).macs)
-    assert FORM_201.derived_costs([macs], CELL)["macs"] == space.counts(CELL).macs
+    assert DERIVED.costs([macs], CELL)["macs"] == space.counts(CELL).macs
     # all weight on none, and a little on one path: that path is the whole expectation
     q = torch.full((6, 5), 1e-9, dtype=torch.float64)
     q[:, OPS.index("none")] = 1.0
@@ -84,8 +87,8 @@ def test_the_expectation_is_over_connected_cells_and_exact_at_one_hot(macs: Cost
 
 
 def test_the_gradient_of_the_expectation_is_that_of_differences(macs: CostTerm) -> None:
-    cost = ConnectedCost(macs)
-    arch = ArchParameters201(seed=2).double()
+    cost = exact_cost(macs)
+    arch = ArchParameters(NasBench201Space(SPEC), 2, False).double()
     assert torch.autograd.gradcheck(
         lambda a: cost({"cell": torch.softmax(a, 1)}) / 1e6, (arch.alpha["cell"],)
     )
@@ -93,28 +96,29 @@ def test_the_gradient_of_the_expectation_is_that_of_differences(macs: CostTerm) 
 
 def test_what_is_derived_is_the_most_probable_cell_within_all_limits(macs: CostTerm) -> None:
     scores = np.log(np.random.default_rng(1).dirichlet(np.ones(5), 6))
-    cells, choices = connected_cells()
+    choices = buildable_choices(NasBench201Space(SPEC))
+    cells = [Cell201.from_choices(c) for c in choices]
     strength = scores[np.arange(6), choices].sum(1)
     limit = float(np.median(costs_of_cells(macs)))
-    memory = FORM_201.peak_memory_term(DEEP, None)
+    memory = peak_memory_term(DEEP, None)
     tight = memory.with_limit(float(np.quantile(costs_of_cells(memory), 0.4)))
-    found, repaired = FORM_201.repair(scores, [macs.with_limit(limit), tight])
+    found, repaired = DERIVED.repair(scores, [macs.with_limit(limit), tight])
     inside = (costs_of_cells(macs) <= limit) & (costs_of_cells(tight) <= tight.limit)
     assert found == cells[int(np.argmax(np.where(inside, strength, -np.inf)))]
-    assert repaired == (found != FORM_201.discretise(scores))
+    assert repaired == (found != DERIVED.discretise(scores))
     least = 0.9 * limit
-    wide, _ = FORM_201.repair(scores, [macs.with_limit(limit, least)])
+    wide, _ = DERIVED.repair(scores, [macs.with_limit(limit, least)])
     used = (costs_of_cells(macs) <= limit) & (costs_of_cells(macs) >= least)
     assert wide == cells[int(np.argmax(np.where(used, strength, -np.inf)))]
     with pytest.raises(BudgetError, match="the smallest network in this space needs"):
-        FORM_201.check_feasible([macs.with_limit(1.0)])
+        DERIVED.check_feasible([macs.with_limit(1.0)])
 
 
 def test_peak_memory_of_a_deep_network_is_that_of_a_shallow_one() -> None:
-    term = FORM_201.peak_memory_term(DEEP, None)
+    term = peak_memory_term(DEEP, None)
     rng = np.random.default_rng(0)
     for cell in [CELL, *(DEEP.random(rng) for _ in range(6))]:
-        found = FORM_201.derived_costs([term], cell)["peak_memory_mb"]
+        found = DERIVED.costs([term], cell)["peak_memory_mb"]
         assert found == pytest.approx(DEEP.counts(cell).peak_memory_bytes / 1e6)
 
 
@@ -155,9 +159,8 @@ def test_rows_end_within_the_budget_and_repeat(row, macs, tmp_path) -> None:
             {"relaxation": "factorised", "partial_channels": 1},
             "relaxation = 'factorised' does not run",
         ),
-        ({"layers": 8}, "search.layers = 8 is no multiple of 3"),
     ],
 )
 def test_rows_without_a_meaning_are_refused(row: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        FORM_201.check(_config(**row))
+        check_row(NasBench201Space(SPEC), _config(**row))

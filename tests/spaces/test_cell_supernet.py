@@ -7,13 +7,15 @@ import search_naive as naive
 import torch
 import torch.nn.functional as F
 
-from factory.search import fast_ops as ops
-from factory.search import supernet as supernet_module
 from factory.search.relaxation import ArchParameters
-from factory.search.supernet import GROUPS, Mixing, Supernet
-from factory.spaces.cell_space import EDGES
+from factory.spaces import cell_supernet as supernet_module
+from factory.spaces import fast_ops as ops
+from factory.spaces.cell_space import EDGES, CellSpace
+from factory.spaces.cell_supernet import GROUPS, Supernet
+from factory.spaces.mixing import Mixing
 from factory.spaces.network_spec import NetworkSpec
 
+SPACE = CellSpace(NetworkSpec(4, 3, "cifar", (3, 8, 8), 3))
 CASES = [
     (1, 4, "cifar", (3, 8, 8)),
     (4, 8, "cifar", (3, 8, 8)),
@@ -67,7 +69,7 @@ def test_equals_the_naive_one_forward_and_gradients(
 
 def test_float32_stays_close():
     net = Supernet(NetworkSpec(8, 3, "cifar", (3, 8, 8), 5), 4, seed=1)
-    mixing = ArchParameters(seed=0).mixing()
+    mixing = ArchParameters(SPACE, seed=0).mixing()
     x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net(x, mixing), naive.forward(net, x, mixing), rtol=1e-4, atol=1e-5)
 
@@ -82,7 +84,7 @@ def test_uniform_beta_without_partial_channels_is_the_full_relaxation_scaled():
     scaled = cell((s.relu(), s.relu()), (None, None), Mixing(alpha, 1 / edges))
     node2, node2_scaled = full[:, :4], scaled[:, :4]
     torch.testing.assert_close(node2_scaled, node2 / 2)
-    mixing = ArchParameters(seed=0).mixing()["normal"]
+    mixing = ArchParameters(SPACE, seed=0).mixing()["normal"]
     torch.testing.assert_close(
         mixing.beta_E, (1 / edges).float(), rtol=1e-2, atol=0
     )  # what edge normalisation starts from

@@ -1,11 +1,11 @@
 """A cell of the supernet as one function of autograd, on the kernels of planes.py.
 
-The same mathematics as :class:`factory.search.supernet.SuperCell`, which is the other path and the
-text to read first. State by state: both stages of the convolutions of all its edges, pools, skips
-and bypass, then one weighted sum into the nodes; backwards in reverse. Normalisation is folded into
-the loops that read a map: only the maps before it are kept; what lies between is computed once more
-where the weights' gradient needs it. Maps return to a stock (fresh memory costs time). Results
-depend on the number of threads, as torch's do, and on nothing else.
+The same mathematics as :class:`factory.spaces.cell_supernet.SuperCell`, which is the other path
+and the text to read first. State by state: both stages of the convolutions of all its edges, pools,
+skips and bypass, then one weighted sum into the nodes; backwards in reverse. Normalisation is
+folded into the loops that read a map: only the maps before it are kept; what lies between is
+computed once more where the weights' gradient needs it. Maps return to a stock (fresh memory costs
+time). Results depend on the number of threads, as torch's do, and on nothing else.
 Legend: N pictures, C channels, c = C / K, P pixels, m edges of a state, E edges, O operators.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from factory.search import planes, planes_shared, planes_stages
+from factory.spaces import planes, planes_shared, planes_stages
 from factory.spaces.cell_space import EDGES, OPS
 
 Array = np.ndarray

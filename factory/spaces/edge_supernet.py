@@ -1,6 +1,6 @@
 """The supernet of single edges: only the candidates that take part exist and run.
 
-For rows that the batched supernet (supernet.py) has no form for: stages with fewer candidates
+For rows that the batched supernet (cell_supernet.py) has no form for: stages with fewer candidates
 (P-DARTS, arXiv 1904.12760) and their dropout on skips, one sampled operator an edge (GDAS,
 arXiv 1910.04465), and factorised edges (Scalable-DARTS, arXiv 1912.13256):
 
@@ -14,22 +14,21 @@ Legend: N batch, C channels, H height, W width, E edges, O operators, A activati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from factory.data.augment import derived_seed
-from factory.search import fast_ops
-from factory.search.relaxation import EdgeMixing
+from factory.spaces import fast_ops
 from factory.spaces.activation_functions import FUNCTIONS
 from factory.spaces.cell_space import EDGES, OPS
+from factory.spaces.cell_supernet import SuperStem
 from factory.spaces.genotype import CELL_TYPES, NODES
+from factory.spaces.mixing import Mixing, SkipDropout, fixed_statistics_off
 from factory.spaces.network_spec import CellPlan, NetworkSpec
 from factory.spaces.operators import build_op
+from factory.spaces.torch_initialise import initialise_supernet
 
 Activation = Callable[[Tensor], Tensor]
 CL = torch.channels_last
@@ -41,14 +40,6 @@ CONVOLUTIONS: dict[str, tuple[int, int, int]] = {  # operator -> kernel, dilatio
     "dil_conv_3x3": (3, 2, 1),
     "dil_conv_5x5": (5, 2, 1),
 }
-
-
-@dataclass(frozen=True)
-class SkipDropout:
-    """Dropout of the stride-1 skips: its probability, and the seed of this step's masks."""
-
-    probability: float
-    seed: int
 
 
 def batch_norm(x_NCHW: Tensor) -> Tensor:
@@ -121,10 +112,7 @@ class _Preprocess(nn.Module):
 def _other(name: str, channels: int, stride: int) -> nn.Module:
     """A registered operator; its BatchNorms keep no running statistics."""
     operator = build_op(name, channels, stride, affine=False)
-    for module in operator.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None
+    fixed_statistics_off(operator)
     return operator
 
 
@@ -192,7 +180,7 @@ class EdgeCell(nn.Module):
         self,
         s0_NCHW: Tensor,
         s1_NCHW: Tensor,
-        mixing: EdgeMixing,
+        mixing: Mixing,
         active_EO: list[list[bool]],
         dropout: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
@@ -230,7 +218,7 @@ class EdgeCell(nn.Module):
         self,
         e: int,
         source: _Source,
-        mixing: EdgeMixing,
+        mixing: Mixing,
         active_O: list[bool],
         dropout: Callable[[Tensor], Tensor] | None,
     ) -> Tensor | None:
@@ -256,7 +244,7 @@ class EdgeCell(nn.Module):
         return _total(parts) if parts else None
 
     def _activation(
-        self, e: int, source: _Source, mixing: EdgeMixing
+        self, e: int, source: _Source, mixing: Mixing
     ) -> tuple[Activation, Callable[[], Tensor]]:
         """The edge's activation, and what gives the activated source (made once an edge)."""
         if mixing.gamma_EA is None:
@@ -311,13 +299,7 @@ class EdgeSupernet(nn.Module):
         if candidates is None:
             every = torch.ones(len(EDGES), len(OPS), dtype=torch.bool)
             candidates = dict.fromkeys(CELL_TYPES, every)
-        out, half = spec.stem_channels, max(1, spec.stem_channels // 2)
-        image = spec.input_shape[0]
-        widths = (
-            [(image, out)] if spec.stem == "cifar" else [(image, half), (half, out), (out, out)]
-        )
-        self.stem_weights = nn.ParameterList(torch.empty(o, i, 3, 3) for i, o in widths)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(o, track_running_stats=False) for _, o in widths)
+        self.stem = SuperStem(spec)
         self.cells = nn.ModuleList(
             EdgeCell(plan, partial_channels, candidates[plan.cell_type], activations)
             for plan in spec.plan
@@ -326,34 +308,16 @@ class EdgeSupernet(nn.Module):
             torch.empty(spec.num_classes, spec.plan[-1].out_channels)
         )
         self.classifier_bias = nn.Parameter(torch.empty(spec.num_classes))
-        self.initialise(seed)
+        initialise_supernet(self, seed, spec.plan[-1].out_channels)
         self.to(memory_format=CL)
 
-    @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Weights uniform in +-1/sqrt(fan-in), drawn from ``seed`` alone."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if name.startswith("norms."):
-                continue
-            fan_in = (
-                parameter[0].numel() if parameter.dim() > 1 else self.classifier_weight.shape[1]
-            )
-            bound = 1.0 / math.sqrt(fan_in)
-            parameter.uniform_(-bound, bound, generator=generator)
-
     def forward(
-        self, x: Tensor, mixing: Mapping[str, EdgeMixing], dropout: SkipDropout | None = None
+        self, x: Tensor, mixing: Mapping[str, Mixing], dropout: SkipDropout | None = None
     ) -> Tensor:
         """Logits; ``mixing`` per cell type; ``dropout`` of the skips in this step."""
         active = {name: _active(mixing[name]) for name in mixing}
         drop = None if dropout is None or not dropout.probability else _Dropper(dropout)
-        stride = 1 if self.spec.stem == "cifar" else 2
-        states = [x.contiguous(memory_format=CL)]
-        for i, (weight, norm) in enumerate(zip(self.stem_weights, self.norms, strict=True)):
-            y = states[-1] if i == 0 else F.relu(states[-1])
-            states.append(norm(F.conv2d(y, weight, None, stride, 1)))
-        s0, s1 = (states[-1], states[-1]) if len(states) == 2 else (states[-2], states[-1])
+        s0, s1 = self.stem(x.contiguous(memory_format=CL))
         for cell in self.cells:
             assert isinstance(cell, EdgeCell)
             name = cell.plan.cell_type
@@ -361,7 +325,7 @@ class EdgeSupernet(nn.Module):
         return F.linear(s1.mean((2, 3)), self.classifier_weight, self.classifier_bias)
 
 
-def _active(mixing: EdgeMixing) -> list[list[bool]]:
+def _active(mixing: Mixing) -> list[list[bool]]:
     kept = mixing.active_EO
     found: list[list[bool]] = (
         [[True] * len(OPS)] * len(EDGES) if kept is None else kept.detach().cpu().tolist()
@@ -379,6 +343,6 @@ class _Dropper:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.generator is None:
-            self.generator = torch.Generator(x.device).manual_seed(derived_seed(self.seed, 0))
+            self.generator = torch.Generator(x.device).manual_seed(self.seed)
         mask = torch.rand(x.shape, generator=self.generator, device=x.device) < self.keep
         return x * mask.to(x.dtype).contiguous(memory_format=CL) / self.keep

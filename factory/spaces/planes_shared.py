@@ -1,6 +1,6 @@
 """Loops over planes for what has no depthwise kernel: pools, reduced skips, sums and bypass.
 
-Conventions and legend as in :mod:`factory.search.planes`.
+Conventions and legend as in :mod:`factory.spaces.planes`.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from factory.search.planes import loop, moments, norm_grad, pointwise, pointwise_grad
+from factory.spaces.planes import loop, moments, norm_grad, pointwise, pointwise_grad
 
 
 @loop

@@ -1,0 +1,222 @@
+"""ONNX's own backend suite through the factory's doors: how many of its models each understands.
+
+    python tools/backend_suite.py --door inspect
+    python tools/backend_suite.py --door verify --match "attention|lstm" --json found.json
+
+Every model ends as "understood", as "refused" with one sentence, or as a "fault": an exception that
+is no FactoryError, or the end of the process. The models run in chunks, each in a child, so that an
+abort costs one model. A door is a function of a :class:`Case` that returns or raises; to add one,
+put it into DOORS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+CHUNK = 200
+KINDS = ("node", "pytorch-converted", "pytorch-operator", "simple")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the suite.
+
+    Attributes:
+        name: as the suite has it.
+        path: of its file.
+        data: pairs of inputs and expected outputs, in the order of the graph.
+        rtol, atol: how far an output may lie from the expected one.
+    """
+
+    name: str
+    path: Path
+    data: Sequence[tuple[Sequence[Any], Sequence[Any]]]
+    rtol: float
+    atol: float
+
+
+def inspect(case: Case) -> None:
+    """MACs, parameters and kernels, whose texts can be read again."""
+    from factory.api import inspect as verb
+    from factory.graph.canonical import canonicalise, kernel_counts
+    from factory.graph.kernel import Kernel
+    from factory.graph.onnx_import import read_graph
+
+    verb(case.path)
+    for kernel in kernel_counts(canonicalise(read_graph(case.path))):
+        if Kernel.parse(str(kernel)) != kernel:
+            raise ValueError(f"{kernel} is read as another kernel")
+
+
+def predict(case: Case) -> None:
+    """A prediction for the device that is called in the environment variable DEVICE."""
+    from factory.api import predict as verb
+
+    verb(case.path, os.environ["DEVICE"])
+
+
+def verify(case: Case) -> None:
+    """Measured once on one core of this machine."""
+    from factory.devices.base import TimingPlan
+    from factory.verification.model_file import read_model
+
+    timing = _device().time_many(
+        [read_model(case.path).content], TimingPlan(min_runs=1, max_runs=1, warmup_time_ms=0.0)
+    )[0]
+    if not timing.ok:
+        from factory.core.errors import InputError
+
+        raise InputError(timing.reason)
+
+
+def export(case: Case) -> None:
+    """Exported as fp32, its outputs those that the suite expects."""
+    raise NotImplementedError("no door of its own yet")
+
+
+DOORS: dict[str, Callable[[Case], None]] = {
+    "inspect": inspect,
+    "predict": predict,
+    "verify": verify,
+    "export": export,
+}
+_opened: list[Any] = []
+
+
+def _device() -> Any:
+    from factory.devices.base import open_device
+    from factory.devices.profile import load_profile
+
+    if not _opened:
+        _opened.append(open_device(load_profile("local-cpu-t1-fp32")))
+    return _opened[0]
+
+
+def cases(folder: Path, kinds: Sequence[str] = KINDS, match: str = "") -> Iterator[Case]:
+    """The models of the suite, each written below ``folder`` when it is asked for."""
+    from onnx.backend.test.case.node import collect_testcases
+    from onnx.backend.test.loader import load_model_tests
+
+    pattern = re.compile(match)
+    found = list(collect_testcases(None)) if "node" in kinds else []  # type: ignore[no-untyped-call]
+    for kind in kinds:
+        found += load_model_tests(kind=kind) if kind != "node" else []
+    for case in found:
+        if not pattern.search(case.name):
+            continue
+        path = folder / f"{case.name}.onnx"
+        data = case.data_sets or []
+        if case.model is not None:
+            onnx.save(case.model, path)
+        else:
+            path = Path(case.model_dir) / "model.onnx"
+            data = list(_stored(path))
+        yield Case(case.name, path, data, case.rtol, case.atol)
+
+
+def _stored(path: Path) -> Iterator[tuple[list[Any], list[Any]]]:
+    """The data sets beside a model."""
+    for folder in sorted(path.parent.glob("test_data_set_*")):
+        yield tuple(  # type: ignore[misc]
+            [
+                onnx.numpy_helper.to_array(onnx.load_tensor(str(file)))
+                for file in sorted(
+                    folder.glob(f"{kind}_*.pb"), key=lambda f: int(f.stem.split("_")[1])
+                )
+            ]
+            for kind in ("input", "output")
+        )
+
+
+def run_chunk(door: str, match: str, kinds: Sequence[str], first: int, last: int) -> None:
+    """Models ``first`` to ``last`` through ``door``, one line of JSON each on standard output."""
+    from factory.core.errors import FactoryError
+
+    out = sys.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(cases(Path(folder), kinds, match)):
+            if not first <= number < last:
+                continue
+            print(json.dumps({"name": case.name, "result": "started"}), file=out, flush=True)
+            told: dict[str, str]
+            try:
+                DOORS[door](case)
+                told = {"result": "understood"}
+            except FactoryError as error:
+                told = {"result": "refused", "why": str(error)}
+            except Exception as error:
+                told = {"result": "fault", "why": f"{type(error).__name__}: {error}"[:400]}
+            print(json.dumps({"name": case.name, **told}), file=out, flush=True)
+    for device in _opened:
+        device.close()
+
+
+def run(door: str, match: str = "", kinds: Sequence[str] = KINDS) -> dict[str, dict[str, str]]:
+    """Result and reason of every model by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        count = sum(1 for _ in cases(Path(folder), kinds, match))
+    found: dict[str, dict[str, str]] = {}
+    first = 0
+    while first < count:
+        last = min(first + CHUNK, count)
+        part = [str(first), str(last)]
+        command = [sys.executable, __file__, "--door", door, "--match", match, "--kinds", *kinds]
+        done = subprocess.run(
+            [*command, "--part", *part], stdout=subprocess.PIPE, text=True, check=False
+        )
+        told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        names = list(dict.fromkeys(one["name"] for one in told))
+        found.update((one.pop("name"), one) for one in told)
+        for name in names:
+            if found[name]["result"] == "started":
+                found[name] = {"result": "fault", "why": f"the process ended ({done.returncode})"}
+        first += len(names) if names and len(names) < last - first else last - first
+    return found
+
+
+def main() -> None:
+    """Run the suite and print what became of it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--door", choices=sorted(DOORS), default="inspect")
+    parser.add_argument("--match", default="", help="only models whose name holds this expression")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--json", help="write the result of each model to this file")
+    parser.add_argument("--part", nargs=2, type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.part:
+        run_chunk(options.door, options.match, options.kinds, *options.part)
+        return
+    found = run(options.door, options.match, options.kinds)
+    counts = Counter(one["result"] for one in found.values())
+    total = max(len(found), 1)
+    for result, number in counts.most_common():
+        print(f"{result}: {number} of {total} ({number / total:.1%})")
+    reasons = Counter(
+        (one["result"], re.sub(r"'[^']*'|\d+|/\S+", "..", one["why"]))
+        for one in found.values()
+        if "why" in one
+    )
+    for (result, why), number in reasons.most_common(40):
+        print(f"{number:5d} {result}: {why[:200]}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=1))
+    sys.exit(1 if counts["fault"] else 0)
+
+
+if __name__ == "__main__":
+    main()
