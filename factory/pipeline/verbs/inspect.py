@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, nearest
 from factory.core.progress import SILENT, Progress
-from factory.core.reading import exists, is_file
+from factory.core.reading import exists, is_file, is_folder, path_errors
 from factory.data.config import folder_config
 from factory.graph.canonical import canonicalise, kernel_counts, opaque_counts
 from factory.graph.counts import count
 from factory.graph.model_inputs import AskedInputs
 from factory.pipeline.shapes import network_spec
 from factory.spaces.cell_space import CellSpace
-from factory.spaces.genotype import PUBLISHED, find_genotype
+from factory.spaces.genotype import PUBLISHED, find_genotype, is_genotype_text
 
 if TYPE_CHECKING:
     from factory.graph.opgraph import OpGraph
 
 SCHEMA_VERSION = 1
 DEFAULT_IMAGE = "3x32x32"
+LONGEST_TEXT = 1 << 16  # of a genotype in Python's own form
 
 
 def inspect(
@@ -41,8 +42,8 @@ def inspect(
     cannot be read.
 
     Args:
-        subject: a published genotype's name, a genotype JSON file, an ONNX file or a folder of
-            pictures; the size options are for genotypes only.
+        subject: a published genotype's name, the text of a Genotype(...), a file of either form, an
+            ONNX file or a folder of pictures; the size options are for genotypes only.
         channels: channels C of the first cells.
         layers: number of cells.
         input: shape of one image of a genotype, "3x32x32" by default; of an ONNX file the shapes
@@ -53,7 +54,7 @@ def inspect(
         progress: where progress is reported.
     """
     name = str(subject)
-    if name not in PUBLISHED and Path(name).is_dir():
+    if name not in PUBLISHED and is_folder(name):
         from factory.data.survey import survey_folder
 
         survey = survey_folder(folder_config(name), progress)
@@ -64,14 +65,16 @@ def inspect(
         return _describe(name, "onnx", graph)
     image = _image_shape(input, inputs)
     spec = network_spec(channels, layers, image, stem, classes)
-    if name not in PUBLISHED and not exists(name) and not name.endswith(".json"):
+    written = is_genotype_text(name)
+    if name not in PUBLISHED and not written and not exists(name) and not name.endswith(".json"):
         raise InputError(
             f"unknown genotype {name!r}",
             why="it is no published genotype and no file",
             fix=nearest(name, PUBLISHED),
         )
     genotype = find_genotype(name)
-    answer = _describe(name, "genotype", CellSpace(spec).lower(genotype))
+    label = "Genotype(...)" if written else name
+    answer = _describe(label, "genotype", CellSpace(spec).lower(genotype))
     answer["genotype"] = genotype.to_dict()
     answer["size"] = {
         "channels": channels,
@@ -84,11 +87,14 @@ def inspect(
 
 
 def _is_onnx(name: str) -> bool:
-    """An existing file that is not JSON, or a name that ends in .onnx."""
+    """An existing file that holds no genotype, or a name that ends in .onnx."""
     path = Path(name)
     if path.suffix == ".onnx":
         return True
-    return name not in PUBLISHED and is_file(path) and path.suffix != ".json"
+    if name in PUBLISHED or not is_file(path) or path.suffix == ".json":
+        return False
+    with path_errors(path, "genotype file"), open(path, "rb") as stream:
+        return not is_genotype_text(stream.read(LONGEST_TEXT).decode(errors="replace"))
 
 
 def _image_shape(input: str | Sequence[str] | None, inputs: str | Path | None) -> str:
