@@ -63,7 +63,7 @@ def observe(
     except FactoryError:
         return Observed()
     own = {name for node in inlined.graph.node for name in node.output}
-    names = [name for name in facts.unknown() if name in own]
+    names = [name for name in facts.unknown(constants=True) if name in own]
     if not names and not always:
         return Observed()
     try:

@@ -119,7 +119,7 @@ def test_json_of_the_named_tuple_itself(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (TEXT.replace("CONCAT", "print(1)"), "'normal_concat' is no list"),
-        (TEXT.replace("CONCAT", "range(10**9)"), "'normal_concat' is missing"),
+        (TEXT.replace("CONCAT", "range(1000000000)"), "'normal_concat' is missing"),
         (TEXT.replace("CONCAT", "range(2, 6)") * 2, "not the text of a Genotype"),
         (f"{TEXT}\n{TEXT}".replace("CONCAT", "range(2, 6)"), "holds 2 texts"),
         ("Genotype(normal=[('sep_conv_3x3', 0)", "not the text of a Genotype"),
