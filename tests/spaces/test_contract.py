@@ -11,14 +11,15 @@ from factory.deployment.export import build_onnx
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx
 from factory.spaces import SPACES, SearchSpace, SpaceConfig
+from factory.spaces.config import space_settings
 
 SPACE_KINDS = SPACES.names()
 
 
 @pytest.fixture(scope="module", params=SPACE_KINDS)
 def space(request: pytest.FixtureRequest) -> SearchSpace[Any]:
-    cfg = SpaceConfig(kind=request.param, channels=4, layers=3)  # type: ignore[call-arg]
-    return cfg.space((3, 8, 8), 5)
+    settings = space_settings({"kind": request.param})
+    return type(settings).model_validate(settings.sized(4, 3)).space((3, 8, 8), 5)
 
 
 def sample(space: SearchSpace[Any], count: int, seed: int = 0) -> list[Any]:
