@@ -1271,6 +1271,8 @@ FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
 Tick = Callable[[int, str], None]
+Given = tuple[Mapping[str, np.ndarray] | None, str]
+NOTHING_GIVEN: Given = (None, "")
 
 
 def one_line(error: BaseException) -> str:
@@ -1318,6 +1320,14 @@ def make_session(
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
+def with_weights(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The settings for a model whose weights lie in files of ``folder``; "": in itself."""
+    if not folder:
+        return dict(config)
+    key = "session.model_external_initializers_file_folder_path"
+    return {**config, "session_entries": {**config.get("session_entries", {}), key: folder}}
+
+
 def register_plugin(name: str, library: str) -> list[str]:
     """Load a plug-in execution provider; the providers that are there then.
 
@@ -1340,14 +1350,18 @@ class Candidate:
         config: Mapping[str, Any],
         trace: str | None = None,
         optimised_path: str | None = None,
+        given: Given = NOTHING_GIVEN,
     ) -> None:
+        feeds, folder = given
+        config = with_weights(config, folder)
         before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
         self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
-        _, self.first_run_ms = made_up.first_of(self._bind_and_run, made_up_feeds(self.session))
+        tries = made_up_feeds(self.session) if feeds is None else [feeds]
+        _, self.first_run_ms = made_up.first_of(self._bind_and_run, tries)
         self.peak_memory_mb = memory.peak_mb(before_kb)
 
     def _bind_and_run(self, feeds: Mapping[str, np.ndarray]) -> float:
@@ -1474,7 +1488,13 @@ def trace_runs(plan: Mapping[str, Any], median_ms: float) -> int:
 
 
 def trace_nodes(
-    model: bytes, config: Mapping[str, Any], runs: int, folder: str, *, graph: bool = False
+    model: bytes,
+    config: Mapping[str, Any],
+    runs: int,
+    folder: str,
+    *,
+    graph: bool = False,
+    given: Given = NOTHING_GIVEN,
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
@@ -1487,11 +1507,11 @@ def trace_nodes(
         candidate = None
         if graph:
             with contextlib.suppress(Exception):
-                candidate = Candidate(model, config, prefix, optimised)
+                candidate = Candidate(model, config, prefix, optimised, given)
                 with open(optimised, "rb") as stream:
                     content = base64.b64encode(stream.read()).decode()
         if candidate is None:
-            candidate = Candidate(model, config, prefix)
+            candidate = Candidate(model, config, prefix, None, given)
         candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
@@ -1559,11 +1579,14 @@ def measure_many(
     config: Mapping[str, Any],
     folder: str,
     tick: Tick,
+    given: Sequence[Given] = (),
 ) -> list[dict[str, Any]]:
     """Time the models of a block in interleaved rounds; a failure is a result with its reason.
 
     ``tick(index, phase)`` announces what is done next, so that the parent knows who hangs.
+    ``given`` holds what goes with each model: values of its inputs, the folder of its weights.
     """
+    given = given or [NOTHING_GIVEN] * len(models)
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
     references = range(len(models) - plan.get("references", 0), len(models))
@@ -1577,7 +1600,7 @@ def measure_many(
 
     def prepare(index: int) -> None:
         tick(index, "making the session")
-        candidate = Candidate(models[index], config)
+        candidate = Candidate(models[index], config, given=given[index])
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
         share = REFERENCE_TIME if index in references else 1.0
@@ -1598,7 +1621,9 @@ def measure_many(
         result = results[index]
         runs = trace_runs(plan, result["median_ms"])
         graph = bool(plan.get("optimised_graph"))
-        nodes, traced_ms, content = trace_nodes(models[index], config, runs, folder, graph=graph)
+        nodes, traced_ms, content = trace_nodes(
+            models[index], config, runs, folder, graph=graph, given=given[index]
+        )
         result.update(nodes=nodes, traced_ms=traced_ms, optimised=content)
         result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:
@@ -1696,6 +1721,7 @@ def compile_context(model: bytes, config: Mapping[str, Any], folder: str) -> byt
     """The model with its partitions compiled for the SoC of ``config`` (EPContext nodes)."""
     path = os.path.join(folder, "context.onnx")
     entries = {
+        **config.get("session_entries", {}),
         "ep.context_enable": "1",
         "ep.context_file_path": path,
         "ep.context_embed_mode": "1",
@@ -1866,8 +1892,16 @@ class Worker:
     def do_time(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Time the models in the blobs."""
         self._session = None  # nothing else in memory while the clock runs
+        given = header["given"]
+        models, values = blobs[: len(given)], blobs[len(given) :]
+        extras = []
+        for entry in given:
+            facts = entry["feeds"]
+            own, values = values[: len(facts or ())], values[len(facts or ()) :]
+            feeds = None if facts is None else unpack_arrays(facts, own)
+            extras.append((feeds, entry["weights_folder"]))
         results = measure.measure_many(
-            blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
+            models, header["plan"], header["rounds"], self.config, self.folder, self.tick, extras
         )
         return {"reply": "timings", "timings": results}, []
 
@@ -1879,12 +1913,12 @@ class Worker:
     def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Which node of a model runs where."""
         self.tick(0, "making the session")
-        return {"reply": "placed", **placing.place(blobs[0], self.config, self.folder)}, []
+        return {"reply": "placed", **placing.place(blobs[0], self._config(header), self.folder)}, []
 
     def do_compile(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """A model compiled ahead for the SoC that the provider's options name."""
         self.tick(0, "compiling")
-        content = placing.compile_context(blobs[0], self.config, self.folder)
+        content = placing.compile_context(blobs[0], self._config(header), self.folder)
         return {"reply": "compiled"}, [content]
 
     def do_run(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -1893,7 +1927,8 @@ class Worker:
         feeds = unpack_arrays(header["arrays"], blobs)
         self.tick(0, "running")
         names = [output.name for output in session.get_outputs()]
-        facts, contents = pack_arrays(dict(zip(names, session.run(names, feeds), strict=True)))
+        made = dict(zip(names, session.run(names, feeds), strict=True))
+        facts, contents = pack_arrays(_arrays(made))
         return {"reply": "outputs", "arrays": facts}, contents
 
     def do_run_batch(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -1913,17 +1948,32 @@ class Worker:
         facts, contents = pack_arrays({output: stacked})
         return {"reply": "outputs", "arrays": facts}, contents
 
+    def _config(self, header: dict[str, Any]) -> dict[str, Any]:
+        """The settings for the model of a request, whose weights may lie in a folder."""
+        return measure.with_weights(self.config, header.get("weights_folder", ""))
+
     def _cached(self, header: dict[str, Any], blobs: list[bytes]) -> ort.InferenceSession:
         """The session of the model that was sent now (first blob) or the last time."""
         if header["with_model"]:
             model = blobs.pop(0)
             self.tick(0, "making the session")
             self._session = None
-            session = measure.make_session(model, self.config)
+            session = measure.make_session(model, self._config(header))
             self._session = (hashlib.sha256(model).hexdigest(), session)
         if self._session is None or self._session[0] != header["model"]:
             raise LookupError("that model is no longer loaded")
         return self._session[1]
+
+
+def _arrays(made: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The outputs that are arrays of numbers; those of a sequence by their number."""
+    found = {}
+    for name, value in made.items():
+        parts = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {}
+        for part, array in (parts or {name: value}).items():
+            if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+                found[part] = array
+    return found
 
 
 def pin(cores: list[int] | None) -> str:
@@ -2048,6 +2098,48 @@ class TimingPlan:
         times = (self.min_time_ms, self.max_time_ms, self.warmup_time_ms, self.warmup_tolerance)
         if min(times) < 0 or min(self.profile_runs, self.references) < 0:
             raise ValueError(f"negative time or number of runs in {self}")
+
+
+class Model(bytes):
+    """ONNX bytes with what goes with them where a device is this machine.
+
+    Attributes:
+        feeds: values of its inputs; None: the device makes them up.
+        weights_folder: where the files lie that hold its weights; "": there are none.
+    """
+
+    feeds: Mapping[str, np.ndarray] | None = None
+    weights_folder: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        content: bytes,
+        feeds: Mapping[str, np.ndarray] | None = None,
+        weights_folder: str = "",
+    ) -> Model:
+        """``content`` with the rest."""
+        model = cls(content)
+        model.feeds, model.weights_folder = feeds, weights_folder
+        return model
+
+
+def plain_models(models: Sequence[bytes], profile: DeviceProfile) -> Sequence[bytes]:
+    """``models`` where their bytes are all there is to them; InputError where more has to come."""
+    for model in models:
+        if isinstance(model, Model) and model.feeds is not None:
+            raise InputError(
+                f"device {profile.id!r} makes up the inputs of a model itself",
+                why=f"its transport {profile.transport!r} takes no values for them",
+                fix="leave --inputs out, or give shapes with --input",
+            )
+        if isinstance(model, Model) and model.weights_folder:
+            raise InputError(
+                "a model with more than 2 GB of weights is measured on this machine only",
+                why=f"device {profile.id!r} is reached by transport {profile.transport!r}",
+                fix="name a local device",
+            )
+    return models
 
 
 @dataclass(frozen=True)
@@ -2789,7 +2881,7 @@ from factory.core.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
 from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.core.wire import Wrong, printable
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
+from factory.devices.base import CHUNK_BYTES, Model, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
 from factory.devices.messages import timings, worker_reply
 
@@ -2988,9 +3080,11 @@ class LocalDevice(Closing):
             return
         first = len(models) - plan.references
         here = replace(plan, references=sum(index >= first for index in indices))
+        block = [models[index] for index in indices]
+        given, values = _given(block)
         request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
-            reply, _ = self._request(request, [models[index] for index in indices])
+            reply, _ = self._request({**request, "given": given}, [*block, *values])
             try:
                 found = timings(reply["timings"], len(indices))
             except Wrong as wrong:
@@ -3050,7 +3144,8 @@ class LocalDevice(Closing):
         key = hashlib.sha256(model).hexdigest()
         self.start()
         with_model = key != self._loaded
-        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts}
+        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts,
+                   "weights_folder": _weights_folder(model)}  # fmt: skip
         self._loaded = ""
         try:
             reply, contents = self._request(request, [model, *blobs] if with_model else blobs)
@@ -3071,7 +3166,8 @@ class LocalDevice(Closing):
     def ask(self, command: str, model: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """What the worker answers to another command about one model ("place", "compile")."""
         try:
-            return self._request({"command": command}, [model])
+            folder = _weights_folder(model)
+            return self._request({"command": command, "weights_folder": folder}, [model])
         except WorkerLost as lost:
             return {"reply": "error", "reason": lost.reason}, []
 
@@ -3092,6 +3188,23 @@ class LocalDevice(Closing):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+
+def _weights_folder(model: bytes) -> str:
+    return model.weights_folder if isinstance(model, Model) else ""
+
+
+def _given(models: Sequence[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """What goes with each model, for the header of a request, and the values as blobs."""
+    facts: list[dict[str, Any]] = []
+    values: list[bytes] = []
+    for model in models:
+        feeds = model.feeds if isinstance(model, Model) else None
+        told, contents = ([], []) if feeds is None else pack_arrays(feeds)
+        facts.append({"feeds": None if feeds is None else told,
+                      "weights_folder": _weights_folder(model)})  # fmt: skip
+        values += contents
+    return facts, values
 
 
 def _load_1min() -> float | None:

@@ -118,12 +118,22 @@ def explain(
         str | None, typer.Option(help="Folder of the compiled files (default: the model's).")
     ] = None,
     numerics: Annotated[bool, typer.Option(help="Compare the outputs with the CPU's.")] = True,
+    input_shape: options.Shapes = None,
+    inputs: options.Values = None,
     json: options.Json = False,
 ) -> None:
     """Say which nodes an accelerator takes, which it refuses and why, and what to change."""
     from factory.api import explain as verb
 
-    answer = verb(model, device, numerics=numerics, socs=soc or (), out=out)
+    answer = verb(
+        model,
+        device,
+        numerics=numerics,
+        socs=soc or (),
+        out=out,
+        input=input_shape,
+        inputs=inputs,
+    )
     if json:
         print_json(answer)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -23,10 +24,8 @@ def inspect(
     ],
     channels: Annotated[int, typer.Option(help="Channels C of the first cells.")] = 36,
     layers: Annotated[int, typer.Option(help="Number of cells.")] = 20,
-    input_shape: Annotated[
-        str | None,
-        typer.Option("--input", help="Image shape (default: 3x32x32, of a network its own)."),
-    ] = None,
+    input_shape: options.Shapes = None,
+    inputs: options.Values = None,
     stem: options.Stem = "cifar",
     classes: Annotated[
         int | None,
@@ -47,6 +46,7 @@ def inspect(
             channels=channels,
             layers=layers,
             input=input_shape,
+            inputs=inputs,
             stem=stem,
             classes=classes,
             progress=progress,
@@ -65,7 +65,14 @@ def inspect(
             format_macs(answer["macs"]) + ", convention: conv + linear",
             f"{answer['macs_darts_paper'] / 1e6:.2f} M, convention: darts-paper "
             "(MACs + 2 x BatchNorm elements + ReLU elements)",
-            f"{answer['peak_memory_bytes'] / 2**20:.2f} MiB peak activations at batch 1",
+            f"{answer['peak_memory_bytes'] / 2**20:.2f} MiB peak activations",
             f"{answer['kernels']} kernels, {answer['distinct_kernels']} of them distinct",
+            *_opaque(answer["opaque"]),
+            *(f"note: {text}" for text in answer["notes"]),
         ]
     )
+
+
+def _opaque(counts: Mapping[str, int]) -> list[str]:
+    told = ", ".join(f"{number} x {name}" for name, number in counts.items())
+    return [f"of which nothing is known but the name: {told}"] if told else []

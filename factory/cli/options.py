@@ -15,4 +15,13 @@ Scale = Annotated[str | None, typer.Option(help="A named scale of the recipe, e.
 Out = Annotated[str | None, typer.Option(help="Run folder (default: runs/<recipe name>).")]
 Run = Annotated[str | None, typer.Option("--run", help="Run folder to take the predictor from.")]
 Input = Annotated[str, typer.Option("--input", help="Shape of one image, e.g. 3x32x32.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", help="Shape of an input with free dimensions: NAME=1x3x224x224; repeatable."
+    ),
+]
+Values = Annotated[
+    str | None, typer.Option("--inputs", help="An .npz file with an array for every input.")
+]
 Stem = Annotated[str, typer.Option(help="cifar or imagenet.")]

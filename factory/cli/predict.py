@@ -15,13 +15,15 @@ NAMED = 5
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="An ONNX file with fixed shapes.")],
+    model: Annotated[str, typer.Argument(help="An ONNX file.")],
     device: Annotated[
         list[str],
         typer.Option(help="Device id or the path of a device profile; repeatable."),
     ],
     run: options.Run = None,
     html: Annotated[str | None, typer.Option(help="Write a page with plots to this file.")] = None,
+    input_shape: options.Shapes = None,
+    inputs: options.Values = None,
     top: Annotated[int, typer.Option(help="Show so many kernels.", min=0)] = 12,
     json: options.Json = False,
 ) -> None:
@@ -31,7 +33,7 @@ def predict(
     guard.start("factory.graph.onnx_import")
     from factory.api import predict as verb
 
-    answer = verb(model, device, run=run, html=html)
+    answer = verb(model, device, run=run, html=html, input=input_shape, inputs=inputs)
     if json:
         print_json(answer)
         return

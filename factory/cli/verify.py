@@ -13,9 +13,7 @@ from factory.cli.progress import shown_progress
 
 
 def verify(
-    model: Annotated[
-        str | None, typer.Argument(help="An ONNX file with fixed shapes, or an ORT file.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="An ONNX file, or an ORT file.")] = None,
     device: Annotated[
         str | None, typer.Option(help="Device id or the path of a device profile.")
     ] = None,
@@ -39,6 +37,8 @@ def verify(
         bool, typer.Option(help="With --certificate: measure the latency again.")
     ] = True,
     quiet: options.Quiet = False,
+    input_shape: options.Shapes = None,
+    inputs: options.Values = None,
     json: options.Json = False,
 ) -> None:
     """Measure a model on the chip; exit code 1: it does not hold, 3: undecided."""
@@ -54,6 +54,8 @@ def verify(
             data=data,
             sustained_s=sustained_s,
             measure=measure,
+            input=input_shape,
+            inputs=inputs,
             progress=progress,
         )
     if json:
@@ -79,6 +81,7 @@ def _measured_lines(answer: Mapping[str, Any], max_latency_ms: float | None) -> 
         lines.append(_start_line(answer))
     if answer.get("reason"):
         lines.append(f"reason: {answer['reason']}")
+    lines += [f"note: {text}" for text in answer.get("notes") or ()]
     if answer.get("certificate"):
         lines.append(f"certificate: {answer['certificate']}")
     return lines

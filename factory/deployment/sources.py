@@ -264,6 +264,13 @@ def _cleaned(
 
 def check_numbers(model: onnx.ModelProto, samples: Samples, where: str) -> Outputs:
     """The outputs of an fp32 model; InputError names what makes values that are not finite."""
+    for weight in model.graph.initializer:  # infinity may be a mask, NaN means nothing
+        array = onnx.numpy_helper.to_array(weight)
+        if _any(np.isnan, array):
+            odd = int(np.sum(~np.isfinite(array)))
+            raise _no_numbers(
+                where, f"{odd} values of its weight {weight.name!r} are NaN or infinite"
+            )
     made = run_model(model.SerializeToString(), samples)
     broken = next((name for name, values in made.items() if not _finite(values)), None)
     if broken is None:
@@ -283,14 +290,15 @@ def check_numbers(model: onnx.ModelProto, samples: Samples, where: str) -> Outpu
             if not any(_any(test, values.get(name)) for name in node.output):
                 continue
             given = [name for name in node.input if not _finite(values.get(name))]
-            odd = next((name for name in given if name in weights), None)
-            if odd is not None:
-                count = int(np.sum(~np.isfinite(weights[odd])))
-                why += f"; {count} values of its weight {odd!r} are NaN or infinite"
+            bad = next((name for name in given if name in weights), None)
+            if bad is not None:
+                count = int(np.sum(~np.isfinite(weights[bad])))
+                why += f"; {count} values of its weight {bad!r} are NaN or infinite"
             elif not given:
+                told = f"{node.op_type} {node.name}".strip()
                 why += (
-                    f"; all that the {node.op_type} {node.name!r} reads is finite, and its result "
-                    f"{node.output[0]!r} is {what}"
+                    f"; all that its {told} reads is finite, and the result {node.output[0]!r} is "
+                    f"{what}"
                 )
             else:
                 continue

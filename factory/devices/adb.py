@@ -34,7 +34,15 @@ from factory.devices.adb_job import (
 from factory.devices.adb_link import AdbLink, RunnerFailed, runner_path
 from factory.devices.adb_options import AdbOptions
 from factory.devices.agent_gate import Gate
-from factory.devices.base import CHUNK_BYTES, CPU, Timing, TimingPlan, answers_of, in_chunks
+from factory.devices.base import (
+    CHUNK_BYTES,
+    CPU,
+    Timing,
+    TimingPlan,
+    answers_of,
+    in_chunks,
+    plain_models,
+)
 from factory.devices.local import EMPTY_MODEL, EMPTY_RUN_PLAN
 from factory.devices.messages import RUNNER_RAN, RUNNER_TIMED, RUNNER_VERSION, read
 from factory.devices.profile import DeviceProfile
@@ -176,6 +184,7 @@ class AdbDevice(Closing):
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved, on the phone."""
+        models = plain_models(models, self.profile)
         if self.profile.execution_provider != CPU:
             plan = replace(plan, profile_runs=max(plan.profile_runs, 1))  # says who ran what
         results: dict[int, Timing] = {}

@@ -18,7 +18,7 @@ from factory.core.errors import InputError
 from factory.core.frames import pack_arrays, unpack_arrays
 from factory.devices.agent_client import AgentClient, Event, RequestCut
 from factory.devices.agent_token import load_token
-from factory.devices.base import Timing, TimingPlan, answers_of, in_chunks
+from factory.devices.base import Timing, TimingPlan, answers_of, in_chunks, plain_models
 from factory.devices.messages import timings
 from factory.devices.profile import DeviceProfile
 
@@ -92,6 +92,7 @@ class AgentDevice(Closing):
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models, interleaved, there."""
+        models = plain_models(models, self.profile)
         if not models:
             return []
         cuts = 0

@@ -64,6 +64,48 @@ class TimingPlan:
             raise ValueError(f"negative time or number of runs in {self}")
 
 
+class Model(bytes):
+    """ONNX bytes with what goes with them where a device is this machine.
+
+    Attributes:
+        feeds: values of its inputs; None: the device makes them up.
+        weights_folder: where the files lie that hold its weights; "": there are none.
+    """
+
+    feeds: Mapping[str, np.ndarray] | None = None
+    weights_folder: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        content: bytes,
+        feeds: Mapping[str, np.ndarray] | None = None,
+        weights_folder: str = "",
+    ) -> Model:
+        """``content`` with the rest."""
+        model = cls(content)
+        model.feeds, model.weights_folder = feeds, weights_folder
+        return model
+
+
+def plain_models(models: Sequence[bytes], profile: DeviceProfile) -> Sequence[bytes]:
+    """``models`` where their bytes are all there is to them; InputError where more has to come."""
+    for model in models:
+        if isinstance(model, Model) and model.feeds is not None:
+            raise InputError(
+                f"device {profile.id!r} makes up the inputs of a model itself",
+                why=f"its transport {profile.transport!r} takes no values for them",
+                fix="leave --inputs out, or give shapes with --input",
+            )
+        if isinstance(model, Model) and model.weights_folder:
+            raise InputError(
+                "a model with more than 2 GB of weights is measured on this machine only",
+                why=f"device {profile.id!r} is reached by transport {profile.transport!r}",
+                fix="name a local device",
+            )
+    return models
+
+
 @dataclass(frozen=True)
 class Timing:
     """The result of timing one model, also of a failure.

@@ -23,7 +23,14 @@ from factory.core.frames import pack_arrays, unpack_arrays
 from factory.core.progress import Progress
 from factory.core.resources import user_home
 from factory.devices import browser_boundary, browser_facts
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
+from factory.devices.base import (
+    CHUNK_BYTES,
+    Timing,
+    TimingPlan,
+    answers_of,
+    in_chunks,
+    plain_models,
+)
 from factory.devices.browser_boundary import NO_BOUNDARY, Boundary
 from factory.devices.browser_files import ort_version
 from factory.devices.browser_launch import HeadlessChromium, show_address
@@ -183,6 +190,7 @@ class BrowserDevice(Closing):
         self, models: Sequence[bytes], plan: TimingPlan, *, rounds: int = 1
     ) -> list[Timing]:
         """Time several models in the page, interleaved; a reload costs only the unfinished ones."""
+        models = plain_models(models, self.profile)
         if not models:
             return []
         boundary = self._calibrated() if plan.profile_runs > 0 else NO_BOUNDARY

@@ -22,7 +22,7 @@ from factory.core.frames import LONGEST_CONTENT, pack_arrays, unpack_arrays
 from factory.core.process import Watch, WorkerLost, WorkerProcess
 from factory.core.provenance import chip_fingerprint, machine_id
 from factory.core.wire import Wrong, printable
-from factory.devices.base import CHUNK_BYTES, Timing, TimingPlan, answers_of, in_chunks
+from factory.devices.base import CHUNK_BYTES, Model, Timing, TimingPlan, answers_of, in_chunks
 from factory.devices.environment import COMMAND, copy_worker, emulator, own_command
 from factory.devices.messages import timings, worker_reply
 
@@ -221,9 +221,11 @@ class LocalDevice(Closing):
             return
         first = len(models) - plan.references
         here = replace(plan, references=sum(index >= first for index in indices))
+        block = [models[index] for index in indices]
+        given, values = _given(block)
         request = {"command": "time", "plan": asdict(here), "rounds": max(1, rounds)}
         try:
-            reply, _ = self._request(request, [models[index] for index in indices])
+            reply, _ = self._request({**request, "given": given}, [*block, *values])
             try:
                 found = timings(reply["timings"], len(indices))
             except Wrong as wrong:
@@ -283,7 +285,8 @@ class LocalDevice(Closing):
         key = hashlib.sha256(model).hexdigest()
         self.start()
         with_model = key != self._loaded
-        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts}
+        request = {"command": command, "model": key, "with_model": with_model, "arrays": facts,
+                   "weights_folder": _weights_folder(model)}  # fmt: skip
         self._loaded = ""
         try:
             reply, contents = self._request(request, [model, *blobs] if with_model else blobs)
@@ -304,7 +307,8 @@ class LocalDevice(Closing):
     def ask(self, command: str, model: bytes) -> tuple[dict[str, Any], list[bytes]]:
         """What the worker answers to another command about one model ("place", "compile")."""
         try:
-            return self._request({"command": command}, [model])
+            folder = _weights_folder(model)
+            return self._request({"command": command, "weights_folder": folder}, [model])
         except WorkerLost as lost:
             return {"reply": "error", "reason": lost.reason}, []
 
@@ -325,6 +329,23 @@ class LocalDevice(Closing):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+
+def _weights_folder(model: bytes) -> str:
+    return model.weights_folder if isinstance(model, Model) else ""
+
+
+def _given(models: Sequence[bytes]) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """What goes with each model, for the header of a request, and the values as blobs."""
+    facts: list[dict[str, Any]] = []
+    values: list[bytes] = []
+    for model in models:
+        feeds = model.feeds if isinstance(model, Model) else None
+        told, contents = ([], []) if feeds is None else pack_arrays(feeds)
+        facts.append({"feeds": None if feeds is None else told,
+                      "weights_folder": _weights_folder(model)})  # fmt: skip
+        values += contents
+    return facts, values
 
 
 def _load_1min() -> float | None:

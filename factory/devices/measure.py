@@ -33,6 +33,8 @@ FEWEST_RUNS = 3
 REFERENCE_TIME = 1 / 3  # of the time and runs of a candidate
 QUIET_ROUNDS = 0.25  # quantile of the rounds that says what the references take undisturbed
 Tick = Callable[[int, str], None]
+Given = tuple[Mapping[str, np.ndarray] | None, str]
+NOTHING_GIVEN: Given = (None, "")
 
 
 def one_line(error: BaseException) -> str:
@@ -80,6 +82,14 @@ def make_session(
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
+def with_weights(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The settings for a model whose weights lie in files of ``folder``; "": in itself."""
+    if not folder:
+        return dict(config)
+    key = "session.model_external_initializers_file_folder_path"
+    return {**config, "session_entries": {**config.get("session_entries", {}), key: folder}}
+
+
 def register_plugin(name: str, library: str) -> list[str]:
     """Load a plug-in execution provider; the providers that are there then.
 
@@ -102,14 +112,18 @@ class Candidate:
         config: Mapping[str, Any],
         trace: str | None = None,
         optimised_path: str | None = None,
+        given: Given = NOTHING_GIVEN,
     ) -> None:
+        feeds, folder = given
+        config = with_weights(config, folder)
         before_kb = memory.begin()
         started = time.perf_counter()
         self.session = make_session(model, config, trace, optimised_path)
         self.session_ms = (time.perf_counter() - started) * 1e3
         self.samples_ns: list[list[int]] = []  # by round
         self.runs_per_round = 1
-        _, self.first_run_ms = made_up.first_of(self._bind_and_run, made_up_feeds(self.session))
+        tries = made_up_feeds(self.session) if feeds is None else [feeds]
+        _, self.first_run_ms = made_up.first_of(self._bind_and_run, tries)
         self.peak_memory_mb = memory.peak_mb(before_kb)
 
     def _bind_and_run(self, feeds: Mapping[str, np.ndarray]) -> float:
@@ -236,7 +250,13 @@ def trace_runs(plan: Mapping[str, Any], median_ms: float) -> int:
 
 
 def trace_nodes(
-    model: bytes, config: Mapping[str, Any], runs: int, folder: str, *, graph: bool = False
+    model: bytes,
+    config: Mapping[str, Any],
+    runs: int,
+    folder: str,
+    *,
+    graph: bool = False,
+    given: Given = NOTHING_GIVEN,
 ) -> tuple[list[dict[str, Any]], float, str]:
     """Nodes as executed with their share of the traced time, that time in ms, and the graph.
 
@@ -249,11 +269,11 @@ def trace_nodes(
         candidate = None
         if graph:
             with contextlib.suppress(Exception):
-                candidate = Candidate(model, config, prefix, optimised)
+                candidate = Candidate(model, config, prefix, optimised, given)
                 with open(optimised, "rb") as stream:
                     content = base64.b64encode(stream.read()).decode()
         if candidate is None:
-            candidate = Candidate(model, config, prefix)
+            candidate = Candidate(model, config, prefix, None, given)
         candidate.run(TRACE_WARMUP_RUNS + runs - 1)  # it has run once
         with open(candidate.session.end_profiling(), encoding="utf-8") as text:
             events = json.load(text)
@@ -321,11 +341,14 @@ def measure_many(
     config: Mapping[str, Any],
     folder: str,
     tick: Tick,
+    given: Sequence[Given] = (),
 ) -> list[dict[str, Any]]:
     """Time the models of a block in interleaved rounds; a failure is a result with its reason.
 
     ``tick(index, phase)`` announces what is done next, so that the parent knows who hangs.
+    ``given`` holds what goes with each model: values of its inputs, the folder of its weights.
     """
+    given = given or [NOTHING_GIVEN] * len(models)
     results: list[dict[str, Any]] = [{} for _ in models]
     ready: dict[int, Candidate] = {}
     references = range(len(models) - plan.get("references", 0), len(models))
@@ -339,7 +362,7 @@ def measure_many(
 
     def prepare(index: int) -> None:
         tick(index, "making the session")
-        candidate = Candidate(models[index], config)
+        candidate = Candidate(models[index], config, given=given[index])
         tick(index, "warming up")
         median_ms = candidate.warm_up(plan, lambda: tick(index, ""))
         share = REFERENCE_TIME if index in references else 1.0
@@ -360,7 +383,9 @@ def measure_many(
         result = results[index]
         runs = trace_runs(plan, result["median_ms"])
         graph = bool(plan.get("optimised_graph"))
-        nodes, traced_ms, content = trace_nodes(models[index], config, runs, folder, graph=graph)
+        nodes, traced_ms, content = trace_nodes(
+            models[index], config, runs, folder, graph=graph, given=given[index]
+        )
         result.update(nodes=nodes, traced_ms=traced_ms, optimised=content)
         result["reorder_share"] = reorder_share(nodes)
         if not result["providers"]:

@@ -65,6 +65,7 @@ def compile_context(model: bytes, config: Mapping[str, Any], folder: str) -> byt
     """The model with its partitions compiled for the SoC of ``config`` (EPContext nodes)."""
     path = os.path.join(folder, "context.onnx")
     entries = {
+        **config.get("session_entries", {}),
         "ep.context_enable": "1",
         "ep.context_file_path": path,
         "ep.context_embed_mode": "1",

@@ -17,7 +17,7 @@ from factory.core.closing import Closing
 from factory.core.errors import InputError
 from factory.core.frames import DTYPES
 from factory.core.wire import Wrong, printable
-from factory.devices.base import Timing, TimingPlan, answers_of
+from factory.devices.base import Timing, TimingPlan, answers_of, plain_models
 from factory.devices.local import LocalDevice
 from factory.devices.messages import DESCRIBE, TIMINGS, timings
 from factory.devices.profile import DeviceProfile
@@ -96,7 +96,8 @@ class RayDevice(Closing):
     ) -> list[Timing]:
         """Time several models, interleaved, over there."""
         with answers_of(self.profile.id):
-            told = TIMINGS(self._call("time_many", list(models), plan, rounds), "timings")
+            given = list(plain_models(models, self.profile))
+            told = TIMINGS(self._call("time_many", given, plan, rounds), "timings")
             return timings(told, len(models))
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -85,8 +85,16 @@ class Worker:
     def do_time(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Time the models in the blobs."""
         self._session = None  # nothing else in memory while the clock runs
+        given = header["given"]
+        models, values = blobs[: len(given)], blobs[len(given) :]
+        extras = []
+        for entry in given:
+            facts = entry["feeds"]
+            own, values = values[: len(facts or ())], values[len(facts or ()) :]
+            feeds = None if facts is None else unpack_arrays(facts, own)
+            extras.append((feeds, entry["weights_folder"]))
         results = measure.measure_many(
-            blobs, header["plan"], header["rounds"], self.config, self.folder, self.tick
+            models, header["plan"], header["rounds"], self.config, self.folder, self.tick, extras
         )
         return {"reply": "timings", "timings": results}, []
 
@@ -98,12 +106,12 @@ class Worker:
     def do_place(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """Which node of a model runs where."""
         self.tick(0, "making the session")
-        return {"reply": "placed", **placing.place(blobs[0], self.config, self.folder)}, []
+        return {"reply": "placed", **placing.place(blobs[0], self._config(header), self.folder)}, []
 
     def do_compile(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
         """A model compiled ahead for the SoC that the provider's options name."""
         self.tick(0, "compiling")
-        content = placing.compile_context(blobs[0], self.config, self.folder)
+        content = placing.compile_context(blobs[0], self._config(header), self.folder)
         return {"reply": "compiled"}, [content]
 
     def do_run(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -112,7 +120,8 @@ class Worker:
         feeds = unpack_arrays(header["arrays"], blobs)
         self.tick(0, "running")
         names = [output.name for output in session.get_outputs()]
-        facts, contents = pack_arrays(dict(zip(names, session.run(names, feeds), strict=True)))
+        made = dict(zip(names, session.run(names, feeds), strict=True))
+        facts, contents = pack_arrays(_arrays(made))
         return {"reply": "outputs", "arrays": facts}, contents
 
     def do_run_batch(self, header: dict[str, Any], blobs: list[bytes]) -> Reply:
@@ -132,17 +141,32 @@ class Worker:
         facts, contents = pack_arrays({output: stacked})
         return {"reply": "outputs", "arrays": facts}, contents
 
+    def _config(self, header: dict[str, Any]) -> dict[str, Any]:
+        """The settings for the model of a request, whose weights may lie in a folder."""
+        return measure.with_weights(self.config, header.get("weights_folder", ""))
+
     def _cached(self, header: dict[str, Any], blobs: list[bytes]) -> ort.InferenceSession:
         """The session of the model that was sent now (first blob) or the last time."""
         if header["with_model"]:
             model = blobs.pop(0)
             self.tick(0, "making the session")
             self._session = None
-            session = measure.make_session(model, self.config)
+            session = measure.make_session(model, self._config(header))
             self._session = (hashlib.sha256(model).hexdigest(), session)
         if self._session is None or self._session[0] != header["model"]:
             raise LookupError("that model is no longer loaded")
         return self._session[1]
+
+
+def _arrays(made: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The outputs that are arrays of numbers; those of a sequence by their number."""
+    found = {}
+    for name, value in made.items():
+        parts = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {}
+        for part, array in (parts or {name: value}).items():
+            if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+                found[part] = array
+    return found
 
 
 def pin(cores: list[int] | None) -> str:

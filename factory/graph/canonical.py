@@ -17,8 +17,10 @@ Every step keeps the order of the operators; the cost is linear in their number.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
+from factory.graph.as_quantised import as_quantised
 from factory.graph.fusion import NO_RULES, FusionRules, folded
 from factory.graph.kernel import Kernel
 from factory.graph.opgraph import Node, OpGraph
@@ -29,6 +31,8 @@ FREE = frozenset({"Identity", "Flatten", "Dropout", "Squeeze", "Unsqueeze"})
 IMPURE = frozenset(
     {"Bernoulli", "RandomNormalLike", "RandomUniformLike", "Multinomial", "If", "Loop", "Scan"}
 )
+# ONNX Runtime gives each reader in floats a DequantizeLinear of its own.
+NEVER_MERGED = IMPURE | {"DequantizeLinear"}
 FUSING = frozenset({"Conv", "Gemm"})
 
 
@@ -41,18 +45,33 @@ def canonicalise(graph: OpGraph) -> OpGraph:
 def kernel_counts(
     graph: OpGraph, dtype: str | None = None, fusion: FusionRules = NO_RULES
 ) -> Counter[Kernel]:
-    """How often each kernel occurs in a canonical graph, all of them in ``dtype`` if given.
+    """How often each kernel occurs in a canonical graph.
 
-    What the rules of a device fold into the operator before it is no kernel.
+    ``dtype`` "i8": of a graph in floats once it is quantised. What the rules of a device fold into
+    the operator before it is no kernel.
     """
     counts: Counter[Kernel] = Counter()
     gone = folded(graph, fusion)
+    if dtype == "i8":
+        graph = as_quantised(graph)
     for node in graph.nodes:
         if node.output in gone:
             continue
-        kernel = node.kernel()
-        counts[kernel if dtype is None else kernel.with_dtype(dtype)] += 1
+        counts[node.kernel()] += 1
     return counts
+
+
+def opaque_counts(kernels: Mapping[Kernel, int]) -> dict[str, int]:
+    """How often each operator of which nothing is known occurs, by name."""
+    counts: Counter[str] = Counter()
+    for kernel, number in kernels.items():
+        counts[kernel.op] += number if kernel.opaque else 0
+    return {name: number for name, number in sorted(counts.items()) if number}
+
+
+def is_quantised(counts: Mapping[Kernel, int]) -> bool:
+    """Whether a network holds integer operators or changes between integers and floats."""
+    return any(kernel.dtype != "f32" or kernel.kind == "quantise" for kernel in counts)
 
 
 def activation_name(node: Node) -> str | None:
@@ -86,7 +105,7 @@ def _live(graph: OpGraph) -> OpGraph:
     for node in reversed(graph.nodes):
         if node.output in needed or any(name in needed for name, _ in node.more_outputs):
             kept.append(node)
-            needed.update(node.inputs)
+            needed.update((*node.inputs, *node.made))
     return replace(graph, nodes=kept[::-1])
 
 
@@ -124,7 +143,7 @@ def _merge(graph: OpGraph) -> OpGraph:
             len(node.inputs) == 1
             and node.weight is None
             and not node.more_outputs
-            and node.op not in IMPURE
+            and node.op not in NEVER_MERGED
         ):
             key = (node.op, node.inputs, node.attrs, node.in_shapes, node.out_shape, node.dtype)
             first = seen.setdefault(key, node.output)

@@ -22,14 +22,19 @@ from factory.graph.shapes import (
     shape_text,
 )
 
-DTYPES = ("f32", "i8")
-BYTES = {"f32": 4, "i8": 1}
+# f32; and 8-bit operators, by the types of their activations and weights: i8 is uint8 with int8 as
+# quantisers write it by default, u8 is uint8 with uint8, s8 is int8 with int8.
+DTYPES = ("f32", "i8", "u8", "s8")
+BYTES = {"f32": 4, "i8": 1, "u8": 1, "s8": 1}
 BIAS_BYTES = 4
+CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+CONVOLUTIONS = frozenset({"Conv", "ConvInteger"})
 COMMUTATIVE = frozenset({"Add", "Mul", "Min", "Max", "Sum", "Mean"})
 
 # Attributes in the order in which they are written; those after "|" only when not the default.
 ATTRIBUTE_ORDER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Conv": (("s", "p", "d", "g", "act"), ()),
+    "ConvInteger": (("s", "p", "d", "g", "act"), ()),
     "Gemm": (("act",), ()),
     "MaxPool": (("k", "s", "p"), ("d", "ceil")),
     "AveragePool": (("k", "s", "p"), ("d", "ceil", "incl")),
@@ -58,7 +63,7 @@ class Kernel:
         weight: shape of the weight, where there is one; Conv (out, in/groups, kh, kw), Gemm
             (out, in). Conv and Gemm always have a bias.
         attrs: (name, value) pairs in the fixed order of the operator.
-        dtype: "f32" or "i8" (8-bit activations and weights, 32-bit bias).
+        dtype: "f32", or one of the 8-bit forms (32-bit bias): see DTYPES.
     """
 
     op: str
@@ -119,13 +124,19 @@ class Kernel:
         are the attribute ``macs``; 0 without it."""
         if told := self.attr("macs"):
             return int(told)
-        if self.op == "Conv" and self.weight is not None:
+        if self.op in CONVOLUTIONS and self.weight is not None:
             return elements(self.output_shape) * elements(self.weight[1:])
         if self.op == "ConvTranspose" and self.weight is not None:
             return elements(self.inputs[0]) * elements(self.weight[1:])
-        if self.op in ("Gemm", "MatMul"):
+        if self.op in ("Gemm", "MatMul", "MatMulInteger"):
             return elements(self.output_shape) * self.inputs[0][-1]
         return 0
+
+    @property
+    def opaque(self) -> bool:
+        """Whether nothing is known of the operator but its name: ONNX does not define it, or what
+        it does lies in a body of its own."""
+        return "." in self.op or self.op in CONTROL
 
     @property
     def bias(self) -> int:
@@ -157,9 +168,9 @@ class Kernel:
     @property
     def kind(self) -> str:
         """Group for predictors: conv_depthwise, conv_pointwise, conv_dense, conv_grouped, gemm,
-        pool, elementwise, concat, global_pool, copy or other.
+        pool, elementwise, concat, global_pool, copy, quantise or other.
         """
-        if self.op == "Conv" and self.weight is not None:
+        if self.op in CONVOLUTIONS and self.weight is not None:
             groups = self.inputs[0][1] // self.weight[1]
             if groups > 1:
                 return "conv_depthwise" if self.weight[1] == 1 else "conv_grouped"
@@ -174,12 +185,16 @@ class Kernel:
 _KINDS = {
     "Gemm": "gemm",
     "MatMul": "gemm",
+    "MatMulInteger": "gemm",
     "MaxPool": "pool",
     "AveragePool": "pool",
     "Concat": "concat",
     "GlobalAveragePool": "global_pool",
     "GlobalMaxPool": "global_pool",
     "ReduceMean": "global_pool",
+    "QuantizeLinear": "quantise",
+    "DequantizeLinear": "quantise",
+    "DynamicQuantizeLinear": "quantise",
 }
 KINDS = (
     "conv_depthwise",
@@ -192,6 +207,7 @@ KINDS = (
     "concat",
     "global_pool",
     "copy",
+    "quantise",
     "other",
 )
 

@@ -34,6 +34,37 @@ def _conv(reader: Reader, proto: onnx.NodeProto) -> Node:
     )
 
 
+@HANDLERS.register("ConvInteger")
+def _conv_integer(reader: Reader, proto: onnx.NodeProto) -> Node:
+    """Of a dynamically quantised file: the scale and zero point of its input are no kernels."""
+    node = reader.node(
+        proto,
+        conv_attrs(
+            attribute_values(proto), reader.shape(proto.input[0]), reader.shape(proto.input[1])
+        ),
+        inputs=[proto.input[0]],
+        weight=reader.shape(proto.input[1]),
+        weight_id=proto.input[1],
+        params=elements(reader.shape(proto.input[1])),
+    )
+    return replace(node, dtype="i8")
+
+
+@HANDLERS.register("MatMulInteger")
+def _matmul_integer(reader: Reader, proto: onnx.NodeProto) -> Node:
+    weight = reader.constant_shape(proto, 1)
+    if weight is None:
+        return replace(reader.node(proto, inputs=list(proto.input[:2])), dtype="i8")
+    node = reader.node(
+        proto,
+        inputs=[proto.input[0]],
+        weight=weight,
+        weight_id=proto.input[1],
+        params=elements(weight),
+    )
+    return replace(node, dtype="i8")
+
+
 @HANDLERS.register("BatchNormalization")
 def _batch_norm(reader: Reader, proto: onnx.NodeProto) -> Node:
     source = proto.input[0]
@@ -376,13 +407,19 @@ for _op in (
     HANDLERS.add(_op, _plain)
 
 
+@HANDLERS.register("QuantizeLinear")
 def _quantise(reader: Reader, proto: onnx.NodeProto) -> Node | None:
-    if proto.output[0] not in reader.quantised.relus:
-        reader.alias(proto.output[0], proto.input[0])
-        return None
-    node = reader.node(proto, op="Relu", inputs=[proto.input[0]])
-    return replace(node, dtype="i8")
+    if proto.output[0] in reader.quantised.relus:
+        node = reader.node(proto, op="Relu", inputs=[proto.input[0]])
+        return replace(node, dtype="i8")
+    if reader.quantised.from_floats(proto):
+        attrs = (("to", reader.quantised.type_made(proto)),)
+        return reader.node(proto, attrs, inputs=[proto.input[0]])
+    reader.alias(proto.output[0], proto.input[0])
+    return None
 
 
-HANDLERS.add("QuantizeLinear", _quantise)
-HANDLERS.add("DequantizeLinear", _quantise)
+@HANDLERS.register("DequantizeLinear")
+def _dequantise(reader: Reader, proto: onnx.NodeProto) -> None:
+    """Part of the operators that read it, or a node for each that runs in floats."""
+    reader.alias(proto.output[0], proto.input[0])

@@ -40,6 +40,10 @@ LARGEST_BYTES = 2**31 - 1  # of a protobuf
 SMALL_ELEMENTS = 1 << 14
 
 
+class InvalidGraph(InputError):
+    """ONNX's checker or its shape inference calls the graph invalid."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A model that was examined.
@@ -48,11 +52,13 @@ class Loaded:
         model: with fixed input shapes, and the shapes that were observed.
         inputs: its inputs.
         notes: what was assumed or observed.
+        fault: why its graph cannot be read, where that was let pass.
     """
 
     model: onnx.ModelProto
     inputs: ModelInputs
     notes: tuple[str, ...]
+    fault: InputError | None = None
 
 
 def load_onnx(path: Path | str, *, weights: bool = True) -> onnx.ModelProto:
@@ -61,7 +67,11 @@ def load_onnx(path: Path | str, *, weights: bool = True) -> onnx.ModelProto:
 
 
 def open_onnx(
-    path: Path | str, *, weights: bool = True, asked: AskedInputs = NOTHING_ASKED
+    path: Path | str,
+    *,
+    weights: bool = True,
+    asked: AskedInputs = NOTHING_ASKED,
+    lenient: bool = False,
 ) -> Loaded:
     """The model in the file ``path``, examined.
 
@@ -70,6 +80,7 @@ def open_onnx(
         weights: load also what lies in files beside it; without, only tensors that may be shapes
             or axes, which is enough to read the graph.
         asked: shapes of the inputs, where dimensions are free.
+        lenient: let a graph pass that ONNX calls invalid: a runtime may take it all the same.
 
     Raises:
         InputError: no such file, not an ONNX model, damaged, larger than is read, an input whose
@@ -85,26 +96,36 @@ def open_onnx(
         shapes=list(asked.shapes),
         file=str(Path(asked.file).absolute()) if asked.file else "",
     )
-    model = _read(path, parse_onnx(_content(path), str(path)), weights)
+    fault = InputError(**found["fault"]) if found["fault"] else None
+    if fault is not None and not lenient:
+        raise fault
+    model = load_weights(path, parse_onnx(_content(path), str(path)), large=weights)
     inputs = model_inputs(model, str(path), asked)
     inputs.fix(model)
     write_observed(model, found["shapes"])
-    return Loaded(model, inputs, (*inputs.notes, *found["notes"]))
+    return Loaded(model, inputs, (*inputs.notes, *found["notes"]), fault)
 
 
 def examine(path: str, where: str, shapes: Sequence[str], file: str) -> dict[str, Any]:
-    """All checks of a file; run in the guarded child. Shapes that only a run shows, and notes."""
+    """All checks of a file, run in the guarded child: what :func:`examine_model` returns.
+
+    "fault" holds the parts of the error of a graph that ONNX calls invalid.
+    """
     model = open_unchecked(Path(path), where, weights=False)
     inputs = model_inputs(model, where, AskedInputs(tuple(shapes), file))
     inputs.fix(model)
-    return examine_model(model, where, inputs, str(Path(path).parent))
+    try:
+        return {**examine_model(model, where, inputs, str(Path(path).parent)), "fault": None}
+    except InvalidGraph as error:
+        told = {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+        return {"shapes": {}, "notes": [], "fault": told}
 
 
 def open_unchecked(path: Path, where: str, *, weights: bool = True) -> onnx.ModelProto:
     """The model of a file whose parts are sound, its graph not looked at yet."""
     model = parse_onnx(_content(path), where)
     check_structure(model, where, path.parent)
-    return _read(path, model, weights)
+    return load_weights(path, model, large=weights)
 
 
 def examine_model(
@@ -124,7 +145,7 @@ def examine_model(
 
     inputs = model_inputs(model, where) if inputs is None else inputs
     unknown = unknown_operators(model)
-    with foreign_errors(f"{where} is not a valid ONNX model"):
+    with foreign_errors(f"{where} is not a valid ONNX model", error=InvalidGraph):
         inferred = shape_inference.infer_shapes(_without_weights(model, unknown))
         for value in inferred.graph.output:  # the checker wants some shape
             if value.type.HasField("tensor_type"):
@@ -196,13 +217,13 @@ def _content(path: Path) -> bytes:
     return read_bytes(path, "model", most_mb=math.inf)
 
 
-def _read(path: Path, model: onnx.ModelProto, weights: bool) -> onnx.ModelProto:
+def load_weights(path: Path, model: onnx.ModelProto, *, large: bool = True) -> onnx.ModelProto:
     """``model`` with what its tensors have in files beside ``path``; the small ones or all."""
     with foreign_errors(f"model {path} lacks its external weights"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of entries that nobody reads
         for tensor, inside in _tensors(model.graph, False):
             small = inside or math.prod(tensor.dims) <= SMALL_ELEMENTS
-            if uses_external_data(tensor) and (weights or small):
+            if uses_external_data(tensor) and (large or small):
                 load_external_data_for_tensor(tensor, str(path.parent))
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
@@ -237,15 +258,17 @@ def parse_onnx(content: bytes, where: str) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def foreign_errors(what: str, fix: str = "export it again") -> Iterator[None]:
+def foreign_errors(
+    what: str, fix: str = "export it again", error: type[InputError] = InputError
+) -> Iterator[None]:
     """Turn whatever ONNX or ONNX Runtime raises into one sentence; nothing else goes inside."""
     try:
         yield
     except (FactoryError, MemoryError):
         raise
-    except Exception as error:
-        text = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")
-        raise InputError(what, why=text[:300] or type(error).__name__, fix=fix) from error
+    except Exception as raised:
+        text = " ".join(str(raised).split()).removeprefix("[ONNXRuntimeError] : ")
+        raise error(what, why=text[:300] or type(raised).__name__, fix=fix) from raised
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -37,8 +37,13 @@ _KEEPS_RANGE = frozenset(
 )
 
 
-def emit(writer: Writer, node: Node, *, whole: bool = False) -> None:
-    """Write ``node``; with ``whole`` a quantised result stays uint8 (single-kernel models)."""
+def emit(writer: Writer, node: Node, *, whole: bool = False, ranged: bool = False) -> bool:
+    """Write ``node``; with ``whole`` a quantised result stays uint8 (single-kernel models).
+
+    ``ranged``: where the range of its quantised result can stand for a ReLU behind it, let it; the
+    answer is whether it does. That is so where a sum or a Concat of something signed would be
+    negative at times.
+    """
     inputs = [
         writer.read(name, shape) for name, shape in zip(node.inputs, node.in_shapes, strict=True)
     ]
@@ -46,9 +51,12 @@ def emit(writer: Writer, node: Node, *, whole: bool = False) -> None:
     range_ = emitter(writer, node, inputs, writer.result(node.output))
     if node.op in _KEEPS_RANGE:
         range_ = writer.ranges.get(node.inputs[0], SIGNED)
+    ranged = ranged and any(writer.ranges.get(name, SIGNED)[1] > 0 for name in node.inputs)
+    range_ = POSITIVE if ranged else range_
     writer.finish(node.output, node.out_shape, range_, whole=whole)
     for name, shape in node.more_outputs:
         writer.finish(name, shape, range_, whole=whole)
+    return ranged
 
 
 def _activate(writer: Writer, act: str, x: str, out: str) -> Quantisation:
@@ -344,7 +352,7 @@ for _op in ("Mean", "Sum", "Max", "Min", "L2", "L1", "Prod", "SumSquare", "LogSu
 @EMITTERS.register("InstanceNormalization")
 def _instance_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
     size, name = node.in_shapes[0][1], f"{node.output}.in"
-    constants = [writer.floats(f"{name}.{k}", size, v) for k, v in (("g", 1.0), ("b", 0.0))]
+    constants = [writer.filled(f"{name}.{k}", (size,), v) for k, v in (("g", 1.0), ("b", 0.0))]
     writer.node("InstanceNormalization", [*inputs, *constants], [out])
     return SIGNED
 
@@ -353,9 +361,22 @@ def _instance_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Q
 def _batch_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
     size, name = node.in_shapes[0][1], f"{node.output}.bn"
     values = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1.0}
-    constants = [writer.floats(f"{name}.{key}", size, value) for key, value in values.items()]
+    constants = [writer.filled(f"{name}.{key}", (size,), value) for key, value in values.items()]
     writer.node("BatchNormalization", [*inputs, *constants], [out])
     return SIGNED
+
+
+@EMITTERS.register("QuantizeLinear")
+def _quantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    range_ = writer.ranges.get(node.inputs[0], SIGNED)
+    writer.requantise(out, inputs[0], range_)
+    return range_
+
+
+@EMITTERS.register("DequantizeLinear")
+def _dequantise(writer: Writer, node: Node, inputs: list[str], out: str) -> Quantisation:
+    writer.same(out, inputs[0])
+    return writer.ranges.get(node.inputs[0], SIGNED)
 
 
 @EMITTERS.register("LayerNormalization")
@@ -363,8 +384,7 @@ def _layer_norm(writer: Writer, node: Node, inputs: list[str], out: str) -> Quan
     shape, name = node.in_shapes[0], f"{node.output}.ln"
     size = shape[int(node.attr("axis", "-1")) :]
     constants = [
-        writer.constant(np.full(size, value, np.float32), f"{name}.{key}")
-        for key, value in (("g", 1.0), ("b", 0.0))
+        writer.filled(f"{name}.{key}", size, value) for key, value in (("g", 1.0), ("b", 0.0))
     ]
     axis = int(node.attr("axis", "-1"))
     writer.node("LayerNormalization", [*inputs, *constants], [out], axis=axis)

@@ -1,7 +1,12 @@
 """Quantised ONNX models: which operators run in int8, whichever way the file says it.
 
 QOperator files (QLinearConv, com.microsoft.QGemm, ...) are rewritten to QDQ form first. In QDQ form
-an operator is int8 when all its activations come dequantised and its result is quantised again.
+an operator is int8 when all its activations come dequantised and its result is quantised again,
+all of them of a type for which the runtime has integer operators. ONNX Runtime's CPU provider on
+x86 has them for uint8 activations with 8-bit weights; int8 activations it turns into uint8 where
+one operator alone reads them (its QDQSelectors and QDQS8ToU8Transformer); it has none for 16-bit
+activations or 4-bit weights. Every other operator runs in floats, between QuantizeLinear and
+DequantizeLinear operators that run too, those of its weights included.
 A ReLU that the quantiser removed, because the zero point of the next tensor already cuts off what
 is negative, is put back: the kernels are then those of the network that was quantised.
 """
@@ -9,12 +14,14 @@ is negative, is put back: the kernels are then those of the network that was qua
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
+
+from factory.graph.as_quantised import KEEP_FLOAT_WEIGHTS, RENAMES
 
 # operator -> (float operator, positions of (tensor, scale, zero point) inputs, of the output's
 # scale, of a bias); QLinearConcat is special.
@@ -32,13 +39,14 @@ _QLINEAR: dict[str, tuple[str, tuple[int, ...], int, int | None]] = {
 }
 AS_STANDARD = frozenset({"QuantizeLinear", "DequantizeLinear", "Gelu"})
 """Operators of com.microsoft that do what the standard ones do."""
+QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+MICROSOFT_OPS = frozenset({*_QLINEAR, "QLinearConcat", "FusedConv", "FusedGemm"}) | QUANTISERS
 _DROPPED = frozenset({"channels_last", "opset"})
 
-TRANSPARENT = frozenset(
-    {"Relu", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
-)
+TRANSPARENT = RENAMES | {"Relu", "Clip"}
 HIDES_RELU = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Concat"})
 ALWAYS_SIGNED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 def to_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,7 +95,7 @@ def _expand(
         names.append(node.input[bias])
     quantised = scale < len(node.input) and bool(node.input[scale])
     raw = f"{output}__float" if quantised else output
-    main = helper.make_node(op, names, [raw], name=node.name)
+    main = helper.make_node(op, names, [raw], name=node.name, doc_string=node.op_type)
     main.attribute.extend(a for a in node.attribute if a.name not in _DROPPED)
     nodes.append(main)
     if quantised:
@@ -128,7 +136,7 @@ class Quantised:
     """What a QDQ graph runs in int8.
 
     Attributes:
-        outputs: first output of every int8 operator.
+        outputs: first output of every int8 operator -> its dtype as a kernel has it.
         relus: results of QuantizeLinear nodes behind which a removed ReLU is hidden.
     """
 
@@ -137,8 +145,9 @@ class Quantised:
         graph: onnx.GraphProto,
         constants: set[str],
         value: Callable[[str], np.ndarray | None],
+        types: Mapping[str, int],
     ) -> None:
-        self._constants, self._value = constants, value
+        self._constants, self._value, self._types = constants, value, types
         self._producer = {name: node for node in graph.node for name in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
@@ -147,7 +156,7 @@ class Quantised:
         self._results = {value.name for value in graph.output}
         self._ends: dict[str, bool] = {}
         self._whole: set[str] = set()
-        self.outputs: set[str] = set()
+        self.outputs: dict[str, str] = {}
         self.relus: set[str] = set()
         if not any(node.op_type == "QuantizeLinear" for node in graph.node):
             return
@@ -156,10 +165,81 @@ class Quantised:
                 self._ends[node.output[0]] = self._quantised_next(node.output[0])
         for node in graph.node:
             if node.output and self._is_int8(node):
-                self.outputs.add(node.output[0])
+                dtype = self._dtype(node)
+                if dtype is not None:
+                    self.outputs[node.output[0]] = dtype
         for node in graph.node:
             if node.op_type == "QuantizeLinear" and self._hides_relu(node):
                 self.relus.add(node.output[0])
+
+    def border(self, name: str) -> str | None:
+        """Type of the integers of a tensor that a DequantizeLinear node of the file makes."""
+        node = self._producer.get(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        return self._type(node.input[0])
+
+    def from_floats(self, node: onnx.NodeProto) -> bool:
+        """Whether a QuantizeLinear node reads what an operator that runs in floats makes."""
+        source = self._producer.get(node.input[0])
+        if source is None or source.op_type == "DequantizeLinear":
+            return False
+        return source.output[0] not in self.outputs
+
+    def type_made(self, node: onnx.NodeProto) -> str:
+        """Type of the integers that a QuantizeLinear node makes."""
+        return self._type(node.output[0])
+
+    def _type(self, name: str) -> str:
+        """'u8', 'i16', ... of a tensor."""
+        kind = self._types.get(name, TensorProto.UINT8)
+        text = TensorProto.DataType.Name(kind).lower()
+        return text.replace("uint", "u").replace("int", "i")
+
+    def _activation_type(self, name: str, from_qdq: bool) -> str:
+        """Type of the integers that ONNX Runtime keeps in the quantised tensor ``name``."""
+        kind = self._type(name)
+        if kind == "i8" and from_qdq:
+            readers = [
+                reader
+                for node in self._readers[name]
+                if node.op_type == "DequantizeLinear"
+                for reader in self._readers[node.output[0]]
+            ]
+            return "u8" if len(readers) < 2 else kind
+        return kind
+
+    def _quantised_as(self, name: str) -> list[str]:
+        """The quantised forms of a tensor, behind operators that stay fused with its own."""
+        found = []
+        for reader in self._readers[name]:
+            if reader.op_type == "QuantizeLinear":
+                found.append(reader.output[0])
+            elif reader.op_type in TRANSPARENT:
+                found += self._quantised_as(reader.output[0])
+        return found
+
+    def _dtype(self, node: onnx.NodeProto) -> str | None:
+        """Dtype of the fused operator that runs an operator enclosed in Q and DQ; None: floats."""
+        from_qdq = not node.doc_string  # _expand notes the operator that it was
+        kinds, weight = set(), "i8"
+        for index, name in enumerate(node.input):
+            made = self._producer.get(name)
+            if made is None or made.op_type != "DequantizeLinear":
+                continue
+            if name not in self._constants:
+                kinds.add(self._activation_type(made.input[0], from_qdq))
+            elif index == 1 and node.op_type in WEIGHTED:
+                weight = self._type(made.input[0])
+        for name in self._quantised_as(node.output[0]):
+            kinds.add(self._activation_type(name, from_qdq))
+        if not kinds <= {"u8", "i8"} or weight not in ("u8", "i8"):
+            return None
+        if kinds == {"i8"} and not from_qdq:
+            return "s8"
+        if "i8" in kinds:
+            return None
+        return "u8" if weight == "u8" else "i8"
 
     def _quantised_next(self, name: str) -> bool:
         readers = self._readers.get(name, [])
@@ -185,7 +265,7 @@ class Quantised:
         return name in self._whole or (node is not None and node.op_type == "QuantizeLinear")
 
     def _is_int8(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type in QUANTISERS:
             return False
         activations = [name for name in node.input if name and name not in self._constants]
         if activations and all(map(self._is_whole, activations)):
@@ -193,17 +273,20 @@ class Quantised:
             return True
         if not activations or not all(map(self._from_int8, activations)):
             return False
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in self._constants:
-            weight = self._producer.get(node.input[1])
-            if weight is None or weight.op_type != "DequantizeLinear":
-                return False
+        weight = node.input[1] if len(node.input) > 1 else ""
+        if node.op_type in WEIGHTED | KEEP_FLOAT_WEIGHTS and weight in self._constants:
+            made = self._producer.get(weight)
+            if made is None or made.op_type != "DequantizeLinear":  # it is quantised for a Conv
+                return node.op_type not in KEEP_FLOAT_WEIGHTS and self._ends[node.output[0]]
         return self._ends[node.output[0]] or node.op_type in ("Gemm", "MatMul")
 
     def _hides_relu(self, node: onnx.NodeProto) -> bool:
         source = self._producer.get(node.input[0])
         if source is None or source.op_type not in HIDES_RELU:
             return False
-        if len(self._readers[node.input[0]]) != 1 or not self._starts_at_zero(node):
+        if source.output[0] not in self.outputs or len(self._readers[node.input[0]]) != 1:
+            return False
+        if not self._starts_at_zero(node):
             return False
         if source.op_type in ALWAYS_SIGNED:
             return True

@@ -15,7 +15,7 @@ from factory.graph.onnx_check import STANDARD, known_to_onnx
 from factory.graph.onnx_constants import Facts
 from factory.graph.onnx_costs import node_macs, parameters
 from factory.graph.onnx_ops import encode_constant
-from factory.graph.onnx_qlinear import Quantised
+from factory.graph.onnx_qlinear import QUANTISERS, Quantised
 from factory.graph.opgraph import Attrs, Node, OpGraph
 from factory.graph.shapes import Shape, elements, output_shape, shape_text
 
@@ -31,7 +31,9 @@ class Reader:
         self._handlers = handlers
         self.facts = Facts(model)
         self.graph = self.facts.model.graph
-        self.quantised = Quantised(self.graph, self.facts.constants, self.facts.value)
+        self.quantised = Quantised(
+            self.graph, self.facts.constants, self.facts.value, self.facts.types
+        )
         self.uses: Counter[str] = Counter(value.name for value in self.graph.output)
         for node in self.graph.node:
             self.uses.update((*node.input, *captured(node)))
@@ -86,7 +88,9 @@ class Reader:
 
     def _keep(self, proto: onnx.NodeProto, node: Node) -> None:
         if proto.output[0] in self.quantised.outputs:
-            node = replace(node, dtype="i8")
+            node = replace(node, dtype=self.quantised.outputs[proto.output[0]])
+        elif node.dtype == "f32":
+            node = replace(node, made=self._dequantised_weights(proto))
         more = tuple(
             (name, self.shape(name))
             for name in proto.output[1:]
@@ -100,6 +104,32 @@ class Reader:
         if macs is not None and macs != node.kernel().macs:
             node = with_macs(node, macs)
         self.nodes[node.output] = node
+
+    def _dequantised_weights(self, proto: onnx.NodeProto) -> tuple[str, ...]:
+        """Nodes that dequantise weights of an operator that runs in floats, at every run."""
+        made = []
+        for name in proto.input:
+            kind = self.quantised.border(name) if name in self.facts.constants else None
+            shape = self.facts.shapes.get(name, ())
+            if kind is not None and elements(shape) > 1:
+                made.append(name)
+                attrs = (("from", kind),)
+                self.nodes[name] = Node("DequantizeLinear", (), name, attrs, (shape,), shape)
+        return tuple(made)
+
+    def _source(self, proto: onnx.NodeProto, name: str) -> str:
+        """The tensor that ``proto`` reads for ``name``; dequantised where it runs in floats."""
+        source = self.resolve(name)
+        kind = self.quantised.border(name)
+        if kind is None or name in self.facts.constants or proto.op_type in QUANTISERS:
+            return source
+        if proto.output[0] in self.quantised.outputs:
+            return source
+        output = name if name not in self.nodes else f"{name}/{proto.output[0]}"
+        shape = self.shape(name)
+        attrs = (("from", kind),)
+        self.nodes[output] = Node("DequantizeLinear", (source,), output, attrs, (shape,), shape)
+        return output
 
     def resolve(self, name: str) -> str:
         """The tensor that stands for ``name``."""
@@ -161,7 +191,7 @@ class Reader:
             derived = None
         if derived != shape:
             attrs = (*(pair for pair in attrs if pair[0] != "y"), ("y", shape_text(shape)))
-        sources = tuple(self.resolve(name) for name in names)
+        sources = tuple(self._source(proto, name) for name in names)
         output = proto.output[0]
         return Node(op, sources, output, attrs, shapes, shape, weight, weight_id, params)
 

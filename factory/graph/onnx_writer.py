@@ -27,7 +27,14 @@ POSITIVE: Quantisation = (ACTIVATION_SCALE, 0)
 
 
 class Writer:
-    """Collects nodes and initialisers; a name stands for the float tensor that readers use."""
+    """Collects nodes and initialisers; a name stands for the float tensor that readers use.
+
+    Attributes:
+        quantised: whether what is written next is in int8.
+        float_weights: whether its weights stay in floats even so.
+    """
+
+    float_weights = False
 
     def __init__(self, dtype: str, seed: int) -> None:
         self.quantised = dtype == "i8"
@@ -66,7 +73,7 @@ class Writer:
     def weight(self, name: str, shape: Shape, fan_in: int, axis: int = 0) -> tuple[str, np.ndarray]:
         """A random weight to read and, where quantised, its scale per slice of ``axis``."""
         values = self.random(shape, fan_in)
-        if not self.quantised:
+        if not self.quantised or self.float_weights:
             return self.constant(values, name), np.ones(0, np.float32)
         other = tuple(i for i in range(len(shape)) if i != axis)
         scale = np.maximum(np.abs(values).max(axis=other), 1e-6).astype(np.float32) / 127
@@ -78,7 +85,7 @@ class Writer:
     def bias(self, name: str, size: int, scale: np.ndarray) -> str:
         """A small random bias to read; int32 at the scale ``scale`` where quantised."""
         values = self._rng.standard_normal(size, np.float32) * np.float32(0.01)
-        if not self.quantised:
+        if not self.quantised or self.float_weights:
             return self.constant(values, name)
         whole = np.rint(values / scale).astype(np.int32)
         return self._dequantised(name, whole, scale, np.zeros(size, np.int32), axis=0)
@@ -86,15 +93,19 @@ class Writer:
     def operand(self, name: str, shape: Shape) -> str:
         """A random constant operand of an elementwise operator; uint8 where quantised."""
         values = np.abs(self.random(shape, 2)) + np.float32(0.1)
-        if not self.quantised:
+        if not self.quantised or self.float_weights:
             return self.constant(values.astype(np.float32), name)
         whole = np.clip(np.rint(values / ACTIVATION_SCALE), 0, 255).astype(np.uint8)
         scale, zero = np.float32(ACTIVATION_SCALE), np.uint8(0)
         return self._dequantised(name, whole, np.asarray(scale), np.asarray(zero))
 
-    def floats(self, name: str, size: int, value: float) -> str:
-        """A constant float vector that is never quantised (BatchNorm, LayerNorm)."""
-        return self.constant(np.full(size, value, np.float32), name)
+    def filled(self, name: str, shape: Shape, value: float) -> str:
+        """A constant of one value to read (a normalisation's); int8 where quantised."""
+        if not self.quantised or self.float_weights:
+            return self.constant(np.full(shape, value, np.float32), name)
+        whole = np.full(shape, 100 if value else 0, np.int8)
+        scale = np.asarray(value / 100 if value else 1.0, np.float32)
+        return self._dequantised(name, whole, scale, np.asarray(0, np.int8))
 
     def _dequantised(
         self, name: str, whole: np.ndarray, scale: np.ndarray, zero: np.ndarray, **attributes: int
@@ -169,6 +180,15 @@ class Writer:
             self._quantise(f"{name}_f", name, range_)
             return
         self._quantise(f"{name}_f", f"{name}_q", range_)
+        self._dequantise(f"{name}_q", name, range_)
+
+    def same(self, name: str, source: str) -> None:
+        """Let the tensor ``name`` be the one that is read as ``source``."""
+        self._readable[name] = source
+
+    def requantise(self, name: str, source: str, range_: Quantisation = SIGNED) -> None:
+        """The tensor ``name``: what is read as ``source``, in floats, quantised."""
+        self._quantise(source, f"{name}_q", range_)
         self._dequantise(f"{name}_q", name, range_)
 
     def between(self, name: str, range_: Quantisation = SIGNED) -> str:

@@ -33,8 +33,9 @@ class Node:
         weight_id: name of the weight, unique in the graph.
         params: parameters in training: weight, bias, and gamma and beta of a folded BatchNorm.
         bn_elements: output elements of the BatchNorm folded into this operator, else 0.
-        dtype: "f32" or "i8".
+        dtype: as a :class:`Kernel` has it.
         more_outputs: (name, shape) of the second and further outputs (Split).
+        made: outputs of nodes without inputs that make its weights at every run.
     """
 
     op: str
@@ -49,6 +50,7 @@ class Node:
     bn_elements: int = 0
     dtype: str = "f32"
     more_outputs: tuple[tuple[str, Shape], ...] = ()
+    made: tuple[str, ...] = ()
 
     def attr(self, name: str, default: str = "") -> str:
         """Value of the attribute ``name``, or ``default``."""

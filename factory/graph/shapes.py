@@ -17,7 +17,7 @@ _ELEMENTWISE = (
     "Elu Selu Celu PRelu Gelu Swish Mish Softplus Softsign ThresholdedRelu Exp Log Sqrt Abs Neg "
     "Erf Reciprocal Floor Ceil Round Sign Sin Cos Not And Or Xor Equal Greater GreaterOrEqual "
     "Less LessOrEqual Where Mod BatchNormalization InstanceNormalization LayerNormalization "
-    "Softmax LogSoftmax Cast QuantizeLinear DequantizeLinear"
+    "Softmax LogSoftmax Cast"
 )
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 MOST_ELEMENTS = 10**12  # of a tensor: terabytes
@@ -177,12 +177,14 @@ def _same(inputs: Sequence[Shape], weight: Shape | None, attrs: Mapping[str, str
 
 RULES: dict[str, Rule] = {
     "Conv": _conv,
+    "ConvInteger": _conv,
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _global,
     "GlobalMaxPool": _global,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Concat": _concat,
     "Slice": _slice,
     "Pad": _pad,

@@ -224,7 +224,7 @@ def read_facts(table: Any) -> Facts:
     named = [*times, *(fact.kernel for fact in in_place)]
     named += [kernel for network in networks for kernel in network.counts]
     dtypes = sorted({kernel.dtype for kernel in named})
-    if len(dtypes) > 1:
+    if table.dtype == "f32" and dtypes != ["f32"]:
         raise InputError(
             f"kernels of several precisions ({', '.join(dtypes)})",
             where=where,
@@ -239,7 +239,7 @@ def read_facts(table: Any) -> Facts:
     _check_units(where, whole, kernel_ms, in_place)
     return Facts(
         device_id=str(table.device_id),
-        dtype=dtypes[0],
+        dtype=table.dtype,
         kernel_ms=kernel_ms,
         failed=dict(sorted(failed.items())),
         networks=networks,

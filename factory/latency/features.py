@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.graph.kernel import COPIES, Kernel
+from factory.graph.kernel import COPIES, DTYPES, Kernel
 from factory.graph.shapes import elements
 from factory.latency.tensor_features import GATES, TENSOR, permutation, tensor_features
 
@@ -28,7 +28,8 @@ SET = 4  # blocks of output channels that are computed in one go
 BATCH = 128  # input channels that a pointwise convolution adds up in one go
 LOG_L1, LOG_L2 = math.log(32 << 10), math.log(512 << 10)
 LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
-RAGGED, HALF, FLAT = "_ragged", "_half_block", "_flat"  # endings of families
+EIGHT_BIT = tuple(f"_{dtype}" for dtype in DTYPES if dtype != "f32")  # endings of families
+RAGGED, HALF, FLAT = "_ragged", "_half_block", "_flat"  # and of those of one precision
 COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
 _NUMERIC = (
     "log_macs log_padded_macs log_input_bytes log_weight_bytes log_output_bytes log_traffic "
@@ -50,7 +51,13 @@ NUMERIC = _NUMERIC.split()
 
 
 def family(kernel: Kernel) -> str:
-    """The group of kernels that shares a regressor.
+    """The group of kernels that shares a regressor: one of :func:`_family`, and the precision."""
+    ending = "" if kernel.dtype == "f32" else f"_{kernel.dtype}"
+    return _family(kernel) + ending
+
+
+def _family(kernel: Kernel) -> str:
+    """The family whatever the precision.
 
     Finer than the kind: convolutions whose channels do not fill whole quarters of a block run
     through another algorithm, and those on a single pixel are matrix products. Average pools over
@@ -163,18 +170,24 @@ _IMAGE = ("conv_", "max_pool", "avg_pool", "global_pool")
 
 
 def relatives(name: str) -> list[str]:
-    """The family, then those that stand in where it was not measured, the nearest first."""
-    base = name.removesuffix(RAGGED).removesuffix(HALF).removesuffix(FLAT)
-    found = [name, base, base + HALF, base + RAGGED, base + FLAT]
+    """The family, then those that stand in where it was not measured, the nearest first.
+
+    Of its own precision first, then of the other 8-bit forms.
+    """
+    ending = next((one for one in EIGHT_BIT if name.endswith(one)), "")
+    plain = name.removesuffix(ending)
+    base = plain.removesuffix(RAGGED).removesuffix(HALF).removesuffix(FLAT)
+    found = [plain, base, base + HALF, base + RAGGED, base + FLAT]
     for group in _NEAR:
-        if name in group or base in group:
+        if plain in group or base in group:
             found += group
-    return list(dict.fromkeys(found))
+    endings = dict.fromkeys([ending, *(EIGHT_BIT if ending else ())])
+    return list(dict.fromkeys(one + ending for ending in endings for one in found))
 
 
 def columns_of(kernel: Kernel) -> str:
     """Which columns tell about the kernel: "image" or "tensor"."""
-    name = family(kernel)
+    name = _family(kernel)
     if name == "conv_transpose":
         return "tensor"
     return "image" if name.startswith(_IMAGE) or name in ("unary", "binary", "concat") else "tensor"

@@ -92,8 +92,9 @@ class LatencyPredictor:
         return fit_predictor(table, seed=seed)
 
     def _check(self, kernels: Iterable[Kernel]) -> None:
+        """Quantised networks hold kernels in floats too; those in floats hold no others."""
         for kernel in kernels:
-            if kernel.dtype != self.dtype:
+            if kernel.dtype != "f32" and self.dtype == "f32":
                 raise InputError(
                     f"kernel {kernel} is {kernel.dtype}, the predictor is for {self.dtype}",
                     where=f"predictor of {self.device_id}",
@@ -228,6 +229,9 @@ class LatencyPredictor:
                     labels[index] = "come from a regressor of a like kind (theirs was not measured)"
                 elif not regressor.in_range([kernel])[0]:
                     labels[index] = "lie outside the measured range of their regressor"
+                if kernel.dtype != "f32" and not regressor.space.knows(kernel):
+                    errors[index] = max(errors[index], ROOFLINE_ERROR)
+                    labels[index] = "are of an integer operator that was not measured"
             if str(kernel) in self.failed:
                 errors[index] = max(errors[index], ROOFLINE_ERROR)
                 labels[index] = "failed on the device when they were measured"

@@ -32,7 +32,8 @@ from factory.latency.gaussian import GaussianProcess, fit_gaussian
 from factory.latency.roofline import Roofline
 from factory.latency.trees import TreeEnsemble, fit_boosted, fit_trees
 
-MIN_ROWS_FOR_TREES = 12
+MIN_ROWS_FOR_GAUSSIAN = 12
+MIN_ROWS_FOR_TREES = 50
 MIN_ROWS_FOR_RIDGE = 3
 RIDGE_STRENGTHS = (0.1, 1.0, 10.0)
 FULL_MODEL = "ridge+gaussian+trees:1.0"
@@ -196,7 +197,7 @@ class KindRegressor:
 
 def _candidates(ms: np.ndarray, trees: bool) -> list[str]:
     """Models in order of complexity; one alone needs no choice."""
-    full = FULL_MODEL if trees else SMOOTH_MODEL
+    full = FULL_MODEL if trees and len(ms) >= MIN_ROWS_FOR_TREES else SMOOTH_MODEL
     if np.mean(ms <= LEAST_MS) > SHARE_OF_FREE and len(ms) > 1:
         return [EXPECTED]
     if len(ms) >= ROWS_WITHOUT_CHOICE:
@@ -204,7 +205,7 @@ def _candidates(ms: np.ndarray, trees: bool) -> list[str]:
     names = ["offset"]
     if len(ms) >= MIN_ROWS_FOR_RIDGE:
         names += [f"ridge:{strength}" for strength in RIDGE_STRENGTHS]
-    if len(ms) >= MIN_ROWS_FOR_TREES:
+    if len(ms) >= MIN_ROWS_FOR_GAUSSIAN:
         names.append(full)
     return names
 

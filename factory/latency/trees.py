@@ -19,6 +19,7 @@ import numpy as np
 from factory.latency.packed import pack, single, unpack
 
 LEAF = -1
+ENOUGH_ROWS = 150  # of fewer half as many trees are boosted
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def fit_boosted(
     from sklearn.ensemble import GradientBoostingRegressor
 
     rate = 0.05
+    n_trees = n_trees if len(target) >= ENOUGH_ROWS else n_trees // 2
     boosted = GradientBoostingRegressor(
         init="zero",
         n_estimators=n_trees,

@@ -35,7 +35,7 @@ from factory.latency.facts import MIN_NETWORKS_TO_INFER, read_facts
 from factory.latency.features import family
 from factory.latency.fitting import held_out_error, quick_predictor
 from factory.latency.predictor import LatencyPredictor
-from factory.pipeline.network_samples import SAMPLERS, sample_network
+from factory.pipeline.network_samples import SAMPLERS, quantised_sample, sample_network
 from factory.profiling.fusion_rules import settled_row
 from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import first_networks_again, network_key, profile_networks
@@ -145,6 +145,8 @@ class _Draw:
         found = []
         for space, number in itertools.islice(self._numbers, wanted):
             graph = sample_network(space, PLAN_SEED, self._seed, number)
+            if self._dtype == "i8":
+                graph = quantised_sample(graph, PLAN_SEED, self._seed, number)
             counts = kernel_counts(graph, self._dtype, self._fusion)
             found.append(_Candidate(counts, graph, self._dtype))
         return found

@@ -5,12 +5,14 @@ on. A sample is named by (space, seed), so that it can be made again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from factory.core.errors import unknown_name
+from factory.graph.as_quantised import as_quantised
 from factory.graph.canonical import canonicalise
-from factory.graph.opgraph import OpGraph
+from factory.graph.opgraph import Node, OpGraph
 from factory.spaces.cell_space import CellSpace
 from factory.spaces.mixed import random_mixed_network
 from factory.spaces.mobile import random_mobile_network
@@ -55,3 +57,50 @@ def sample_network(space: str, *seed: int) -> OpGraph:
         raise unknown_name("space to sample", space, SAMPLERS)
     number = list(SAMPLERS).index(space)
     return canonicalise(SAMPLERS[space](np.random.default_rng([number, *seed])))
+
+
+GELUS_WRITTEN_OUT = 0.8  # of the int8 networks: files of before opset 20
+WITH_FLOATS = 0.35  # of the int8 networks
+SHARES_IN_FLOATS = (0.1, 0.6)  # of their operators
+
+
+def quantised_sample(graph: OpGraph, *seed: int) -> OpGraph:
+    """A sampled network in int8, as the export makes it.
+
+    In a part of the networks a stretch of operators stays in floats, as layers do that lose too
+    much in 8 bits: its kernels and the changes of type at its borders are what int8 files hold
+    beside integer operators.
+    """
+    rng = np.random.default_rng([len(SAMPLERS), *seed])
+    if rng.random() < GELUS_WRITTEN_OUT:
+        graph = _without_gelu(graph)
+    if rng.random() >= WITH_FLOATS:
+        return canonicalise(as_quantised(graph))
+    names = [node.output for node in graph.nodes]
+    number = max(1, round(rng.uniform(*SHARES_IN_FLOATS) * len(names)))
+    first = int(rng.integers(0, len(names) - number + 1))
+    return canonicalise(as_quantised(graph, names[first : first + number]))
+
+
+def _without_gelu(graph: OpGraph) -> OpGraph:
+    """``graph`` with x * (1 + erf(x / sqrt 2)) / 2 written out, as a quantiser finds it."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op != "Gelu" or node.attrs:
+            nodes.append(node)
+            continue
+        x, shape = node.inputs[0], node.in_shapes[0]
+        steps = (("Div", (x,)), ("Erf", ()), ("Add", ()), ("Mul", (x,)), ("Mul", ()))
+        before = ""
+        for index, (op, more) in enumerate(steps):
+            inputs = tuple(filter(None, (before, *more)))
+            last = index == len(steps) - 1
+            before = node.output if last else f"{node.output}/{index}"
+            number = op in ("Div", "Add") or last
+            nodes.append(
+                Node(
+                    op, inputs, before, (), (shape,) * len(inputs), shape,
+                    () if number else None, f"{before}.number" if number else None,
+                )
+            )  # fmt: skip
+    return replace(graph, nodes=nodes)

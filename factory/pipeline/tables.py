@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from factory.core.errors import InputError
@@ -10,6 +11,7 @@ from factory.core.reading import is_file
 from factory.core.resources import user_home
 from factory.devices.browser_options import ANY_CHIP
 from factory.devices.profile import DeviceProfile
+from factory.graph.kernel import Kernel
 from factory.latency.predictor import LatencyPredictor
 from factory.profiling.quarantine import content_digest
 from factory.profiling.table import LatencyTable, find_tables
@@ -139,3 +141,15 @@ def run_table_path(profile: DeviceProfile, run: Path) -> Path:
             fix="name a run folder whose profile stage is done, or leave --run out",
         )
     return paths[0]
+
+
+def check_precision(
+    counts: Mapping[Kernel, int], profile: DeviceProfile, model: str | Path
+) -> None:
+    """Refuse a file with integer operators on a device that is profiled for fp32."""
+    if profile.dtype == "f32" and any(kernel.dtype != "f32" for kernel in counts):
+        raise InputError(
+            f"{model} is an int8 model and device {profile.id!r} is profiled for fp32",
+            why="a table belongs to one precision",
+            fix="name a device whose precision is int8 (`factory devices` lists them)",
+        )

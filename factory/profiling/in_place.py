@@ -37,7 +37,7 @@ from factory.graph.onnx_import import from_onnx
 from factory.graph.opgraph import GraphBuilder, Node, OpGraph
 
 _GENERATED = re.compile(r"(_token_\d+|_nchwc|/QuickGeluFusion/?|_nhwc)$")
-_QUANTISED = re.compile(r"(_f|_q|_dq)$")
+_QUANTISED = re.compile(r"(_f|_q|_dq|__float)$")
 _CUTS = re.compile(r"(?=[_./])")
 FROM_BLOCKED = "ReorderOutput"
 REORDERS = ("ReorderInput", FROM_BLOCKED, "Transpose")
@@ -98,10 +98,10 @@ def trace_overhead_ms(timing: Timing) -> float:
 def in_place_times(
     model: bytes, timing: Timing, overhead_ms: float = 0.0, asked: str = ""
 ) -> list[InPlaceTime]:
-    """Times of the kernels of ``model`` (made by :func:`~factory.graph.onnx_build.to_onnx`).
+    """Times of the kernels of ``model``.
 
     Args:
-        model: the network that was timed.
+        model: the network that was timed; its nodes are named after their outputs.
         timing: with its trace and its optimised graph.
         overhead_ms: what tracing adds to a node of a chain that does nothing; within a network it
             is up to OVERHEAD_RANGE of that, whatever makes the nodes sum to the untraced time. A
@@ -148,9 +148,11 @@ def _charged(
     share = _shares(executed, traced)
     provider = {str(node["name"]): str(node.get("provider", "")) for node in traced}
     outputs: dict[str, str] = {}
+    own: dict[str, str] = {}
     for made in graph.nodes:
         for name in _outputs(made):
-            outputs[_QUANTISED.sub("", name)] = outputs[name] = made.output
+            outputs[_QUANTISED.sub("", name)] = own[name] = made.output
+    outputs |= own
     owners = [_owner(node, outputs) for node in executed.node]
     maker = {name: i for i, node in enumerate(executed.node) for name in node.output}
     moved = _moved_transposes(graph, owners)

@@ -226,6 +226,12 @@ def lower(network: MobileNetwork, input_shape: tuple[int, int, int], classes: in
     return reader.builder.finish([x])
 
 
+def rounded(width: float, divisor: int = 8) -> int:
+    """The nearest multiple of ``divisor`` that is not below 90 % of ``width``."""
+    nearest = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * width else nearest
+
+
 class _GraphReader:
     """Layers as operators of a graph."""
 

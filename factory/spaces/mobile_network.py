@@ -24,6 +24,7 @@ from factory.spaces.mobile_blocks import (
 )
 from factory.spaces.torch_initialise import initialise
 
+BN_EPS, BN_MOMENTUM = 1e-5, 0.1  # torch's own
 _FUNCTIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -45,17 +46,21 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(layer.channels, width, 1)
         self.gate = _FUNCTIONS[layer.gate]()
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Channels scaled by what their means say."""
-        return self.gate(self.expand(self.activation(self.reduce(self.pool(x_NCHW))))) * x_NCHW
+    def forward(self, x_NCHW: Tensor, mask_C: Tensor | None = None) -> Tensor:
+        """Channels scaled by what their means say; ``mask_C`` weighs the reduced channels."""
+        y = self.activation(self.reduce(self.pool(x_NCHW)))
+        y = y if mask_C is None else y * mask_C[:, None, None]
+        return self.gate(self.expand(y)) * x_NCHW
 
 
 class BlockModule(nn.Module):
     """One block on an input of ``width`` channels."""
 
-    def __init__(self, block: Block, width: int, eps: float, momentum: float) -> None:
+    def __init__(
+        self, block: Block, width: int, eps: float = BN_EPS, momentum: float = BN_MOMENTUM
+    ) -> None:
         super().__init__()
-        self.layers, self.width = _sequence(block.layers(width), width, eps, momentum)
+        self.layers, self.width = layer_sequence(block.layers(width), width, eps, momentum)
         self.shortcut = block.has_shortcut(width)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ class TorchMobileNetwork(nn.Module):
             blocks.append(BlockModule(block, width, eps, momentum))
             width = blocks[-1].width
         self.blocks = nn.ModuleList(blocks)
-        self.head, _ = _sequence(network.head.layers(classes), width, eps, momentum)
+        self.head, _ = layer_sequence(network.head.layers(classes), width, eps, momentum)
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         """Logits of a batch of pictures."""
@@ -131,8 +136,8 @@ def _counts(key: str) -> bool:
     return not key.endswith("num_batches_tracked")
 
 
-def _sequence(
-    layers: Iterable[Layer], width: int, eps: float, momentum: float
+def layer_sequence(
+    layers: Iterable[Layer], width: int, eps: float = BN_EPS, momentum: float = BN_MOMENTUM
 ) -> tuple[nn.Sequential, int]:
     """The layers one after the other, and the width of their output."""
     modules: list[nn.Module] = []

@@ -19,6 +19,7 @@ from factory.spaces.mobile_blocks import (
     Head,
     MobileNetwork,
     Squeeze,
+    rounded,
 )
 
 NAMED: Registry[Callable[[], MobileNetwork]] = Registry("named network")
@@ -27,12 +28,6 @@ NAMED: Registry[Callable[[], MobileNetwork]] = Registry("named network")
 def named_network(name: str) -> MobileNetwork:
     """The network of that name; InputError on another name."""
     return NAMED.get(name)()
-
-
-def rounded(width: float, divisor: int = 8) -> int:
-    """The nearest multiple of ``divisor`` that is not below 90 % of ``width``."""
-    nearest = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < 0.9 * width else nearest
 
 
 def _stages(

@@ -71,8 +71,8 @@ def verify_model(
         progress: gets a message before another attempt.
 
     Raises:
-        InputError: the budget is not above zero, or the file is not an ONNX model with fixed
-            shapes and known operators.
+        InputError: the budget is not above zero, the file is not an ONNX model, an input has free
+            dimensions, or neither ONNX nor the runtime takes its graph.
     """
     if max_latency_ms is not None and not (math.isfinite(max_latency_ms) and max_latency_ms > 0):
         raise InputError(
@@ -100,12 +100,18 @@ def verify_model(
         precision=device.profile.precision,
         execution_provider=device.profile.execution_provider,
         describe=device.describe(),
-        model_bytes=len(model.content),
+        model_bytes=len(model.content) + model.weights_bytes,
         model_sha256=model.sha256,
         max_latency_ms=max_latency_ms,
     )
     result = _with_prediction(result, model, predictor)
+    result = dataclasses.replace(result, notes=(*model.notes, *result.notes))
     failure = measured.failure
+    if failure is not None and model.fault is not None:
+        raise InputError(
+            "the model can neither be read nor measured",
+            why=f"{model.fault}; the runtime: {failure.reason}",
+        )
     if failure is not None:
         return dataclasses.replace(result, verdict="failed", reasons=(failure.reason,))
     result = _with_rounds(result, measured)

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from factory.core.errors import InputError
 from factory.deployment.run_here import run_images
-from factory.deployment.sources import from_file, from_function, is_module_function
+from factory.deployment.sources import from_file, from_function, is_module_function, made_up_samples
 from factory.graph.model_inputs import AskedInputs
 
 NETWORKS = """
@@ -175,6 +175,62 @@ def test_a_network_that_computes_no_numbers(tmp_path, facts):
         from_file(tmp_path / "m.onnx")
 
 
+def test_a_weight_that_is_nan_is_named_though_the_made_up_values_do_not_meet_it(tmp_path):
+    table = np.zeros((9, 4), np.float32)
+    table[8] = np.nan  # indices are made up as 0 and 1
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        "rows",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 4])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+              tmp_path / "m.onnx")  # fmt: skip
+    with pytest.raises(InputError, match="4 values of its weight 'table' are NaN"):
+        from_file(tmp_path / "m.onnx")
+
+
+def test_inputs_of_all_kinds(tmp_path):
+    """Several inputs, a batch of two, whole numbers and truth values, weights among the inputs."""
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["rows"]),
+        helper.make_node("Where", ["b", "rows", "x"], ["y"]),
+    ]
+    table = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    weights = helper.make_tensor_value_info("table", TensorProto.FLOAT, [9, 4])
+    graph = helper.make_graph(
+        nodes,
+        "kinds",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, [2, "n"]),
+            helper.make_tensor_value_info("b", TensorProto.BOOL, [2, "n", 1]),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, "n", 4]),
+            weights,
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, "n", 4])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=3), path
+    )
+    with pytest.raises(InputError, match="dimensions of no fixed size: n"):
+        from_file(path)
+    model, _ = from_file(path, AskedInputs.of("i=2x5"))
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input]
+    assert shapes == [[2, 5], [2, 5, 1], [2, 5, 4]]
+    samples = made_up_samples(model, "m", 6, 0)
+    assert {name: values.shape for name, values in samples.items()} == {
+        "i": (6, 2, 5), "b": (6, 2, 5, 1), "x": (6, 2, 5, 4),
+    }  # fmt: skip
+    values = {"i": np.full((2, 7), 8), "b": np.ones((2, 7, 1), bool),
+              "x": np.zeros((2, 7, 4), np.float32)}  # fmt: skip
+    np.savez(tmp_path / "v.npz", **values)
+    model, _ = from_file(path, AskedInputs.of(file=tmp_path / "v.npz"))
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [2, 7]
+
+
 def test_a_picture_too_large_to_calibrate_with(tmp_path):
     onnx.save(dynamic(20), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="1x3x9000x9000 values"):
@@ -186,6 +242,6 @@ def test_a_network_whose_operator_computes_no_numbers(tmp_path):
     model.graph.node[1].op_type = "Log"  # of what is negative
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(
-        InputError, match=r"computes NaN or infinity .*that the Log .* reads is finite"
+        InputError, match=r"computes NaN or infinity .*that its Log reads is finite"
     ):
         from_file(tmp_path / "m.onnx")

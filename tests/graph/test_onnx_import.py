@@ -315,7 +315,10 @@ def test_a_partly_quantised_model_keeps_its_float_operators():
     ]
     constants = {"s": np.float32(0.1), "z": np.uint8(0), "w": floats(4, 3, 1, 1)}
     model = make(nodes, {"x": (1, 3, 8, 8)}, constants=constants)
-    assert texts(model) == ["1*Conv(x=1x3x8x8,w=4x3x1x1,s=1,p=0,d=1,g=1,act=relu,dtype=f32)"]
+    assert texts(model) == [
+        "1*Conv(x=1x3x8x8,w=4x3x1x1,s=1,p=0,d=1,g=1,act=relu,dtype=f32)",
+        "1*DequantizeLinear(x=1x3x8x8,from=u8,dtype=f32)",
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "i8"])
@@ -372,7 +375,7 @@ def test_a_contributed_operator_is_no_standard_one_of_the_same_name():
     model = make(nodes, {"x": (1, 4, 8)}, constants=constants, domains=["com.microsoft"])
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8]))
     macs = 4 * 8 * 24 + 2 * 4 * 4 * 8
-    kernel = f"com.microsoft.Attention(x=1x4x8,w=8x24,num_heads=2,macs={macs},y=1x4x8,dtype=f32)"
+    kernel = f"com.microsoft.Attention(x=1x4x8,w=8x24,num_heads=2,macs={macs},dtype=f32)"
     assert texts(model) == [f"1*{kernel}"]
 
 

@@ -5,7 +5,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.kernel import Kernel
+from factory.graph.onnx_build import kernel_to_onnx
 from factory.graph.onnx_import import from_onnx
+from factory.latency.features import family
 
 SHAPE = (1, 12, 32)
 
@@ -14,7 +17,7 @@ def kernels(nodes, constants, shape=SHAPE, **more_inputs):
     """Operators of the canonical form of a model that computes y from x."""
     inputs = {"x": shape, **more_inputs}
     graph = helper.make_graph(
-        [helper.make_node(op, ins.split(), [out], **attrs) for op, ins, out, attrs in nodes],
+        [helper.make_node(op, ins.split(" "), [out], **attrs) for op, ins, out, attrs in nodes],
         "net",
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
@@ -81,3 +84,27 @@ def test_a_linear_layer_of_tokens_is_a_gemm():
     nodes = [("MatMul", "x w", "a", {}), ("Add", "bias a", "y", {})]
     found = kernels(nodes, {"w": np.ones((32, 48)), "bias": np.ones(48)})
     assert found == ["Gemm(x=1x12x32,w=48x32,act=none,dtype=f32)"]
+
+
+@pytest.mark.parametrize(("op", "value"), [("Add", 0.0), ("Mul", 1.0), ("Div", 1.0)])
+def test_what_changes_nothing_is_no_kernel(op, value):
+    nodes = [("Relu", "x", "a", {}), (op, "a c", "b", {}), ("Tanh", "b", "y", {})]
+    assert len(kernels(nodes, {"c": value})) == 2
+    assert len(kernels(nodes, {"c": value + 1.0})) == 3
+
+
+def test_a_square_is_not_any_power():
+    squares = kernels([("Pow", "x two", "y", {})], NUMBERS)
+    assert squares == ["Pow(x=1x12x32,c1=2.0s,dtype=f32)"]
+    assert kernels([("Pow", "x half", "y", {})], NUMBERS) != squares
+
+
+def test_a_resize_by_whole_scales_is_not_one_by_sizes():
+    attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
+    shape = (1, 16, 8, 8)
+    scaled = kernels([("Resize", "x  scales", "y", attrs)], {"scales": [1, 1, 2, 2]}, shape)
+    graph_kernel = Kernel.parse(scaled[0])
+    assert family(graph_kernel) == "resize_blocked"
+    assert family(Kernel.parse(scaled[0].replace("scaled=1", "scaled=0"))) == "resize"
+    written = kernel_to_onnx(graph_kernel).graph.node[-1]
+    assert len(written.input) == 3, "written by its scales, as it was read"

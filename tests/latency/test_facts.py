@@ -24,7 +24,7 @@ def row(kind, key, ms, kernels="", p10=None):
 
 
 class Table:
-    path, device_id = "t.csv", "some-chip"
+    path, device_id, dtype = "t.csv", "some-chip", "f32"
 
     def __init__(self, *rows):
         self._rows = rows

@@ -78,6 +78,7 @@ class FakeTable:
 
     path = Path("fake-t1-fp32__onnxruntime-1.32__CPUExecutionProvider__fp32.csv")
     device_id = "fake-t1-fp32"
+    dtype = "f32"
 
     def __init__(self, kernels=(), networks=(), noise=0.0, references=(), failed=()):
         rng = np.random.default_rng(1)

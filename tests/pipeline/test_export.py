@@ -136,6 +136,46 @@ def test_bytes_with_channels_last_are_pixels(here, pictures):
     assert (said["layout"], said["scale"], said["size"]) == ("NHWC", 1.0, [16, 24])
 
 
+def two_inputs(path, batch):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Concat", ["f", "meta"], ["y"], axis=1),
+    ]
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 16]),
+            helper.make_tensor_value_info("meta", TensorProto.FLOAT, [batch, 4]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+def test_a_picture_network_of_two_inputs_is_fed_with_what_is_given(here):
+    two_inputs(here / "two.onnx", 2)
+    asked = {"target": ["int8-cpu"], "out": here / "q.onnx"}
+    with pytest.raises(InputError, match=r"--inputs FILE\.npz.* x=2x3x16x16 --input meta=2x4"):
+        export(here / "two.onnx", **asked)
+    made_up = export(here / "two.onnx", input=["x=2x3x16x16"], **asked)
+    assert made_up["ok"]
+    rng = np.random.default_rng(0)
+    values = {"x": rng.standard_normal((8, 3, 16, 16)), "meta": rng.standard_normal((8, 4))}
+    np.savez(here / "v.npz", **values)
+    answer = export(here / "two.onnx", calibration=here / "v.npz", **asked)
+    assert answer["ok"]
+    assert answer["data"] == "v.npz, 2 compared"
+    np.savez(here / "odd.npz", x=values["x"])
+    with pytest.raises(InputError, match="holds no array 'meta'"):
+        export(here / "two.onnx", calibration=here / "odd.npz", **asked)
+
+
 UNLIKE_ITS_FILE = """
 import torch
 from torch import nn

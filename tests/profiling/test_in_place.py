@@ -165,3 +165,58 @@ def test_changes_of_layout_and_what_ran_elsewhere_are_told():
     assert sorted(layouts.values()) == pytest.approx([0.05 / 0.06, 0.06 / 0.07])
     assert all(text.startswith("Reshape") for text in layouts)
     assert {one.elsewhere for one in in_place_times(model(), traced)} == {""}
+
+
+def heads():
+    """A linear layer's result as queries and keys: a Transpose, split behind it."""
+    b = GraphBuilder()
+    y = b.dense(b.input("x", (1, 49, 64)), 128)
+    y = b.transpose(b.reshape(y, (1, 49, 2, 4, 16)), (2, 0, 3, 1, 4))
+    q, k = (b.reshape(part, (1, 4, 49, 16)) for part in b.split(y, (1, 1), axis=0))
+    y = b.operator("MatMul", (q, b.transpose(k, (0, 1, 3, 2))))
+    return canonicalise(b.finish([b.unary("Gelu", y)]))
+
+
+def test_a_transpose_that_was_moved_is_charged_to_itself():
+    """A runtime moves it behind the Split, where it has a name that says nothing."""
+    names = [node.output for node in heads().nodes]
+    linear, reshaped, _, split, turned, product, gelu = names
+    graph = executed(
+        ("Gemm", f"{linear}_product__MatMul/MatMulAddFusion", ["x"], ["g"]),
+        ("Reshape", f"{reshaped}__Reshape", ["g"], ["r"]),
+        ("Split", f"{split}__Split", ["r"], ["s0", "s1"]),
+        ("Transpose", "Transpose", ["s0"], ["t0"]),
+        ("Transpose", "Transpose_token_2", ["s1"], ["t1"]),
+        ("Transpose", f"{turned}__Transpose", ["t1"], ["t2"]),
+        ("FusedMatMul", f"{product}_product__MatMul/MatMulScaleFusion/", ["t0", "t2"], ["p"]),
+        ("Gelu", "Gelu", ["p"], [gelu]),
+    )
+    ms = [0.5, 0.01, 0.02, 0.1, 0.2, 0.04, 0.08, 0.05]
+    nodes = tuple(
+        {"name": node.name, "op": node.op_type, "share": one / sum(ms)}
+        for node, one in zip(
+            onnx.load_from_string(base64.b64decode(graph)).graph.node, ms, strict=True
+        )
+    )
+    timed = Timing("ok", median_ms=1.0, runs=9, nodes=nodes, traced_ms=1.0, optimised=graph)
+    found = {
+        one.kernel.op + one.kernel.attr("perm"): one.ms
+        for one in in_place_times(to_onnx(heads()).SerializeToString(), timed)
+    }
+    assert found == pytest.approx(
+        {
+            "Gemm": 0.5, "Reshape": 0.01, "Split": 0.02, "Transpose2x0x3x1x4": 0.3,
+            "Transpose0x1x3x2": 0.04, "MatMul": 0.08, "Gelu": 0.05,
+        }
+    )  # fmt: skip
+
+
+def test_the_local_runtime_charges_attention_to_its_operators():
+    content = to_onnx(heads()).SerializeToString()
+    with open_device(load_profile("local-cpu-t1-fp32")) as device:
+        plan = TimingPlan(min_runs=5, min_time_ms=1, profile_runs=8, optimised_graph=True)
+        (measured,) = device.time_many([content], plan)
+    found = in_place_times(content, measured)
+    assert {one.kernel: one.count for one in found} == kernel_counts(heads())
+    timed = {one.kernel.op for one in found if one.ms > 0}
+    assert {"Gemm", "Transpose", "Split", "MatMul", "Gelu"} <= timed

@@ -13,8 +13,8 @@ from factory.devices.base import open_device
 from factory.devices.local import LocalDevice
 from factory.devices.placement import compile_context, cosine, place
 from factory.devices.profile import DeviceProfile, load_profile
-from factory.graph.model_inputs import ModelInputs, model_inputs
-from factory.graph.onnx_load import parse_onnx
+from factory.graph.model_inputs import AskedInputs, ModelInputs
+from factory.verification.model_file import read_model
 
 SCHEMA_VERSION = 1
 
@@ -26,6 +26,8 @@ def explain(
     numerics: bool = True,
     socs: Sequence[str] = (),
     out: str | Path | None = None,
+    input: str | Sequence[str] | None = None,
+    inputs: str | Path | None = None,
 ) -> dict[str, Any]:
     """Where the nodes of an ONNX file would run on a device of this machine.
 
@@ -35,6 +37,8 @@ def explain(
         numerics: also compare the outputs with the CPU provider's.
         socs: SoC numbers (provider option soc_model) to compile the model for, one file each.
         out: folder of the compiled files; beside the model by default.
+        input: shapes of inputs with free dimensions, "NAME=1x3x224x224".
+        inputs: an .npz file with the values of all inputs.
     """
     path, profile = Path(model), load_profile(device)
     if profile.transport != "local":
@@ -43,15 +47,18 @@ def explain(
             why="only a runtime on this machine can be asked where it puts nodes",
             fix="name a local device, or read the providers of its measurements",
         )
-    content, inputs = _read(path)
+    found = read_model(path, AskedInputs.of(input, inputs))
+    notes = list(found.notes)
     with open_device(profile) as opened:
         if not isinstance(opened, LocalDevice):
             raise TypeError("a local profile opened another kind of device")
-        placement = place(opened, content)
+        placement = place(opened, found.content)
+        if placement.failure and found.fault is not None:
+            raise found.fault
         similar = None
         if numerics and placement.taken and not placement.failure:
-            similar = round(cosine(opened, content, inputs), 6)
-        notes = opened.describe()["notes"]
+            similar = _similar(opened, found.content, found.inputs, notes)
+        notes += opened.describe()["notes"]
     return {
         "schema_version": SCHEMA_VERSION,
         "model": str(path),
@@ -59,20 +66,21 @@ def explain(
         "cosine_to_cpu": similar,
         "notes": notes,
         **placement.to_dict(),
-        "contexts": [_context(profile, content, path, soc, out) for soc in socs],
+        "contexts": [_context(profile, found.content, path, soc, out) for soc in socs],
     }
 
 
-def _read(path: Path) -> tuple[bytes, ModelInputs]:
+def _similar(
+    device: LocalDevice, content: bytes, inputs: ModelInputs | None, notes: list[str]
+) -> float | None:
+    """Cosine of the outputs to those of the CPU; None, and a note, where it cannot be told."""
+    if inputs is None:
+        return None
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot read model {path}", why=str(error.strerror), fix="check the path"
-        ) from None
-    if not content:
-        raise InputError(f"model {path} is empty", fix="name an ONNX file")
-    return content, model_inputs(parse_onnx(content, str(path)), str(path))
+        return round(cosine(device, content, inputs), 6)
+    except InputError as error:
+        notes.append(f"the outputs were not compared: {error}")
+        return None
 
 
 def _context(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ from factory.core.errors import InputError, nearest
 from factory.core.progress import SILENT, Progress
 from factory.core.reading import exists, is_file
 from factory.data.config import folder_config
-from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.canonical import canonicalise, kernel_counts, opaque_counts
 from factory.graph.counts import count
+from factory.graph.model_inputs import AskedInputs
 from factory.pipeline.shapes import cell_space, parse_shape
 from factory.spaces.genotype import PUBLISHED, find_genotype
 from factory.spaces.mobile_blocks import lower
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from factory.graph.opgraph import OpGraph
 
 SCHEMA_VERSION = 1
+DEFAULT_IMAGE = "3x32x32"
 
 
 def inspect(
@@ -27,7 +30,8 @@ def inspect(
     *,
     channels: int = 36,
     layers: int = 20,
-    input: str | None = None,
+    input: str | Sequence[str] | None = None,
+    inputs: str | Path | None = None,
     stem: str = "cifar",
     classes: int | None = None,
     progress: Progress = SILENT,
@@ -42,7 +46,10 @@ def inspect(
             ("mobilenet_v2"), an ONNX file or a folder of pictures.
         channels: channels C of the first cells; for genotypes only, as layers and stem are.
         layers: number of cells.
-        input: shape of one image; "3x32x32", of a named network what it was made for.
+        input: shape of one image of a genotype, "3x32x32" by default, or of a named network, by
+            default what it was made for; of an ONNX file the shapes of inputs with free
+            dimensions, "NAME=1x3x224x224".
+        inputs: an .npz file with the values of all inputs of an ONNX file.
         stem: "cifar" or "imagenet".
         classes: outputs of the classifier; 10, with the imagenet stem 1000, as of named networks.
         progress: where progress is reported.
@@ -55,11 +62,12 @@ def inspect(
         answer = {"schema_version": SCHEMA_VERSION, "name": name, "kind": "image_folder"}
         return {**answer, "data": survey.as_dict()}
     if _is_onnx(name):
-        graph = _onnx_graph(name)
+        graph = _onnx_graph(name, AskedInputs.of(input, inputs))
         return _describe(name, "onnx", graph)
+    image = _image_shape(input, inputs)
     if name in NAMED:
-        return _named(name, input, classes or 1000)
-    space = cell_space(channels, layers, input or "3x32x32", stem, classes)
+        return _named(name, image, classes or 1000)
+    space = cell_space(channels, layers, image or DEFAULT_IMAGE, stem, classes)
     if name not in PUBLISHED and not exists(name) and not name.endswith(".json"):
         raise InputError(
             f"unknown genotype or network {name!r}",
@@ -96,10 +104,20 @@ def _is_onnx(name: str) -> bool:
     return name not in PUBLISHED and is_file(path) and path.suffix != ".json"
 
 
-def _onnx_graph(name: str) -> OpGraph:
-    from factory.graph.onnx_import import from_onnx, load_onnx
+def _image_shape(input: str | Sequence[str] | None, inputs: str | Path | None) -> str | None:
+    """The one shape that a genotype or a named network takes; None: not given."""
+    texts = AskedInputs.of(input).shapes
+    if len(texts) > 1 or inputs is not None:
+        raise InputError(
+            "it has one input, a picture", fix=f"give --input once, for example {DEFAULT_IMAGE}"
+        )
+    return texts[0] if texts else None
 
-    return from_onnx(load_onnx(name, weights=False))
+
+def _onnx_graph(name: str, asked: AskedInputs) -> OpGraph:
+    from factory.graph.onnx_import import read_graph
+
+    return read_graph(name, asked)
 
 
 def _describe(name: str, kind: str, graph: OpGraph) -> dict[str, Any]:
@@ -116,4 +134,7 @@ def _describe(name: str, kind: str, graph: OpGraph) -> dict[str, Any]:
         "peak_memory_bytes": counts.peak_memory_bytes,
         "kernels": sum(kernels.values()),
         "distinct_kernels": len(kernels),
+        "inputs": {name: list(shape) for name, shape in graph.inputs.items()},
+        "opaque": opaque_counts(kernels),
+        "notes": list(graph.notes),
     }

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError
 from factory.devices.profile import load_profile
-from factory.graph.canonical import canonicalise, kernel_counts
+from factory.graph.canonical import canonicalise, is_quantised, kernel_counts, opaque_counts
+from factory.graph.model_inputs import AskedInputs
 from factory.latency.baselines import predict_baselines
 from factory.latency.explanation import explain, rates_of, worth_measuring
 from factory.latency.start_up import predict_start_up
-from factory.pipeline.tables import predictor_and_table
+from factory.pipeline.tables import check_precision, predictor_and_table
 from factory.profiling.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -28,14 +29,18 @@ def predict(
     *,
     run: str | Path | None = None,
     html: str | Path | None = None,
+    input: str | Sequence[str] | None = None,
+    inputs: str | Path | None = None,
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """Predict how long ``model`` takes on one device or on several.
 
     Args:
-        model: an ONNX file with fixed shapes.
+        model: an ONNX file.
         device: a device's id or the path of its profile; or several of them.
         run: take the predictors of this run folder; by default the devices' latency tables.
         html: write a page that shows it all to this file.
+        input: shapes of inputs with free dimensions, "NAME=1x3x224x224".
+        inputs: an .npz file with the values of all inputs.
 
     Returns:
         The answer for the device; for several devices a list of them, in order.
@@ -43,13 +48,13 @@ def predict(
     Raises:
         InputError: no such file or device, no table of it, or a table of another chip.
     """
-    from factory.graph.onnx_import import from_onnx, load_onnx
+    from factory.graph.onnx_import import read_graph
 
     named = [device] if isinstance(device, str | Path) else list(device)
     if not named:
         raise InputError("no device is named", fix="give --device ID, as often as you like")
     profiles = [load_profile(one) for one in named]
-    graph = canonicalise(from_onnx(load_onnx(model, weights=False)))
+    graph = canonicalise(read_graph(model, AskedInputs.of(input, inputs)))
     answers = [_predict_on(profile, graph, Path(model), run) for profile in profiles]
     if html is not None:
         from factory.reporting.prediction_page import write_prediction_page
@@ -65,7 +70,13 @@ def _predict_on(
 ) -> dict[str, Any]:
     predictor, source, table = predictor_and_table(profile, run)
     everything = kernel_counts(graph)
-    notes = []
+    notes = list(graph.notes)
+    if unknown := opaque_counts(everything):
+        told = ", ".join(f"{number} x {name}" for name, number in unknown.items())
+        notes.append(
+            f"not known, their share of the prediction is a guess: {told}; `factory verify {model} "
+            f"--device {profile.id} --json` measures every operator"
+        )
     imported = table.header.get("imported")
     simulated = bool((table.header.get("describe") or {}).get("simulated"))
     if imported:
@@ -73,15 +84,10 @@ def _predict_on(
     if simulated:
         notes.append("the table is of a simulated chip: none of its times was measured")
     dtype = None
-    if predictor.dtype == "i8" and all(kernel.dtype == "f32" for kernel in everything):
+    if predictor.dtype == "i8" and not is_quantised(everything):
         dtype, everything = "i8", kernel_counts(graph, "i8")
         notes.append("the file is fp32 and the device runs int8: predicted as if quantised")
-    if predictor.dtype == "f32" and any(kernel.dtype == "i8" for kernel in everything):
-        raise InputError(
-            f"{model} is an int8 model and device {profile.id!r} is profiled for fp32",
-            why="a table belongs to one precision",
-            fix="name a device whose precision is int8 (`factory devices` lists them)",
-        )
+    check_precision(everything, profile, model)
     counts = kernel_counts(graph, dtype, predictor.fusion)
     prediction = predictor.predict(counts)
     answer = prediction.to_dict()

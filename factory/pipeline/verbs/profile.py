@@ -17,7 +17,14 @@ from factory.pipeline.chip_plan import effort_of, forecast, profile_chip
 from factory.pipeline.profiling_plan import EFFORTS as SIZE_EFFORTS
 from factory.pipeline.profiling_plan import effort_settings, kernels_of, measure_chip
 from factory.pipeline.shapes import cell_space
-from factory.pipeline.tables import mismatch, own_tables, predictor_path, run_table, table_for
+from factory.pipeline.tables import (
+    check_precision,
+    mismatch,
+    own_tables,
+    predictor_path,
+    run_table,
+    table_for,
+)
 from factory.profiling.fusion_tests import measure_fusion
 from factory.profiling.profiler import profile_networks
 from factory.profiling.table import LatencyTable, table_name
@@ -64,8 +71,9 @@ def profile(
         quick: measure random networks of every space instead, for at most 3 minutes: any ONNX
             file can then be predicted; the size options and ``effort`` do not matter.
         full: the same for at most 20 minutes.
-        model: measure the network of this ONNX file (with random weights) and its kernels within
-            it, so that they are looked up from then on; the size options do not matter.
+        model: measure the network of this ONNX file (with random weights; a quantised file as it
+            is) and its kernels within it, so that they are looked up from then on; the size
+            options do not matter.
         out: folder of the table; latency_tables/ of the user's home by default.
         seed: chooses the random networks.
         dry_run: only say how much would be measured.
@@ -171,14 +179,20 @@ def _one_network(
     dry_run: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The network of a file, timed as a whole and kernel by kernel."""
-    from factory.graph.canonical import canonicalise, kernel_counts
-    from factory.graph.onnx_build import to_onnx
-    from factory.graph.onnx_import import from_onnx, load_onnx
+    """The network of a file, timed as a whole and kernel by kernel.
 
-    graph = canonicalise(from_onnx(load_onnx(model, weights=False)))
-    dtype, settings = device_profile.dtype, effort_settings(effort)
+    Of a quantised file the file itself is timed: there are more kinds of them than are written.
+    """
+    from factory.graph.canonical import canonicalise, is_quantised, kernel_counts
+    from factory.graph.onnx_build import named_after_outputs, to_onnx
+    from factory.graph.onnx_import import load_onnx, read_graph
+
+    graph = canonicalise(read_graph(model))
+    settings = effort_settings(effort)
+    counts = kernel_counts(graph)
+    dtype = None if is_quantised(counts) else device_profile.dtype
     counts = kernel_counts(graph, dtype)
+    check_precision(counts, device_profile, model)
     folder = Path(out) if out is not None else own_tables()
     answer: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -190,13 +204,15 @@ def _one_network(
         seconds = _forecast_seconds(effort, 0, 1)
         return {**answer, "dry_run": True, "kernels": len(counts), "networks": 1,
                 "seconds": seconds}  # fmt: skip
-    content = to_onnx(graph, dtype).SerializeToString(deterministic=True)
+    made = (
+        named_after_outputs(load_onnx(model)) if dtype is None else to_onnx(graph, dtype)
+    ).SerializeToString(deterministic=True)
     with _opened(device_profile, browser) as opened:
         describe = opened.describe()
         path = folder / table_name(describe)
         with LatencyTable.open(path, opened.profile, describe) as table:
             counts = kernel_counts(graph, dtype, measure_fusion(opened, table, progress))
-            done = profile_networks(opened, [(counts, content)], table, settings, progress)
+            done = profile_networks(opened, [(counts, made)], table, settings, progress)
     return {
         **answer,
         "device": opened.profile.id,

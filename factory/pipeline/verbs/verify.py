@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from factory.core.provenance import now_utc
 from factory.core.reading import is_file
 from factory.devices.base import open_device
 from factory.devices.profile import DeviceProfile, load_profile
+from factory.graph.model_inputs import NOTHING_ASKED, AskedInputs
 from factory.profiling.trust import Usual
 from factory.verification.model_file import ModelFile, read_model
 from factory.verification.result import UNDECIDED
@@ -36,6 +38,8 @@ def verify(
     data: str | Path | None = None,
     sustained_s: float = 3.0,
     measure: bool = True,
+    input: str | Sequence[str] | None = None,
+    inputs: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure ``model`` on ``device``; ``holds`` says whether the verdict is a pass.
@@ -50,10 +54,13 @@ def verify(
             pictures are taken; for the accuracy on the certificate.
         sustained_s: seconds of the longer run on the certificate; a phone warms up for minutes.
         measure: with ``certificate``: also measure placement and latency again.
+        input: shapes of inputs with free dimensions, "NAME=1x3x224x224".
+        inputs: an .npz file with the values of all inputs.
         progress: gets a message where the machine is busy.
 
     Raises:
-        InputError: no such file or device, not a model, dynamic shapes, an absurd budget.
+        InputError: no such file or device, not a model, an input whose shape is free and not
+            given, an absurd budget.
     """
     from factory.pipeline.recipe_limits import check_latency_budget
 
@@ -67,7 +74,16 @@ def verify(
     check_latency_budget(max_latency_ms)
     profile = load_profile(device)
     path = Path(model)
-    content = _content(path)  # a wrong file is told before the device is started
+    content = _content(
+        path, AskedInputs.of(input, inputs)
+    )  # a wrong file is told before the device is started
+    free = content.inputs is not None and (content.inputs.changed or bool(content.inputs.given))
+    if issue is not None and (free or content.weights_bytes):
+        raise InputError(
+            f"no certificate can be issued for {path}",
+            why="a certificate is about a file of at most 2 GB whose shapes are fixed",
+            fix="export it with fixed shapes, or measure it without --issue",
+        )
     usual = _usual(profile)
     with open_device(profile) as opened:
         result = verify_model(
@@ -88,10 +104,15 @@ def verify(
     return answer
 
 
-def _content(path: Path) -> ModelFile:
-    """ONNX with the checks of its graph; ORT format as it is."""
+def _content(path: Path, asked: AskedInputs) -> ModelFile:
+    """ONNX as far as it can be read; ORT format as it is."""
     if path.suffix != ".ort":
-        return read_model(path)
+        return read_model(path, asked)
+    if asked != NOTHING_ASKED:
+        raise InputError(
+            f"{path} is in ORT format, whose inputs have fixed shapes",
+            fix="give the ONNX file that it was made from, or leave --input and --inputs out",
+        )
     if not is_file(path):
         raise InputError(f"model {path} does not exist", fix="check the path")
     content = path.read_bytes()
@@ -133,10 +154,10 @@ def _counts(path: Path) -> tuple[int | None, int | None]:
     if path.suffix != ".onnx":
         return None, None
     from factory.graph.counts import count
-    from factory.graph.onnx_import import from_onnx, load_onnx
+    from factory.graph.onnx_import import read_graph
 
     try:
-        counts = count(from_onnx(load_onnx(path)))
+        counts = count(read_graph(path))
     except InputError:
         return None, None
     return counts.macs, counts.params
