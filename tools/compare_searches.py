@@ -103,24 +103,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--against", type=Path)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="names of searches, with commas between")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[str, Any] = {}
-    for kind in ("cell", "nas_bench_201"):
-        for preset in PRESETS:
-            name = f"{kind} {preset}"
-            if preset == "short" or args.only not in name:
-                continue
-            started = time.monotonic()
-            rows[name] = found(kind, preset)
-            print(f"{name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
-    write_json(args.out, rows)
-    if args.against is None:
-        return
-    before = json.loads(args.against.read_text())
-    differ = [name for name in rows if not _same(json.loads(json.dumps(rows[name])), before[name])]
-    print(f"{len(rows) - len(differ)} of {len(rows)} searches equal")
+    before = {} if args.against is None else json.loads(args.against.read_text())
+    names = [f"{kind} {preset}" for kind in ("cell", "nas_bench_201") for preset in PRESETS]
+    chosen = args.only.split(",") if args.only else [n for n in names if not n.endswith(" short")]
+    for name in chosen:
+        started = time.monotonic()
+        rows[name] = json.loads(json.dumps(found(*name.split())))
+        write_json(args.out, rows)
+        same = "" if name not in before else ", equal" if _same(rows[name], before[name]) else ""
+        print(f"{name}: {time.monotonic() - started:.1f} s{same}", file=sys.stderr)
+    differ = [name for name in rows if name in before and not _same(rows[name], before[name])]
     for name in differ:
         print(f"{name}:\n  before {json.dumps(before[name])}\n  now    {json.dumps(rows[name])}")
     sys.exit(bool(differ))

@@ -46,8 +46,8 @@ def test_one_network_needs_no_design(space):
 
 
 def test_a_factorised_search_profiles_the_kernels_of_its_activations(space):
-    plain = set(kernels_of([space.spec], "f32"))
-    more = set(kernels_of([space.spec], "f32", ("relu", "hard_swish")))
+    plain = set(kernels_of([space], "f32"))
+    more = set(kernels_of([space], "f32", ("relu", "hard_swish")))
     assert plain < more
     swish = [kernel for kernel in more - plain if kernel.op == "HardSwish"]
     assert swish  # those that read a node; the others fold into a convolution

@@ -19,8 +19,8 @@ SIZES = {"mobile": {"width_multiplier": 0.5}}  # small networks of each kind
 
 @pytest.fixture(scope="module", params=SPACE_KINDS)
 def space(request: pytest.FixtureRequest) -> SearchSpace[Any]:
-    settings = {"kind": request.param} | SIZES.get(request.param, {"channels": 4, "layers": 3})
-    return space_settings(settings).space((3, 8, 8), 5)
+    settings = space_settings({"kind": request.param, **SIZES.get(request.param, {})})
+    return type(settings).model_validate(settings.sized(4, 3)).space((3, 8, 8), 5)
 
 
 def sample(space: SearchSpace[Any], count: int, seed: int = 0) -> list[Any]:
