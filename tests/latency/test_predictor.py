@@ -458,6 +458,6 @@ def test_a_predictor_of_quantised_networks_knows_kernels_in_floats():
         "ConvInteger(x=1x40x20x20,w=40x40x3x3,s=1,p=1,d=1,g=1,act=none,dtype=i8)"
     )
     told = fitted.predict({dynamic: 1})
-    assert told.latency_ms > integers.latency_ms  # in the layout of floats, near their rate
+    assert told.latency_ms == pytest.approx(floats.latency_ms, rel=0.5)  # in their layout
     assert any("an 8-bit form that was not measured" in text for text in told.warnings)
     assert told.high_ms > 10 * told.latency_ms
