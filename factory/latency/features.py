@@ -28,6 +28,7 @@ SET = 4  # blocks of output channels that are computed in one go
 BATCH = 128  # input channels that a pointwise convolution adds up in one go
 LOG_L1, LOG_L2 = math.log(32 << 10), math.log(512 << 10)
 LOG_CACHE = math.log(1 << 20)  # from about here on a kernel's data leave the core's cache
+ALONE = frozenset({"ConvInteger", "MatMulInteger"})  # integers, in the layout of floats
 EIGHT_BIT = tuple(f"_{dtype}" for dtype in DTYPES if dtype != "f32")  # endings of families
 RAGGED, HALF, FLAT = "_ragged", "_half_block", "_flat"  # and of those of one precision
 COLUMN_TILE = 6  # output columns that a convolution kernel computes at once
@@ -52,8 +53,8 @@ NUMERIC = _NUMERIC.split()
 
 def family(kernel: Kernel) -> str:
     """The group of kernels that shares a regressor: one of :func:`_family`, and the precision."""
-    ending = "" if kernel.dtype == "f32" else f"_{kernel.dtype}"
-    return _family(kernel) + ending
+    plain = kernel.dtype == "f32" or kernel.op in ALONE
+    return _family(kernel) + ("" if plain else f"_{kernel.dtype}")
 
 
 def _family(kernel: Kernel) -> str:
@@ -171,10 +172,10 @@ _NEAR = (
 _IMAGE = ("conv_", "max_pool", "avg_pool", "global_pool")
 
 
-def relatives(name: str) -> list[str]:
+def relatives(name: str, *, own: bool = False) -> list[str]:
     """The family, then those that stand in where it was not measured, the nearest first.
 
-    Of its own precision first, then of the other 8-bit forms.
+    Of its own precision first, then of the other 8-bit forms unless ``own``.
     """
     ending = next((one for one in EIGHT_BIT if name.endswith(one)), "")
     plain = name.removesuffix(ending)
@@ -183,7 +184,7 @@ def relatives(name: str) -> list[str]:
     for group in _NEAR:
         if plain in group or base in group:
             found += group
-    endings = dict.fromkeys([ending, *(EIGHT_BIT if ending else ())])
+    endings = dict.fromkeys([ending, *(EIGHT_BIT if ending and not own else ())])
     return list(dict.fromkeys(one + ending for ending in endings for one in found))
 
 

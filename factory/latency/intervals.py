@@ -29,6 +29,9 @@ ASSUMED_HALF_WIDTH = 0.3  # no network was measured; sums of kernels alone were 
 LEAST_HALF_WIDTH = 0.02
 ROOFLINE_ERROR = 1.0  # a kernel of a kind that was never measured
 OUT_OF_RANGE_FACTOR = 2.0
+# An 8-bit kernel of a form that was not measured, by a like one. With VNNI uint8 weights took 2-4
+# times as long as int8 ones, int8 activations up to 22, ConvInteger up to 26 (measured).
+OTHER_FORM_ERROR = 20.0
 LIKE_KIND_ERROR = 0.7  # a kernel of a kind that was not measured, by the regressor of a like one
 
 

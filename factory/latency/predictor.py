@@ -26,6 +26,7 @@ from factory.latency.correction import Correction, group_of
 from factory.latency.features import family, relatives
 from factory.latency.intervals import (
     LIKE_KIND_ERROR,
+    OTHER_FORM_ERROR,
     OUT_OF_RANGE_FACTOR,
     ROOFLINE_ERROR,
     doubt,
@@ -43,6 +44,7 @@ MAX_NAMED_KERNELS = 5
 NEGLIGIBLE_SHARE = 0.005
 INFERRED = "inferred"  # name of the source without a time of any kernel
 FROM_REGRESSOR = "come from a regressor"
+OTHER_FORM = "are of an 8-bit form that was not measured: they may take up to 20 times as long"
 
 
 @dataclass
@@ -117,6 +119,13 @@ class LatencyPredictor:
         """The regressor of a family, or of its nearest relative that was measured."""
         found = next((one for one in relatives(name) if one in self.regressors), None)
         return None if found is None else self.regressors[found]
+
+    def _other_form(self, kernel: Kernel, regressor: KindRegressor) -> bool:
+        """Whether an 8-bit kernel's regressor is of other number types, or of another operator."""
+        if kernel.dtype == "f32":
+            return False
+        known = any(one in self.regressors for one in relatives(family(kernel), own=True))
+        return not (known and regressor.space.knows(kernel))
 
     def _measured(self, kernel: Kernel) -> bool:
         return self.lookup and kernel in self.measured_ms
@@ -229,9 +238,8 @@ class LatencyPredictor:
                     labels[index] = "come from a regressor of a like kind (theirs was not measured)"
                 elif not regressor.in_range([kernel])[0]:
                     labels[index] = "lie outside the measured range of their regressor"
-                if kernel.dtype != "f32" and not regressor.space.knows(kernel):
-                    errors[index] = max(errors[index], ROOFLINE_ERROR)
-                    labels[index] = "are of an integer operator that was not measured"
+                if self._other_form(kernel, regressor):
+                    errors[index], labels[index] = OTHER_FORM_ERROR, OTHER_FORM
             if str(kernel) in self.failed:
                 errors[index] = max(errors[index], ROOFLINE_ERROR)
                 labels[index] = "failed on the device when they were measured"
@@ -275,13 +283,16 @@ class LatencyPredictor:
                 + " ".join(named[:MAX_NAMED_KERNELS])
                 + (f" and {more} more" if more > 0 else "")
             )
+        strange = np.array([label == OTHER_FORM for label in labels], dtype=bool)
+        usual = np.where(strange, 0.0, errors)
         if self.usual_doubt > 0:
-            one = doubt(shares, errors, [family(kernel) for kernel in kernels])
-            return self.half_width * relative_doubt(one, self.usual_doubt), warnings
-        if self.interval_has_regressors:
-            usual = [label == FROM_REGRESSOR for label in labels]
-            errors = np.where(usual, 0.0, errors)
-        return widened(self.half_width, shares, errors), warnings
+            one = doubt(shares, usual, [family(kernel) for kernel in kernels])
+            half = self.half_width * relative_doubt(one, self.usual_doubt)
+        else:
+            if self.interval_has_regressors:
+                usual = np.where([label == FROM_REGRESSOR for label in labels], 0.0, usual)
+            half = widened(self.half_width, shares, usual)
+        return widened(half, shares, errors * strange), warnings
 
     def _outside(self, latency_ms: float) -> bool:
         if self.network_range_ms is None:

@@ -452,11 +452,12 @@ def test_a_predictor_of_quantised_networks_knows_kernels_in_floats():
     assert floats.latency_ms == pytest.approx(expected, rel=0.05)
     other = fitted.predict({conv(40, 40, 20, 3, dtype="s8"): 1})
     assert other.latency_ms == pytest.approx(integers.latency_ms)
-    assert other.high_ms - other.low_ms > 2 * (integers.high_ms - integers.low_ms)
-    assert any("of a like kind" in text for text in other.warnings)
+    assert other.high_ms > 10 * other.latency_ms
+    assert any("an 8-bit form that was not measured" in text for text in other.warnings)
     dynamic = Kernel.parse(
         "ConvInteger(x=1x40x20x20,w=40x40x3x3,s=1,p=1,d=1,g=1,act=none,dtype=i8)"
     )
     told = fitted.predict({dynamic: 1})
-    assert any("integer operator that was not measured" in text for text in told.warnings)
-    assert told.high_ms > 1.5 * told.latency_ms
+    assert told.latency_ms == pytest.approx(floats.latency_ms, rel=0.5)  # in their layout
+    assert any("an 8-bit form that was not measured" in text for text in told.warnings)
+    assert told.high_ms > 10 * told.latency_ms
