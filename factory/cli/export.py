@@ -58,6 +58,9 @@ def export(
     weights: Annotated[
         str | None, typer.Option(help="safetensors file for a module:function.")
     ] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="name=value for a module:function; repeatable.")
+    ] = None,
     camera: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH: preprocessing inside, uint8 pixels in.")
     ] = None,
@@ -103,6 +106,7 @@ def export(
             scale=scale,
             colour=colour,
             weights=weights,
+            arguments=arg or (),
             camera=camera,
             socs=soc or (),
             max_drop_points=max_drop_points,

@@ -18,8 +18,8 @@ def inspect(
     subject: Annotated[
         str,
         typer.Argument(
-            help="A published genotype's name, a genotype JSON, the name of a network "
-            "(mobilenet_v2), an ONNX file, or a folder of pictures."
+            help="A published genotype's name, a genotype's file or its text Genotype(...), the "
+            "name of a network (mobilenet_v2), an ONNX file, or a folder of pictures."
         ),
     ],
     channels: Annotated[int, typer.Option(help="Channels C of the first cells.")] = 36,

@@ -9,6 +9,7 @@ the cleaning instead.
 from __future__ import annotations
 
 import copy
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,19 @@ from torch.utils._pytree import tree_leaves
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_bytes
+from factory.core.resources import user_home
 from factory.deployment.agreement import BOUNDS, Agreement, compare
 from factory.deployment.manifest import ModelManifest, describe_model
 from factory.deployment.metadata import ModelMetadata
 from factory.deployment.passes import clean_model
-from factory.deployment.quiet import silenced
+from factory.deployment.quiet import Captured, silenced
 from factory.deployment.run_here import Samples, feeds, part, run_model
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 PRODUCER = "model-factory"
 PARITY_SAMPLES = 4
+LONGEST_REASON = 200
 
 
 def export_onnx(
@@ -80,12 +83,14 @@ def build_onnx(
                 raise RuntimeError("the exporter returned nothing")
             model = clean_model(program.model)
         except Exception as error:
-            why = " ".join(str(error).split())[:300] or said.tail()
+            shape = "x".join(str(d) for d in (1, *image_shape))
+            report = user_home() / f"{type(network).__name__}.export-report.txt"
+            write_atomic_bytes(report, _report(error, said).encode())
             raise InputError(
                 f"the network {type(network).__name__} could not be exported to ONNX",
-                why=why,
-                fix="check that it runs in eval() on an input of shape "
-                + "x".join(str(d) for d in (1, *image_shape)),
+                why=_first_sentence(error),
+                fix=f"check that it runs in eval() on an input of shape {shape}; the whole report "
+                f"of torch is in {report}",
             ) from error
     model.producer_name = PRODUCER
     model.graph.name = type(network).__name__
@@ -136,6 +141,21 @@ def check_parity(network: nn.Module, model: onnx.ModelProto, samples: Samples) -
             "rewrite the operator, or export it by hand and give the ONNX file",
         )
     return found
+
+
+def _first_sentence(error: BaseException) -> str:
+    """What the deepest error says first: the exporter wraps the reason in pages of advice."""
+    seen: set[int] = set()
+    while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        error = inner
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:LONGEST_REASON]
+
+
+def _report(error: BaseException, said: Captured) -> str:
+    """All that torch says about it."""
+    return "".join(traceback.format_exception(error)) + "\n" + said.stream.getvalue()
 
 
 def _check_classes(model: onnx.ModelProto, metadata: ModelMetadata) -> None:

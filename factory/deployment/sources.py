@@ -1,23 +1,20 @@
-"""What a model comes from: any ONNX file, or a function that returns a torch network.
+"""What a model comes from where it is an ONNX file.
 
-Both become one clean fp32 ``ModelProto``: fixed shapes, a current operator set, every node named.
-Our own trained tiers come from :mod:`factory.deployment.export` directly.
+It becomes one clean fp32 ``ModelProto``: fixed shapes, a current operator set, every node named.
+Torch networks come from :mod:`factory.deployment.torch_functions`.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from factory.core import made_up
-from factory.core.errors import InputError, nearest
+from factory.core.errors import InputError
 from factory.core.guard import guarded
 from factory.deployment.agreement import BOUNDS, Outputs, compare
 from factory.deployment.quiet import silenced
@@ -32,99 +29,12 @@ from factory.graph.onnx_load import (
     weight_files_bytes,
 )
 
-if TYPE_CHECKING:
-    from torch import nn
-
 OLDEST_OPSET = 17
 MOST_VALUES = 2**24  # of an input: calibration holds hundreds of them
 MOST_SAMPLE_BYTES = 128 << 20
 NOTES = "notes of the reader"  # key of metadata between the child and its parent
 OLDEST_IR = 4  # from here on weights need not be inputs
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def is_module_function(model: str) -> bool:
-    """Whether ``model`` reads as package.module:function."""
-    module, colon, function = model.partition(":")
-    return (
-        bool(colon)
-        and function.isidentifier()
-        and all(part.isidentifier() for part in module.split("."))
-    )
-
-
-def from_function(
-    spec: str,
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int = 0,
-    weights: Path | None = None,
-) -> onnx.ModelProto:
-    """The model of the torch network that ``module:function`` returns when called without values.
-
-    Args:
-        spec: for example ``torchvision.models:mobilenet_v3_small``; a module of the working folder
-            is found too.
-        image_shape: channels, height, width.
-        seed: of random weights, where the function makes some.
-        weights: a safetensors file for the network's state.
-    """
-    from factory.deployment.export import build_onnx
-
-    return build_onnx(network_of(spec, seed=seed, weights=weights), image_shape)
-
-
-def network_of(spec: str, *, seed: int = 0, weights: Path | None = None) -> nn.Module:
-    """The torch network itself; the arguments are those of :func:`from_function`."""
-    import torch
-
-    torch.manual_seed(seed)
-    network = _call(spec)
-    if weights is not None:
-        from factory.training.weights import load_weights
-
-        load_weights(network, weights)
-    return network
-
-
-def _call(spec: str) -> nn.Module:
-    from torch import nn
-
-    module_name, _, function = spec.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(
-            f"module {module_name!r} cannot be imported",
-            where=repr(spec),
-            why=str(error),
-            fix="install it, or run this where the module is",
-        ) from None
-    make = getattr(module, function, None)
-    if make is None:
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        close = nearest(function, known).split("known:")[0].rstrip()
-        raise InputError(
-            f"module {module_name!r} has no {function!r}", fix=close or "check the function's name"
-        )
-    try:
-        with silenced():
-            network = make()
-    except Exception as error:
-        raise InputError(
-            f"{spec} cannot be called without arguments",
-            why=" ".join(str(error).split())[:200],
-            fix="give a function of your own that returns the network",
-        ) from None
-    if not isinstance(network, nn.Module):
-        raise InputError(
-            f"{spec} returned a {type(network).__name__}, not a torch.nn.Module",
-            fix="give a function that returns the network",
-        )
-    return network
 
 
 def from_file(path: Path, asked: AskedInputs = NOTHING_ASKED) -> tuple[onnx.ModelProto, list[str]]:

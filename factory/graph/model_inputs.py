@@ -229,11 +229,16 @@ def _declared(value: onnx.ValueInfoProto) -> ModelInput:
     if not tensor.HasField("shape"):
         return ModelInput(value.name, kind, name, None, None)
     dims: Dims = tuple(
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else _dim_name(d.dim_param)
         for d in tensor.shape.dim
     )
     shape = dims if all(isinstance(d, int) for d in dims) else None
     return ModelInput(value.name, kind, name, dims, shape)  # type: ignore[arg-type]
+
+
+def _dim_name(text: str) -> str:
+    """The name of a free dimension; what has no letter, as "?", is no name that others share."""
+    return text if any(character.isalpha() for character in text) else ""
 
 
 def _kind(proto: onnx.TypeProto) -> str:

@@ -18,10 +18,13 @@ from factory.core.made_up import first_of
 from factory.graph.model_inputs import ModelInputs
 
 _DEPENDS = (
-    "the shapes of {count} tensors depend on values ({first}): they are those of one run with "
-    "{which} inputs"
+    "the shapes of {count} are known from a run alone (the first: {first}): "
+    "they are those of one run with {which} inputs"
 )
-_FAILED = "the shapes of {count} tensors depend on values ({first}), and no run shows them: {why}"
+_FAILED = (
+    "the shapes of {count} are known from a run alone (the first: {first}), and "
+    "the model did not run: {why}"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def observe(
     except FactoryError:
         return Observed()
     own = {name for node in inlined.graph.node for name in node.output}
-    names = [name for name in facts.unknown() if name in own]
+    names = [name for name in facts.unknown(constants=True) if name in own]
     if not names and not always:
         return Observed()
     try:
@@ -68,7 +71,9 @@ def observe(
     except Exception as error:  # the runtime's, of many kinds
         why = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")[:300]
         told = (
-            _FAILED.format(count=len(names), first=facts.maker(names[0]), why=why) if names else ""
+            _FAILED.format(count=_tensors(names), first=facts.maker(names[0]), why=why)
+            if names
+            else ""
         )
         return Observed(notes=(told,) if told else (), failure=why)
     shapes = {
@@ -79,8 +84,12 @@ def observe(
     if not names:
         return Observed()
     which = "the given" if inputs.given else "made-up"
-    note = _DEPENDS.format(count=len(names), first=facts.maker(names[0]), which=which)
+    note = _DEPENDS.format(count=_tensors(names), first=facts.maker(names[0]), which=which)
     return Observed(shapes, (note,))
+
+
+def _tensors(names: list[str]) -> str:
+    return "one tensor" if len(names) == 1 else f"{len(names)} tensors"
 
 
 def _run(model: onnx.ModelProto, names: list[str], inputs: ModelInputs, folder: str) -> list[Any]:

@@ -75,15 +75,15 @@ class Facts:
             return False
         return all(name in self.constants for name in node.input if name)
 
-    def unknown(self) -> list[str]:
-        """Tensors whose shape is not known."""
+    def unknown(self, *, constants: bool = False) -> list[str]:
+        """Tensors whose shape is not known; with ``constants`` those too that need no input."""
         return [
             name
             for node in self.model.graph.node
             for name in node.output
             if name
             and name not in self.shapes
-            and name not in self.constants
+            and (constants or name not in self.constants)
             and name not in self.no_tensors
         ]
 

@@ -99,7 +99,7 @@ def open_source(
     Raises:
         InputError: the model is none of the three, or an option does not fit it.
     """
-    from factory.deployment.sources import is_module_function
+    from factory.deployment.torch_functions import FunctionCall, is_module_function
 
     path = Path(model)
     if is_folder(path):
@@ -110,7 +110,8 @@ def open_source(
             fix="give the folder of a build, or leave --tier out",
         )
     from factory.deployment.export import build_onnx
-    from factory.deployment.sources import from_file, network_of
+    from factory.deployment.sources import from_file
+    from factory.deployment.torch_functions import network_of
 
     network = None
     if is_file(path) or path.suffix == ".onnx":
@@ -121,7 +122,7 @@ def open_source(
         file = Path(weights) if weights is not None else None
         network = network_of(str(model), seed=seed, weights=file)
         proto = build_onnx(network, shape)
-        name, kind = str(model).partition(":")[2], "function"
+        name, kind = FunctionCall.parse(str(model)).name, "function"
     else:
         raise InputError(
             f"{model} is no ONNX file, no run folder and no module:function",

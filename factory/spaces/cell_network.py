@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from factory.core.errors import InputError
 from factory.spaces.genotype import NODES, Genotype
 from factory.spaces.network_spec import CellPlan, NetworkSpec, Size
-from factory.spaces.operators import FactorizedReduce, ReluConvBn, build_op
+from factory.spaces.operators import FactorizedReduce, ReluConvBn, Zero, build_op
 from factory.spaces.torch_initialise import initialise
 
 Output = Tensor | tuple[Tensor, Tensor]
@@ -78,8 +78,9 @@ class Cell(nn.Module):
         """Apply to the two previous outputs."""
         states = [self.preprocess0(s0_NCHW), self.preprocess1(s1_NCHW)]
         for first in range(0, 2 * len(NODES), 2):
-            parts = [self._edge(i, states, drop_path_prob) for i in (first, first + 1)]
-            states.append(parts[0] + parts[1])
+            edges = [i for i in (first, first + 1) if not isinstance(self.operators[i], Zero)]
+            parts = [self._edge(i, states, drop_path_prob) for i in edges]
+            states.append(parts[0] + parts[1] if len(parts) == 2 else parts[0])
         return torch.cat(states[2:], dim=1)
 
     def _edge(self, index: int, states: list[Tensor], drop_path_prob: float) -> Tensor:

@@ -10,6 +10,8 @@ Published genotypes: DARTS (arXiv 1806.09055), PC-DARTS (arXiv 1907.05737), P-DA
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any, Self
 
 from factory.core.errors import InputError, nearest, unknown_name
 from factory.core.files import write_json
-from factory.core.reading import is_file, read_json
+from factory.core.reading import is_file, parse_json, read_text
 from factory.spaces.activations import EMITTERS
 
 SCHEMA_VERSION = 1
@@ -31,10 +33,14 @@ OPS: tuple[str, ...] = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+NONE = OPS[0]
+"""Gives zeros: a node with it is the result of its other operator alone."""
 SELECTABLE_OPS = OPS[1:]
 NODES: tuple[int, ...] = (2, 3, 4, 5)
 PAIRS = 2 * len(NODES)
 CELL_TYPES: tuple[str, ...] = ("normal", "reduce")
+FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+_CALL = re.compile(r"\bGenotype\s*\(\s*(normal\s*=|\[)")
 Pair = tuple[str, int]
 
 
@@ -88,9 +94,11 @@ class Genotype:
     @classmethod
     def from_dict(cls, value: Any, where: str = "the genotype") -> Self:
         """Read the JSON form; InputError says what is wrong with it and where."""
+        if isinstance(value, list) and len(value) == len(FIELDS):  # a named tuple as JSON
+            value = dict(zip(FIELDS, value, strict=True))
         if not isinstance(value, dict):
             raise InputError(f"expected an object, not {type(value).__name__}", where=where)
-        version = value.get("schema_version")
+        version = value.get("schema_version", SCHEMA_VERSION)
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"schema_version {version!r} is not {SCHEMA_VERSION}",
@@ -120,8 +128,20 @@ class Genotype:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a genotype from a JSON file."""
-        return cls.from_dict(read_json(path, "genotype file"), where=str(path))
+        """Read a genotype from a file: its JSON form, or the text of a Genotype(...)."""
+        text = read_text(path, "genotype file")
+        if is_genotype_text(text):
+            return cls.from_text(text, str(path))
+        return cls.from_dict(parse_json(text, f"genotype file {path}"), where=str(path))
+
+    @classmethod
+    def from_text(cls, text: str, where: str = "the text") -> Self:
+        """Read ``Genotype(normal=[...], normal_concat=..., reduce=..., reduce_concat=...)``.
+
+        It is what DARTS and its successors print; a name before it, imports and comments may stand
+        around it. Nothing of the text is run.
+        """
+        return cls.from_dict(_parts_of_text(text, where), where)
 
     def save(self, path: Path | str) -> None:
         """Write the JSON form, atomically."""
@@ -134,16 +154,64 @@ class Genotype:
         )
 
 
+def is_genotype_text(text: str) -> bool:
+    """Whether ``text`` holds what Python prints of a genotype."""
+    return _CALL.search(text) is not None
+
+
+def _parts_of_text(text: str, where: str) -> dict[str, Any]:
+    """The fields of the one Genotype(...) in ``text``."""
+    try:
+        tree = ast.parse(text.strip())
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise InputError(
+            f"{where} is not the text of a Genotype(...)",
+            why=str(error),
+            fix="give it as Python prints it",
+        ) from None
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "id", None) or getattr(node.func, "attr", "")) == "Genotype"
+    ]
+    if len(calls) != 1:
+        raise InputError(
+            f"{where} holds {len(calls)} texts of the form Genotype(...)",
+            fix="keep the one that is meant",
+        )
+    given = dict(zip(FIELDS, calls[0].args, strict=False))
+    given.update((str(keyword.arg), keyword.value) for keyword in calls[0].keywords)
+    return {name: _literal(node, name, where) for name, node in given.items()}
+
+
+def _literal(node: ast.expr, name: str, where: str) -> Any:
+    """The value of a list, or of range(...) or list(range(...)), as JSON has it."""
+    while isinstance(node, ast.Call) and getattr(node.func, "id", "") == "list" and node.args:
+        node = node.args[0]
+    try:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "range":
+            limits = [ast.literal_eval(part) for part in node.args]
+            found = range(*limits)
+            return list(found) if len(found) <= PAIRS else None
+        value = ast.literal_eval(node)
+        return [list(item) if isinstance(item, tuple) else item for item in value]
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        raise InputError(f"{name!r} is no list of plain values", where=where) from None
+
+
 def find_genotype(name_or_path: str) -> Genotype:
-    """A published genotype by name, or one from a JSON file."""
+    """A published genotype by name, one from a file, or the text of a Genotype(...) itself."""
     if name_or_path in PUBLISHED:
         return PUBLISHED[name_or_path]
+    if is_genotype_text(name_or_path):
+        return Genotype.from_text(name_or_path)
     path = Path(name_or_path)
     if is_file(path) or path.suffix == ".json" or len(path.parts) > 1:
         return Genotype.load(path)
     raise InputError(
         f"unknown genotype {name_or_path!r}",
-        why="it is neither a published genotype nor a JSON file",
+        why="it is neither a published genotype nor a file",
         fix=nearest(name_or_path, PUBLISHED),
     )
 
@@ -219,15 +287,8 @@ def _check_cell(cell_type: str, pairs: tuple[Pair, ...], concat: tuple[int, ...]
         )
     for index, (op, source) in enumerate(pairs):
         node = NODES[index // 2]
-        if op == "none":
-            raise InputError(
-                "operator 'none' cannot be chosen",
-                where=f"{where}, entry {index}",
-                why="it only exists during the search",
-                fix=nearest(op, SELECTABLE_OPS),
-            )
-        if op not in SELECTABLE_OPS:
-            raise unknown_name("operator", op, SELECTABLE_OPS, f"{where}, entry {index}")
+        if op not in OPS:
+            raise unknown_name("operator", op, OPS, f"{where}, entry {index}")
         if not 0 <= source < node:
             raise InputError(
                 f"source {source} of node {node} does not exist",
@@ -235,7 +296,15 @@ def _check_cell(cell_type: str, pairs: tuple[Pair, ...], concat: tuple[int, ...]
                 why="a node reads the cell's inputs 0 and 1 or an earlier node",
                 fix=f"choose a source from 0 to {node - 1}",
             )
-        if index % 2 and source == pairs[index - 1][1]:
+        before = pairs[index - 1]
+        if index % 2 and op == before[0] == NONE:
+            raise InputError(
+                f"both operators of node {node} are {NONE!r}",
+                where=f"{where}, entries {index - 1} and {index}",
+                why="the node would be zero everywhere",
+                fix=nearest(op, SELECTABLE_OPS),
+            )
+        if index % 2 and source == before[1] and NONE not in (op, before[0]):
             raise InputError(
                 f"node {node} reads source {source} twice",
                 where=f"{where}, entries {index - 1} and {index}",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from factory.core.errors import unknown_name
 from factory.graph.opgraph import GraphBuilder, OpGraph
 from factory.spaces.activations import RELU, emit_activation
-from factory.spaces.genotype import NODES, SELECTABLE_OPS, Genotype
+from factory.spaces.genotype import NODES, NONE, SELECTABLE_OPS, Genotype
 from factory.spaces.network_spec import CellPlan, NetworkSpec, Size
 
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -124,6 +124,8 @@ def emit_cell(b: GraphBuilder, cell: CellPlan, genotype: Genotype, s0: str, s1: 
         parts = []
         for slot in range(2):
             op, source = pairs[2 * position + slot]
+            if op == NONE:
+                continue
             activation = activations[2 * position + slot]
             stride = cell.stride(source)
             x = states[source]
@@ -132,7 +134,7 @@ def emit_cell(b: GraphBuilder, cell: CellPlan, genotype: Genotype, s0: str, s1: 
             size = cell.source_size if source < 2 else cell.node_size
             name = f"cells.{cell.index}.nodes.{node}.{slot}"
             parts.append(emit_op(b, op, x, size, cell.channels, stride, name, activation))
-        states.append(b.add(*parts))
+        states.append(b.add(*parts) if len(parts) == 2 else parts[0])
     return b.concat(states[2:])
 
 

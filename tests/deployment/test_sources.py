@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from factory.core.errors import InputError
 from factory.deployment.run_here import run_images
-from factory.deployment.sources import from_file, from_function, is_module_function, made_up_samples
+from factory.deployment.sources import from_file, made_up_samples
+from factory.deployment.torch_functions import FunctionCall, from_function, is_module_function
 from factory.graph.model_inputs import AskedInputs
 
 NETWORKS = """
@@ -17,6 +18,16 @@ from torch import nn
 def tiny():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(4, 5))
+
+def wide(channels):
+    return nn.Sequential(nn.Conv2d(3, channels, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+class Impossible(nn.Module):
+    def forward(self, x):
+        return x if x.sum().item() > 0 else x * 2
+
+def impossible():
+    return Impossible()
 
 def broken():
     raise RuntimeError("no such depth")
@@ -68,6 +79,8 @@ def test_weights_of_ones_own(networks):
         ("my_network_s:tiny", "cannot be imported"),
         ("my_networks:broken", "no such depth"),
         ("my_networks:number", "returned a int"),
+        ("my_networks:wide(channels=print(1))", "arguments of .* cannot be read"),
+        ("my_networks:wide('many')", "cannot be called"),
     ],
 )
 def test_wrong_functions(networks, spec, message):
@@ -83,10 +96,43 @@ def test_wrong_functions(networks, spec, message):
         ("runs/demo", False),
         ("C:\\model.onnx", False),
         ("a:b c", False),
+        ("timm:create_model('resnet18', pretrained=False)", True),
+        ("timm:create_model(", False),
     ],
 )
 def test_what_reads_as_a_function(text, is_one):
     assert is_module_function(text) is is_one
+
+
+def test_a_function_is_called_with_its_arguments(networks):
+    weights = {
+        spec: sum(np.prod(w.dims) for w in from_function(spec, (3, 12, 12)).graph.initializer)
+        for spec in ("my_networks:wide(4)", "my_networks:wide(channels=8)")
+    }
+    assert weights["my_networks:wide(4)"] < weights["my_networks:wide(channels=8)"]
+
+
+def test_arguments_of_the_command_line_join_those_of_the_text():
+    call = FunctionCall.parse("timm:create_model('resnet18', pretrained=True)")
+    more = call.with_arguments(["pretrained=False", "act=relu", "sizes=[1, 2]"])
+    assert str(more) == (
+        "timm:create_model('resnet18', pretrained=False, act='relu', sizes=[1, 2])"
+    )
+    assert FunctionCall.parse(str(more)).keywords == more.keywords
+    assert more.name == "resnet18"
+    with pytest.raises(InputError, match="is not name=value"):
+        call.with_arguments(["pretrained"])
+
+
+def test_a_network_that_cannot_be_exported_leaves_its_report_in_a_file(networks, monkeypatch):
+    monkeypatch.setenv("FACTORY_HOME", str(networks))
+    with pytest.raises(InputError) as error:
+        from_function("my_networks:impossible", (3, 12, 12))
+    message = str(error.value)
+    assert len(message) < 600
+    report = networks / "Impossible.export-report.txt"
+    assert str(report) in message
+    assert "Traceback" in report.read_text()
 
 
 def dynamic(opset, *, batch="n", side="s"):

@@ -45,6 +45,10 @@ def test_dimensions_of_one_name_have_one_size():
     assert "cannot have the shape 1x8" in refused(proto, "x=2x3x8x9", "mask=1x8")
 
 
+def test_a_question_mark_is_no_name():
+    assert shapes(model(("x", FLOAT, ["?", 3, "?", "?"])), "1x3x8x9") == {"x": (1, 3, 8, 9)}
+
+
 def test_another_free_dimension_has_to_be_given():
     proto = model(("x", FLOAT, ["N", 3, "H", None]))
     message = refused(proto)

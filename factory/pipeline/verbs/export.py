@@ -41,6 +41,7 @@ def export(
     scale: float | None = None,
     colour: str | None = None,
     weights: str | Path | None = None,
+    arguments: Sequence[str] = (),
     camera: str | None = None,
     socs: Sequence[str] = (),
     max_drop_points: float = 1.0,
@@ -69,6 +70,8 @@ def export(
         scale: factor on pixels of 0..255; 1/255 by default.
         colour: order of the channels, RGB (by default) or BGR.
         weights: safetensors file for a network given as module:function.
+        arguments: "name=value" texts with which that function is called; or they stand in the text
+            itself, ``timm:create_model('resnet18', pretrained=False)``.
         camera: "480x640": put the preprocessing into the graph, for such pictures (height x width).
         socs: SoC models that qnn-context is compiled for, one file each; one for 43 by default.
         max_drop_points: accuracy that int8 may lose.
@@ -84,6 +87,8 @@ def export(
     from factory.deployment.gate_contract import GateConfig
     from factory.deployment.make import Maker, make_targets
 
+    if arguments:
+        model = called_with(str(model), arguments)
     profile = _profile(model, tier, device)
     wanted = _per_soc(_targets(target, precision, profile), socs)
     path, folder, stem = _places(out, wanted, tier or _name(model))
@@ -249,9 +254,22 @@ def _places(
     return None, path, stem
 
 
+def called_with(model: str, arguments: Sequence[str]) -> str:
+    """``model``, a function of a module, with further arguments."""
+    from factory.deployment.torch_functions import FunctionCall, is_module_function
+
+    if not is_module_function(model):
+        raise InputError(f"--arg is for a module:function, {model} is none", fix="leave --arg out")
+    return str(FunctionCall.parse(model).with_arguments(arguments))
+
+
 def _name(model: str | Path) -> str:
+    from factory.deployment.torch_functions import FunctionCall, is_module_function
+
     text = str(model)
-    return text.partition(":")[2] if ":" in text and not exists(text) else Path(text).stem
+    if is_module_function(text) and not exists(text):
+        return FunctionCall.parse(text).name
+    return Path(text).stem
 
 
 def _camera(text: str | None) -> tuple[int, int] | None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from factory.core.errors import InputError, nearest
 from factory.core.progress import SILENT, Progress
-from factory.core.reading import exists, is_file
+from factory.core.reading import exists, is_file, is_folder, path_errors
 from factory.data.config import folder_config
 from factory.graph.canonical import canonicalise, kernel_counts, opaque_counts
 from factory.graph.counts import count
 from factory.graph.model_inputs import AskedInputs
 from factory.pipeline.shapes import cell_space, parse_shape
-from factory.spaces.genotype import PUBLISHED, find_genotype
+from factory.spaces.genotype import PUBLISHED, find_genotype, is_genotype_text
 from factory.spaces.mobile_blocks import lower
 from factory.spaces.named_networks import NAMED, named_network
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DEFAULT_IMAGE = "3x32x32"
+LONGEST_TEXT = 1 << 16  # of a genotype in Python's own form
 
 
 def inspect(
@@ -42,8 +43,8 @@ def inspect(
     cannot be read.
 
     Args:
-        subject: a published genotype's name, a genotype JSON file, the name of a network
-            ("mobilenet_v2"), an ONNX file or a folder of pictures.
+        subject: a published genotype's name, the text of a Genotype(...), a file of either form,
+            the name of a network ("mobilenet_v2"), an ONNX file or a folder of pictures.
         channels: channels C of the first cells; for genotypes only, as layers and stem are.
         layers: number of cells.
         input: shape of one image of a genotype, "3x32x32" by default, or of a named network, by
@@ -55,7 +56,7 @@ def inspect(
         progress: where progress is reported.
     """
     name = str(subject)
-    if name not in PUBLISHED and Path(name).is_dir():
+    if name not in PUBLISHED and is_folder(name):
         from factory.data.survey import survey_folder
 
         survey = survey_folder(folder_config(name), progress)
@@ -68,14 +69,16 @@ def inspect(
     if name in NAMED:
         return _named(name, image, classes or 1000)
     space = cell_space(channels, layers, image or DEFAULT_IMAGE, stem, classes)
-    if name not in PUBLISHED and not exists(name) and not name.endswith(".json"):
+    written = is_genotype_text(name)
+    if name not in PUBLISHED and not written and not exists(name) and not name.endswith(".json"):
         raise InputError(
             f"unknown genotype or network {name!r}",
             why="it is no published genotype, no named network and no file",
             fix=nearest(name, [*PUBLISHED, *NAMED]),
         )
     genotype = find_genotype(name)
-    answer = _describe(name, "genotype", space.lower(genotype))
+    label = "Genotype(...)" if written else name
+    answer = _describe(label, "genotype", space.lower(genotype))
     answer["genotype"] = genotype.to_dict()
     answer["size"] = {
         "channels": channels,
@@ -97,11 +100,14 @@ def _named(name: str, input: str | None, classes: int) -> dict[str, Any]:
 
 
 def _is_onnx(name: str) -> bool:
-    """An existing file that is not JSON, or a name that ends in .onnx."""
+    """An existing file that holds no genotype, or a name that ends in .onnx."""
     path = Path(name)
     if path.suffix == ".onnx":
         return True
-    return name not in PUBLISHED and is_file(path) and path.suffix != ".json"
+    if name in PUBLISHED or not is_file(path) or path.suffix == ".json":
+        return False
+    with path_errors(path, "genotype file"), open(path, "rb") as stream:
+        return not is_genotype_text(stream.read(LONGEST_TEXT).decode(errors="replace"))
 
 
 def _image_shape(input: str | Sequence[str] | None, inputs: str | Path | None) -> str | None:
