@@ -20,7 +20,7 @@ import numpy as np
 
 from factory.graph.kernel import COPIES, DTYPES, Kernel
 from factory.graph.shapes import elements
-from factory.latency.tensor_features import GATES, TENSOR, permutation, tensor_features
+from factory.latency.tensor_features import RECURRENT, TENSOR, permutation, tensor_features
 
 BLOCK = 16  # channels a block of the widest vectors
 NARROW = 8  # and of vectors half as wide
@@ -120,7 +120,7 @@ _FAMILY_OF_OPERATOR = {
     "BatchNormalization": "norm",
     "LpNormalization": "norm",
     "ReduceMean": "reduce",
-    **dict.fromkeys(GATES, "recurrent"),
+    **dict.fromkeys(RECURRENT, "recurrent"),
 }
 
 
