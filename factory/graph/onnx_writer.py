@@ -23,6 +23,7 @@ SIGNED_ZERO = 128  # zero point of an activation of either sign
 
 Quantisation = tuple[float, int]  # scale, zero point
 SIGNED: Quantisation = (ACTIVATION_SCALE, SIGNED_ZERO)
+NUMBER = 0.55  # of an operand of one element
 POSITIVE: Quantisation = (ACTIVATION_SCALE, 0)
 
 
@@ -93,6 +94,8 @@ class Writer:
     def operand(self, name: str, shape: Shape) -> str:
         """A random constant operand of an elementwise operator; uint8 where quantised."""
         values = np.abs(self.random(shape, 2)) + np.float32(0.1)
+        if elements(shape) == 1:  # one that changes nothing would be taken out
+            values = np.full(shape, NUMBER, np.float32)
         if not self.quantised or self.float_weights:
             return self.constant(values.astype(np.float32), name)
         whole = np.clip(np.rint(values / ACTIVATION_SCALE), 0, 255).astype(np.uint8)

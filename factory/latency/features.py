@@ -20,7 +20,7 @@ import numpy as np
 
 from factory.graph.kernel import COPIES, DTYPES, Kernel
 from factory.graph.shapes import elements
-from factory.latency.tensor_features import GATES, TENSOR, permutation, tensor_features
+from factory.latency.tensor_features import RECURRENT, TENSOR, permutation, tensor_features
 
 BLOCK = 16  # channels a block of the widest vectors
 NARROW = 8  # and of vectors half as wide
@@ -80,6 +80,9 @@ def _family(kernel: Kernel) -> str:
         return _copy_family(kernel)
     if op in _FAMILY_OF_OPERATOR:
         return _FAMILY_OF_OPERATOR[op]
+    if op in ("Softmax", "LogSoftmax"):
+        axis = int(kernel.attr("axis", "-1")) % max(len(kernel.inputs[0]), 1)
+        return "softmax" if elements(kernel.inputs[0][axis + 1 :]) == 1 else "softmax_inner"
     if kind == "gemm":
         if kernel.weight is None:
             return "matmul"
@@ -112,15 +115,13 @@ def _conv_family(kernel: Kernel) -> str:
 
 _FAMILY_OF_OPERATOR = {
     "ConvTranspose": "conv_transpose",
-    "Softmax": "softmax",
-    "LogSoftmax": "softmax",
     "LayerNormalization": "norm",
     "InstanceNormalization": "norm",
     "GroupNormalization": "norm",
     "BatchNormalization": "norm",
     "LpNormalization": "norm",
     "ReduceMean": "reduce",
-    **dict.fromkeys(GATES, "recurrent"),
+    **dict.fromkeys(RECURRENT, "recurrent"),
 }
 
 
@@ -131,7 +132,9 @@ def _copy_family(kernel: Kernel) -> str:
         last = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
         if order == sorted(order):
             return "reshape"  # only axes of one element move
-        return "transpose_last" if order == last else "transpose"
+        if order == last:
+            return "transpose_last"  # often part of the product of matrices that reads it
+        return "transpose_moving" if order[-1] != len(order) - 1 else "transpose"
     if kernel.op == "Resize":
         x, out = kernel.inputs[0], kernel.output_shape
         whole = len(x) == 4 and x[:2] == out[:2] and not (out[2] % x[2] or out[3] % x[3])
@@ -160,8 +163,8 @@ _NEAR = (
     ("linear", "gemm", "matmul", "conv_pointwise", "conv_pixel"),
     ("recurrent", "gemm", "linear", "conv_pixel"),
     ("conv_transpose", "conv_dense", "conv_grouped"),
-    ("norm", "softmax", "reduce", f"unary{FLAT}", "unary", "global_pool"),
-    ("transpose", "transpose_last", "slice", "split", "copy"),
+    ("norm", "softmax", "softmax_inner", "reduce", f"unary{FLAT}", "unary", "global_pool"),
+    ("transpose_moving", "transpose_last", "transpose", "slice", "split", "copy"),
     ("resize", "resize_blocked", "resize_cubic", "copy", "pad"),
     ("slice", "split", "gather", "pad", "copy", f"concat{FLAT}", "concat"),
     ("unary", f"unary{FLAT}", "binary", f"binary{FLAT}"),

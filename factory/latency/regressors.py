@@ -33,7 +33,7 @@ from factory.latency.roofline import Roofline
 from factory.latency.trees import TreeEnsemble, fit_boosted, fit_trees
 
 MIN_ROWS_FOR_GAUSSIAN = 12
-MIN_ROWS_FOR_TREES = 50
+MIN_ROWS_FOR_TREES = 25
 MIN_ROWS_FOR_RIDGE = 3
 RIDGE_STRENGTHS = (0.1, 1.0, 10.0)
 FULL_MODEL = "ridge+gaussian+trees:1.0"

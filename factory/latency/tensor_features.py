@@ -14,7 +14,7 @@ from factory.graph.shapes import Shape, elements
 
 ROWS, COLUMNS, WIDE = 6, 16, 64  # of a tile of a matrix product, and what is packed at once
 LOG_L1, LOG_L2 = math.log(32 << 10), math.log(512 << 10)
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+RECURRENT = ("LSTM", "GRU", "RNN")
 MODES = ("nearest", "linear", "cubic")
 _TENSOR = (
     "log_macs log_input_bytes log_weight_bytes log_output_bytes log_traffic traffic_over_l1 "
@@ -40,14 +40,6 @@ def permutation(kernel: Kernel) -> list[int]:
     kept = [axis for axis in order if axis < len(x) and x[axis] > 1]
     place = {axis: index for index, axis in enumerate(sorted(kept))}
     return [place[axis] for axis in kept]
-
-
-def recurrent_macs(kernel: Kernel) -> int:
-    """Multiply-adds of an LSTM, GRU or RNN over its whole sequence."""
-    x, y = kernel.inputs[0], kernel.output_shape
-    if len(x) != 3 or len(y) != 4:
-        return kernel.macs
-    return elements(y) * GATES[kernel.op] * (x[2] + y[3])
 
 
 def matrix_sizes(kernel: Kernel) -> tuple[int, int, int, int]:
@@ -118,11 +110,11 @@ def tensor_features(kernel: Kernel) -> list[float]:
     axis, outer, inner = _axis(kernel)
     moves, run = _run(kernel)
     scalar, vector, channel = _weight_kind(kernel.weight, x)
-    macs = recurrent_macs(kernel) if kernel.op in GATES else kernel.macs
+    macs = kernel.macs
     traffic = kernel.input_bytes + kernel.weight_bytes + kernel.output_bytes
     second = kernel.inputs[1] if len(kernel.inputs) > 1 else ()
     mode = kernel.attr("mode")
-    weighted = kernel.weight is not None and len(kernel.weight) > 2 and kernel.op not in GATES
+    weighted = kernel.weight is not None and len(kernel.weight) > 2 and kernel.op not in RECURRENT
     window = kernel.weight[2:] if weighted and kernel.weight else ()
     order = permutation(kernel) if kernel.op == "Transpose" else []
     sizes = [size for size in x if size > 1]
@@ -176,7 +168,7 @@ def tensor_features(kernel: Kernel) -> list[float]:
         log(int(kernel.attr("group", "1"))) if kernel.attr("group", "1").isdigit() else 0.0,
         float(max(window, default=1)),
         float(max(integers(kernel.attr("strides", "1")), default=1)),
-        log(x[0]) if kernel.op in GATES else 0.0,
-        log(out[-1]) if kernel.op in GATES else 0.0,
-        float(len(out) == 4 and out[1] == 2 and kernel.op in GATES),
+        log(x[0]) if kernel.op in RECURRENT else 0.0,
+        log(out[-1]) if kernel.op in RECURRENT else 0.0,
+        float(len(out) == 4 and out[1] == 2 and kernel.op in RECURRENT),
     ]

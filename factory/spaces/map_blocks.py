@@ -147,13 +147,20 @@ def _map_attention(d: MixedDrawer, x: str) -> str:
     n, c, h, w = d.shape(x)
     key, heads = d.pick(16, 32), max(1, c // 64)
     value = max(8, c // heads)
-    q, k, v = (
-        d.builder.reshape(d.builder.conv(x, heads * part, 1), (n, heads, part, h * w))
-        for part in (key, key, value)
-    )
+    if d.chance(0.4):
+        value = key
+        y = d.builder.reshape(d.builder.conv(x, 3 * heads * key, 1), (n, 3, heads, key, h * w))
+        y = d.builder.transpose(y, (1, 0, 2, 4, 3))
+        parts = d.builder.split(y, (1, 1, 1), axis=0)
+        q, k, v = (d.swapped(d.builder.reshape(one, (n, heads, h * w, key))) for one in parts)
+    else:
+        q, k, v = (
+            d.builder.reshape(d.builder.conv(x, heads * part, 1), (n, heads, part, h * w))
+            for part in (key, key, value)
+        )
     scores = d.const("Mul", d.matmul(d.swapped(q), k))
     scores = d.const("Add", scores, (1, heads, h * w, h * w))
-    if d.chance(0.3):  # talking heads
+    if heads > 3 and d.chance(0.4):  # talking heads
         scores = d.builder.conv(scores, heads, 1, bn=False, bias=True)
     y = d.matmul(d.softmax(scores), d.swapped(v))
     y = d.builder.reshape(d.swapped(y), (n, heads * value, h, w))

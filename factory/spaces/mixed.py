@@ -165,8 +165,10 @@ def _sequence(d: MixedDrawer, x: str) -> list[str]:
             attrs = [("hidden_size", str(hidden))]
             attrs += [("direction", "bidirectional")] if two else []
             attrs += [("linear_before_reset", "1")] if op == "GRU" else []
-            attrs.append(("y", shape_text((steps, directions, n, hidden))))
             width = d.shape(x)[2]
+            macs = steps * n * directions * gates * hidden * (width + hidden)
+            attrs.append(("macs", str(macs)))
+            attrs.append(("y", shape_text((steps, directions, n, hidden))))
             params = directions * gates * hidden * (width + hidden + 2)
             weight = (directions, gates * hidden, width)
             x = d.builder.operator(op, (x,), tuple(attrs), weight=weight, params=params)

@@ -18,7 +18,9 @@ class MixedDrawer(Drawer):
 
     def __init__(self, rng: np.random.Generator, name: str) -> None:
         super().__init__(rng, name)
-        self.soft = str(rng.choice(("gelu", "gelu", "silu", "relu", "hardswish", "tanh-gelu")))
+        self.soft = str(
+            rng.choice(("gelu", "gelu", "silu", "relu", "hardswish", "tanh-gelu", "square"))
+        )
         self.head_width = int(rng.choice((8, 16, 24, 32, 32, 48, 64)))
         self.scale_first = bool(rng.random() < 0.5)
         self.layer_scale = bool(rng.random() < 0.35)
@@ -45,6 +47,9 @@ class MixedDrawer(Drawer):
         b = self.builder
         if self.soft == "gelu":
             return b.unary("Gelu", x)
+        if self.soft == "square":  # learned factor and shift of a squared ReLU
+            squared = b.unary("Pow", b.relu(x), (("c1", "2.0s"),))
+            return self.const("Add", self.const("Mul", squared))
         if self.soft != "tanh-gelu":
             return self.act(x, self.soft)
         cubed = b.mul(x, b.mul(x, x))

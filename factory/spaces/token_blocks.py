@@ -134,8 +134,17 @@ def _rolled(d: MixedDrawer, x: str, axis: int, by: int) -> str:
 def _channel_attention(d: MixedDrawer, x: str, height: int, width: int) -> str:
     """Attention of channels to each other."""
     c = d.shape(x)[2]
-    q, k, v = _qkv(d, x, d.heads(c))  # k [1, h, w, N]
-    q = d.swapped(q)
+    n, count_, _ = d.shape(x)
+    heads = d.heads(c)
+    if d.chance(0.5):
+        y = d.builder.reshape(d.builder.dense(x, 3 * c), (n, count_, 3, heads, c // heads))
+        y = d.builder.transpose(y, (2, 0, 3, 4, 1))
+        parts = d.builder.split(y, (1, 1, 1), axis=0)
+        q, k, v = (d.builder.reshape(part, (n, heads, c // heads, count_)) for part in parts)
+        v = d.swapped(v)
+    else:
+        q, k, v = _qkv(d, x, heads)  # k [1, heads, width, N]
+        q = d.swapped(q)
     if d.chance(0.5):
         q = d.builder.operator("Div", (q, d.reduce("ReduceL2", q, (3,))))
         k = d.builder.operator("Div", (k, d.reduce("ReduceL2", k, (3,))))
@@ -149,10 +158,13 @@ def _linear_attention(d: MixedDrawer, x: str, height: int, width: int) -> str:
     """Keys and values first: O(N)."""
     c = d.shape(x)[2]
     q, k, v = _qkv(d, x, d.heads(c))
-    if d.chance(0.5):
+    form = d.rng.random()
+    if form < 0.4:
         q, k = d.builder.relu(q), d.builder.relu(k)
-    else:
+    elif form < 0.7:
         k = d.softmax(k)
+    else:  # over the tokens before their axes are swapped
+        k = d.swapped(d.softmax(d.swapped(k), axis=2))
     y = d.matmul(d.const("Mul", q), d.matmul(k, v))
     return d.builder.dense(_joined(d, y), c)
 
