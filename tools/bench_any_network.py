@@ -6,9 +6,12 @@ exporter at opset 17. Nothing in the factory is chosen on them. Any folder of fu
 be given too. Each is measured in several passes beside the profile's references; a block that was
 disturbed is measured again.
 
-    python tools/bench_any_network.py export --work WORK
+    python tools/bench_any_network.py export --work WORK [--int8]
     python tools/bench_any_network.py measure --work WORK --device ID --table TABLE --seconds 280
     python tools/bench_any_network.py score --work WORK --device ID --table TABLE --out FILE.json
+
+A device of precision int8 is judged on int8 files: `export --int8` makes them of the others as
+`factory export --target int8-cpu` does, with random pictures (ranges do not change the time).
 
 timm is no dependency of the factory: `pip install --target DIR --no-deps timm huggingface_hub`,
 with DIR on PYTHONPATH. `export` and `measure` go on where they were; `score` writes FILE.json and
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from bench_latency import ATTEMPTS, BLOCK, PLAN, WAIT_S, summary
 
 from factory.core.errors import InputError
@@ -158,11 +162,38 @@ def export(args: argparse.Namespace) -> None:
             continue
         part.rename(path)
         print(f"{name}: {'x'.join(map(str, shape))}, {path.stat().st_size / 1e6:.1f} MB")
+    if args.int8:
+        quantise(args)
+
+
+def quantise(args: argparse.Namespace) -> None:
+    """Write the int8 files that are missing."""
+    import onnx_ir as ir
+
+    from factory.deployment.passes import clean_model
+    from factory.deployment.quantise import quantise_onnx
+
+    folder = args.work / "int8"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sorted((args.work / "models").glob("*.onnx")):
+        path, part = folder / source.name, folder / f"{source.stem}.part"
+        if path.exists():
+            continue
+        try:
+            clean = clean_model(ir.from_proto(load_onnx(source)))
+            onnx.save(clean, part)
+            shape = [size.dim_value for size in clean.graph.input[0].type.tensor_type.shape.dim]
+            pictures = np.random.default_rng(0).standard_normal((2, *shape[1:]), np.float32)
+            quantise_onnx(part, path, pictures)
+        except Exception as error:  # of the quantiser, of many kinds: it is said
+            print(f"{source.stem}: not quantised, {' '.join(str(error).split())[:200]}")
+        part.unlink(missing_ok=True)
 
 
 def files(args: argparse.Namespace) -> dict[str, Path]:
     """Name -> file of everything that is measured."""
-    folders = [args.work / "models", *args.files]
+    own = "int8" if load_profile(args.device).dtype == "i8" else "models"
+    folders = [args.work / own, *args.files]
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.onnx"))}
 
 
@@ -339,6 +370,7 @@ def main() -> None:
         one.set_defaults(run=run)
         one.add_argument("--work", type=Path, required=True, help="folder of models, measurements")
         if name == "export":
+            one.add_argument("--int8", action="store_true", help="make the int8 files too")
             continue
         one.add_argument("--device", required=True)
         one.add_argument("--files", type=Path, action="append", default=[], help="further models")

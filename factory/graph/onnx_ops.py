@@ -27,7 +27,7 @@ from factory.graph.shapes import Shape, elements, pads_values, spatial_values
 Emitter = Callable[[Writer, Node, list[str], str], Quantisation]
 EMITTERS: Registry[Emitter] = Registry("operator to write")
 
-PRODUCT_SCALE = 1e-4  # of the mean product of two activations
+PRODUCT_SCALE = 1e-9  # of the mean product of two activations
 _FUSED = {"relu": "Relu", "hswish": "HardSwish", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "PRelu")
 _KEEPS_RANGE = frozenset(

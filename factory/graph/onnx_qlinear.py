@@ -21,7 +21,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from factory.core.errors import InputError
 from factory.graph.as_quantised import KEEP_FLOAT_WEIGHTS, RENAMES
 
 # operator -> (float operator, positions of (tensor, scale, zero point) inputs, of the output's
@@ -176,6 +175,8 @@ class Quantised:
     def border(self, name: str) -> str | None:
         """Type of the integers of a tensor that a DequantizeLinear node of the file makes."""
         node = self._producer.get(name)
+        while node is not None and node.op_type == "Identity":
+            node = self._producer.get(node.input[0])
         if node is None or node.op_type != "DequantizeLinear":
             return None
         return self._type(node.input[0])
@@ -274,10 +275,11 @@ class Quantised:
             return True
         if not activations or not all(map(self._from_int8, activations)):
             return False
-        weight = node.input[1] if len(node.input) > 1 else ""
-        if node.op_type in WEIGHTED | KEEP_FLOAT_WEIGHTS and weight in self._constants:
-            made = self._producer.get(weight)
-            if made is None or made.op_type != "DequantizeLinear":  # it is quantised for a Conv
+        if node.op_type in WEIGHTED | KEEP_FLOAT_WEIGHTS:
+            made = [self._producer.get(name) for name in node.input[1:] if name in self._constants]
+            if any(one is not None and one.op_type != "DequantizeLinear" for one in made):
+                return False  # such as a bias that Identity hands to several convolutions
+            if made and made[0] is None:  # float weights: the runtime quantises those of a Conv
                 return node.op_type not in KEEP_FLOAT_WEIGHTS and self._ends[node.output[0]]
         return self._ends[node.output[0]] or node.op_type in ("Gemm", "MatMul")
 

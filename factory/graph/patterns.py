@@ -3,7 +3,8 @@
 - a normalisation over the last axis (mean, difference, square, mean, root, quotient, scale, shift):
   LayerNormalization;
 - x * (1 + erf(x / sqrt 2)) / 2 in any order of its factors: Gelu;
-- a factor before or after a product of matrices: part of the product.
+- a factor before or after a product of matrices: part of the product;
+- a constant factor or summand of each channel after a convolution: part of its weights.
 
 The constants' values are not looked at: only shapes decide the time. Integer operators stay as they
 are: ONNX Runtime runs each of them.
@@ -51,6 +52,7 @@ class _Fuser:
                 kept.append(self.made[node.output])
             elif node.output not in self.gone:
                 kept.append(node)
+        kept = self._into_weights(kept)
         for node in kept:
             if node.op == "MatMul":
                 self._factors(node)
@@ -144,6 +146,21 @@ class _Fuser:
             replace(made, weight=(made.out_shape[-1],), weight_id=scale.weight_id, params=params),
         )
 
+    def _into_weights(self, nodes: list[Node]) -> list[Node]:
+        """Convolutions with the constants behind them, in the place of the last of these."""
+        convolutions: dict[str, Node] = {}
+        kept: dict[str, Node] = {}
+        for node in nodes:
+            conv = convolutions.get(node.inputs[0]) if len(node.inputs) == 1 else None
+            if conv is not None and self.uses[conv.output] == 1 and _of_channels(node):
+                del kept[conv.output]
+                self.gone.add(conv.output)
+                node = replace(conv, output=node.output, params=conv.params + node.params)
+            kept[node.output] = node
+            if node.op == "Conv" and node.attr("act") == "none" and node.dtype == "f32":
+                convolutions[node.output] = node
+        return list(kept.values())
+
     def _factors(self, product: Node) -> None:
         """The factors before and after a product of matrices."""
         for name in product.inputs:
@@ -166,6 +183,14 @@ def _number(node: Node | None) -> bool:
 
 def _factor(node: Node | None) -> bool:
     return node is not None and node.op in ("Mul", "Div") and _number(node)
+
+
+def _of_channels(node: Node) -> bool:
+    if node.op not in ("Mul", "Add") or node.weight is None or len(node.out_shape) != 4:
+        return False
+    channels = node.out_shape[1]
+    same = node.out_shape == node.in_shapes[0]
+    return same and node.weight in ((channels, 1, 1), (1, channels, 1, 1))
 
 
 def _vector(node: Node) -> bool:

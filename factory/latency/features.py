@@ -137,6 +137,8 @@ def _copy_family(kernel: Kernel) -> str:
         blocked = (
             whole and kernel.attr("scaled") == "1" and kernel.attr("mode") in ("nearest", "linear")
         )
+        if kernel.attr("mode") == "cubic":
+            return "resize_cubic"  # a hundred times the others
         return "resize_blocked" if blocked else "resize"
     return _FAMILY_OF_COPY.get(kernel.op, "copy")
 
@@ -159,7 +161,7 @@ _NEAR = (
     ("conv_transpose", "conv_dense", "conv_grouped"),
     ("norm", "softmax", "reduce", f"unary{FLAT}", "unary", "global_pool"),
     ("transpose", "transpose_last", "slice", "split", "copy"),
-    ("resize", "resize_blocked", "copy", "pad"),
+    ("resize", "resize_blocked", "resize_cubic", "copy", "pad"),
     ("slice", "split", "gather", "pad", "copy", f"concat{FLAT}", "concat"),
     ("unary", f"unary{FLAT}", "binary", f"binary{FLAT}"),
     ("max_pool", "avg_pool"),

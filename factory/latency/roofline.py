@@ -19,7 +19,10 @@ from factory.latency.least_squares import solve_nonnegative
 
 LEAST_OF_ALL = 0.1  # of what a MAC or a byte takes on the whole, in any family
 PULL = 0.03  # of a family's rates to those of all kernels
-FLOOR_MARGIN = 2.0  # the floor allows kernels this much faster than the fastest one measured
+LEAST_MS = 0.02  # shorter kernels tell no rate: of some a neighbour is charged with most
+BEST = 0.02  # quantile that stands for the best, so that one lucky row does not
+FEWEST = 5
+FLOOR_MARGIN = 1.5  # the floor allows kernels this much faster than the best that were measured
 
 
 def work(kernels: Sequence[Kernel]) -> np.ndarray:
@@ -53,14 +56,17 @@ class Roofline:
         )
         if not np.any(columns @ coefficients > 0):
             coefficients = np.array([float(np.median(ms)), 0.0, 0.0])
+        long = ms >= LEAST_MS
+        if long.sum() < FEWEST:
+            long = ms >= np.sort(ms)[-min(FEWEST, len(ms))]
         macs, moved = columns[:, 1], columns[:, 2]
-        busy = macs > 0
+        busy = long & (macs > 0)
         return cls(
             start_ms=float(coefficients[0]),
             ms_per_mac=float(coefficients[1]),
             ms_per_byte=float(coefficients[2]),
-            best_ms_per_mac=float((ms[busy] / macs[busy]).min()) if busy.any() else 0.0,
-            best_ms_per_byte=float((ms / np.maximum(moved, 1.0)).min()),
+            best_ms_per_mac=float(np.quantile(ms[busy] / macs[busy], BEST)) if busy.any() else 0.0,
+            best_ms_per_byte=float(np.quantile(ms[long] / np.maximum(moved[long], 1.0), BEST)),
         )
 
     def of_family(self, kernels: Sequence[Kernel], ms: np.ndarray) -> Roofline:

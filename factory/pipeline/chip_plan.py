@@ -17,7 +17,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +63,8 @@ class Effort:
 
     Attributes:
         max_seconds: time, the fits between rounds included.
+        untraced_seconds: the same for a device that shows no trace of its kernels: each of its
+            networks is one equation, where a traced one tells of fifty kernels. 0: as max_seconds.
         max_networks: networks that are measured.
         wanted_percent: mean error on unseen networks at which to stop.
         round_size: networks measured before the first fit, and between any two at least.
@@ -73,11 +75,21 @@ class Effort:
     wanted_percent: float
     round_size: int
     settings: ProfileSettings = field(default_factory=ProfileSettings)
+    untraced_seconds: float = 0.0
+
+    def untraced(self) -> Effort:
+        """The effort for a device that shows no trace."""
+        return replace(self, max_seconds=self.untraced_seconds or self.max_seconds)
 
 
 EFFORTS = {
     "quick": Effort(
-        150, 150, 3.0, 40, ProfileSettings(rounds=4, network_time_ms=240.0, longest_wait_s=5.0)
+        150,
+        150,
+        3.0,
+        40,
+        ProfileSettings(rounds=4, network_time_ms=240.0, longest_wait_s=5.0),
+        untraced_seconds=570,
     ),
     "full": Effort(1100, 1000, 1.5, 60, ProfileSettings(rounds=5, network_time_ms=240.0)),
 }
@@ -177,6 +189,7 @@ def profile_chip(
     result = ChipProfile(ProfileSummary())
     settings = effort.settings
     fusion = measure_fusion(device, table, progress)
+    effort = effort if settled_row(table) is None else effort.untraced()
     draw = _Draw(table, device.profile.dtype, seed, fusion)
     predictor: LatencyPredictor | None = None
     fit_seconds = 0.0

@@ -254,7 +254,12 @@ class SearchSpace(abc.ABC, Generic[A]):
     def choices(self, architecture: A) -> Choices:
         """One whole number per variable; the inverse of :meth:`from_choices`."""
         values = self.encode(architecture)
-        return tuple(variable.values.index(values[variable.name]) for variable in self.variables)
+        return tuple([numbers[values[name]] for name, numbers in self._numbers])
+
+    @cached_property
+    def _numbers(self) -> list[tuple[str, dict[Any, int]]]:
+        """Of every variable its name, and the number of each value."""
+        return [(v.name, {value: i for i, value in enumerate(v.values)}) for v in self.variables]
 
     def kernels(
         self, architecture: A, dtype: str | None = None, fusion: FusionRules = NO_RULES
@@ -316,12 +321,21 @@ class SearchSpace(abc.ABC, Generic[A]):
     def one_hot_many(self, architectures: Sequence[A]) -> dict[str, np.ndarray]:
         """The choice q of each architecture: matrix -> [B, E, O], entries 0 or 1."""
         q = {m.name: np.zeros((len(architectures), *m.shape)) for m in self.matrices}
+        blocks, known = list(enumerate(self.blocks)), self._entries
         for b, architecture in enumerate(architectures):
             own = self.choices(architecture)
-            for number, block in enumerate(self.blocks):
-                for name, row, column in self.entries(number, tuple(own[i] for i in block)):
+            for number, block in blocks:
+                key = (number, *[own[i] for i in block])
+                if key not in known:
+                    known[key] = self.entries(number, key[1:])
+                for name, row, column in known[key]:
                     q[name][b, row, column] = 1.0
         return q
+
+    @cached_property
+    def _entries(self) -> dict[Choices, tuple[Entry, ...]]:
+        """Entries of a block's number and choices, as they are asked for."""
+        return {}
 
     def one_hot(self, architecture: A) -> dict[str, np.ndarray]:
         """The choice q of an architecture: matrix -> [E, O]."""

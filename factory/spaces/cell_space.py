@@ -54,6 +54,7 @@ MATRICES: tuple[ChoiceMatrix, ...] = tuple(
     )
     for name in CELL_TYPES
 )
+_NAMES = tuple(variable.name for variable in VARIABLES)
 _EDGE_INDEX = {edge: i for i, edge in enumerate(EDGES)}
 
 
@@ -130,15 +131,13 @@ class CellSpace(SearchSpace[Genotype]):
 
     def encode(self, architecture: Genotype) -> Mapping[str, Any]:
         """Per cell type and node the pair of sources, and the operators by rising source."""
-        found: dict[str, Any] = {}
+        found: list[Any] = []
         for name in CELL_TYPES:
             pairs = architecture.cell(name)
-            for i, node in enumerate(NODES):
-                (first, a), (second, b) = sorted(pairs[2 * i : 2 * i + 2], key=lambda pair: pair[1])
-                found[f"{name} {node} sources"] = (a, b)
-                found[f"{name} {node} first"] = first
-                found[f"{name} {node} second"] = second
-        return found
+            for i in range(0, len(pairs), 2):
+                (first, a), (second, b) = pairs[i : i + 2]
+                found += ((a, b), first, second) if a < b else ((b, a), second, first)
+        return dict(zip(_NAMES, found, strict=True))
 
     def with_activations(
         self, architecture: Genotype, activations: Mapping[str, Sequence[str]]

@@ -27,7 +27,7 @@ MAX_TRIES = 400
 
 def _stem(d: MixedDrawer, height: int, width: int) -> str:
     x = d.builder.input("image", (1, 3, height, width))
-    if d.chance(0.03):
+    if d.chance(0.02) and height * width < 200 * 200:
         x = d.resize(x, height - height // 16, width - width // 16, "cubic", by_scale=False)
         _, _, height, width = d.shape(x)
     c = d.channels(2 ** d.rng.uniform(3.5, 6.2))

@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from factory.deployment.flavours import Flavour
+from factory.deployment.quantise import QuantiseConfig, quantise_model
 from factory.graph.as_quantised import QUANTISED, as_quantised
 from factory.graph.canonical import canonicalise, is_quantised, kernel_counts
 from factory.graph.onnx_build import to_onnx
@@ -125,6 +127,39 @@ def test_forms_without_an_integer_kernel_are_floats_between_changes_of_type(
     # The first and the last change of type, and those around HardSwish, belong to the kernels.
     assert abs(found["QuantizeLinear f32"] - runs["QuantizeLinear"]) <= 2
     assert abs(found["DequantizeLinear f32"] - runs["DequantizeLinear"]) <= 2
+
+
+def test_a_convolution_whose_bias_comes_through_identity_runs_in_floats(tmp_path):
+    """As files of torch's older exporter hold biases that are equal."""
+    model = quantise(tmp_path, U8, S8)
+    name = next(node for node in model.graph.node if node.name == "c2").input[2]
+    model.graph.node.insert(0, helper.make_node("Identity", ["same"], ["copy"], "copy"))
+    dequantise = next(node for node in model.graph.node if name in node.output)
+    model.graph.node.remove(dequantise)
+    dequantise.output[0] = "same"
+    model.graph.node.insert(0, dequantise)
+    for node in model.graph.node:
+        if node.name in ("c0", "c1", "c2"):
+            node.input[2] = "copy"
+    runs, found = executed(model, tmp_path), read(model)
+    assert runs["QLinearConv"] <= 1  # the first, by luck
+    assert runs["Conv"] + runs["FusedConv"] >= 2
+    assert found["Conv i8"] == 0
+    assert found["Conv f32"] == 3
+    assert found["DequantizeLinear f32"] >= 6  # weights and biases, at every run
+
+
+def test_int8_weights_alone_are_dequantised_at_every_run(tmp_path):
+    model = quantise_model(small(), None, QuantiseConfig(), Flavour(activation="none"))
+    runs, found = executed(model, tmp_path), read(model)
+    assert found["DequantizeLinear f32"] == runs["DequantizeLinear"] == 4
+    assert found["Conv f32"] == 3
+
+
+def test_a_gemm_left_alone_at_the_end_runs_in_floats(tmp_path):
+    model = quantise(tmp_path, U8, S8, nodes_to_exclude=["y"])
+    assert executed(model, tmp_path)["Gemm"] == 1
+    assert read(model)["Gemm f32"] == 1
 
 
 def test_dynamic_quantisation_keeps_its_multiply_adds_and_is_no_fp32_file(tmp_path):

@@ -108,3 +108,16 @@ def test_a_resize_by_whole_scales_is_not_one_by_sizes():
     assert family(Kernel.parse(scaled[0].replace("scaled=1", "scaled=0"))) == "resize"
     written = kernel_to_onnx(graph_kernel).graph.node[-1]
     assert len(written.input) == 3, "written by its scales, as it was read"
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_constants_of_channels_are_part_of_a_convolution(op):
+    """Layer scale behind a convolution: a runtime multiplies the weights, once."""
+    shape, weights = (1, 8, 6, 6), np.ones((16, 8, 1, 1))
+    nodes = [("Conv", "x w", "a", {}), (op, "a c", "b", {}), ("Relu", "b", "y", {})]
+    found = kernels(nodes, {"w": weights, "c": np.full((16, 1, 1), 0.3)}, shape)
+    assert found == ["Conv(x=1x8x6x6,w=16x8x1x1,s=1,p=0,d=1,g=1,act=relu,dtype=f32)"]
+    nodes.append(("Add", "b y", "z", {}))
+    nodes[-2:] = [("Relu", "b", "r", {}), ("Add", "a r", "y", {})]
+    found = kernels(nodes, {"w": weights, "c": np.full((16, 1, 1), 0.3)}, shape)
+    assert len(found) == 4, "somebody else reads the convolution"

@@ -437,3 +437,26 @@ def test_no_kernel_leaves_what_was_shown_of_a_mac_and_a_byte(predictor):
         huge = conv(512, 512, side, 3)
         ratio = blind.kernel_ms([huge])[0] / alone_ms(huge)
         assert 0.5 < ratio < 2.0, "the rate of its family"
+
+
+def test_a_predictor_of_quantised_networks_knows_kernels_in_floats():
+    """Each precision has regressors of its own; what no profile holds is named and widens."""
+    table = FakeTable(KERNELS + all_kernels("i8"))
+    table.dtype = "i8"
+    fitted = LatencyPredictor.fit(table)
+    assert {"conv_dense", "conv_dense_i8"} <= set(fitted.regressors)
+    unseen = [conv(40, 40, 20, 3, dtype=dtype) for dtype in ("f32", "i8")]
+    floats, integers = (fitted.predict({kernel: 1}) for kernel in unseen)
+    alone = FakeTable(KERNELS)
+    expected = LatencyPredictor.fit(alone).predict({unseen[0]: 1}).latency_ms
+    assert floats.latency_ms == pytest.approx(expected, rel=0.05)
+    other = fitted.predict({conv(40, 40, 20, 3, dtype="s8"): 1})
+    assert other.latency_ms == pytest.approx(integers.latency_ms)
+    assert other.high_ms - other.low_ms > 2 * (integers.high_ms - integers.low_ms)
+    assert any("of a like kind" in text for text in other.warnings)
+    dynamic = Kernel.parse(
+        "ConvInteger(x=1x40x20x20,w=40x40x3x3,s=1,p=1,d=1,g=1,act=none,dtype=i8)"
+    )
+    told = fitted.predict({dynamic: 1})
+    assert any("integer operator that was not measured" in text for text in told.warnings)
+    assert told.high_ms > 1.5 * told.latency_ms

@@ -167,6 +167,12 @@ def test_why_most_networks_failed_is_told(tmp_path):
     assert "out of memory" in str(told.value)
 
 
+def test_a_device_without_traces_has_more_time():
+    effort = EFFORTS["quick"]
+    assert effort.max_seconds < effort.untraced().max_seconds <= 600
+    assert TINY.untraced() == TINY
+
+
 def test_forecasts_and_names():
     for name, effort in EFFORTS.items():
         assert effort_of(name) is effort

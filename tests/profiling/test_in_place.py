@@ -11,7 +11,7 @@ from factory.devices.base import Timing, TimingPlan, open_device
 from factory.devices.profile import load_profile
 from factory.devices.simulated import SimulatedDevice
 from factory.graph.canonical import canonicalise, kernel_counts
-from factory.graph.onnx_build import to_onnx
+from factory.graph.onnx_build import named_after_outputs, to_onnx
 from factory.graph.opgraph import GraphBuilder
 from factory.profiling.in_place import calibration_model, in_place_times, trace_overhead_ms
 from factory.profiling.profiler import profile_networks
@@ -131,6 +131,23 @@ def test_the_local_runtime_is_charged_whole(device_id):
     assert sum(one.count * one.ms for one in found) == pytest.approx(measured.median_ms)
     convs = [one for one in found if one.kernel.op == "Conv"]
     assert all(one.ms > 0 for one in convs)
+
+
+def test_changes_of_type_are_charged_by_themselves():
+    b = GraphBuilder()
+    x = b.relu(b.conv(b.input("x", (1, 8, 32, 32)), 16, 3, padding=1))
+    y = b.unary("Erf", b.unary("Sqrt", x))
+    graph = canonicalise(b.finish([b.add(b.conv(y, 16, 3, padding=1), x)]))
+    content = named_after_outputs(to_onnx(graph, "i8")).SerializeToString()
+    with open_device(load_profile("local-cpu-t1-int8")) as device:
+        plan = TimingPlan(min_runs=5, min_time_ms=1, profile_runs=8, optimised_graph=True)
+        (measured,) = device.time_many([content], plan)
+    times = in_place_times(content, measured)
+    assert sum(one.count * one.ms for one in times) == pytest.approx(measured.median_ms)
+    found = {one.kernel.op: one for one in times}
+    for op in ("DequantizeLinear", "QuantizeLinear", "Sqrt", "Erf"):
+        assert found[op].kernel.dtype == "f32"
+        assert found[op].ms > 0
 
 
 def test_rows_in_place_come_with_their_network(tmp_path):

@@ -102,12 +102,12 @@ def test_what_is_derived_is_the_most_probable_cell_within_all_limits(macs: CostT
     limit = float(np.median(costs_of_cells(macs)))
     memory = peak_memory_term(DEEP, None)
     tight = memory.with_limit(float(np.quantile(costs_of_cells(memory), 0.4)))
-    found, repaired = DERIVED.repair(scores, [macs.with_limit(limit), tight])
+    found, repaired = DERIVED.repair({"cell": scores}, [macs.with_limit(limit), tight])
     inside = (costs_of_cells(macs) <= limit) & (costs_of_cells(tight) <= tight.limit)
     assert found == cells[int(np.argmax(np.where(inside, strength, -np.inf)))]
-    assert repaired == (found != DERIVED.discretise(scores))
+    assert repaired == (found != DERIVED.discretise({"cell": scores}))
     least = 0.9 * limit
-    wide, _ = DERIVED.repair(scores, [macs.with_limit(limit, least)])
+    wide, _ = DERIVED.repair({"cell": scores}, [macs.with_limit(limit, least)])
     used = (costs_of_cells(macs) <= limit) & (costs_of_cells(macs) >= least)
     assert wide == cells[int(np.argmax(np.where(used, strength, -np.inf)))]
     with pytest.raises(BudgetError, match="the smallest network in this space needs"):

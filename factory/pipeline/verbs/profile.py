@@ -68,8 +68,9 @@ def profile(
         classes: outputs of the classifier.
         networks: random networks to measure whole.
         effort: "quick" or "full".
-        quick: measure random networks of every space instead, for at most 3 minutes: any ONNX
-            file can then be predicted; the size options and ``effort`` do not matter.
+        quick: measure random networks of every space instead, for at most 3 minutes (10 where the
+            device shows no trace of its kernels, as a browser): any ONNX file can then be
+            predicted; the size options and ``effort`` do not matter.
         full: the same for at most 20 minutes.
         model: measure the network of this ONNX file (with random weights; a quantised file as it
             is) and its kernels within it, so that they are looked up from then on; the size
@@ -186,6 +187,7 @@ def _one_network(
     from factory.graph.canonical import canonicalise, is_quantised, kernel_counts
     from factory.graph.onnx_build import named_after_outputs, to_onnx
     from factory.graph.onnx_import import read_graph
+    from factory.graph.onnx_load import open_onnx
 
     graph = canonicalise(read_graph(model))
     settings = effort_settings(effort)
@@ -205,7 +207,7 @@ def _one_network(
         return {**answer, "dry_run": True, "kernels": len(counts), "networks": 1,
                 "seconds": seconds}  # fmt: skip
     made = (
-        named_after_outputs(load_onnx(model)) if dtype is None else to_onnx(graph, dtype)
+        named_after_outputs(open_onnx(model).model) if dtype is None else to_onnx(graph, dtype)
     ).SerializeToString(deterministic=True)
     with _opened(device_profile, browser) as opened:
         describe = opened.describe()
@@ -251,7 +253,11 @@ def _any_network(
         "effort": name,
     }
     if dry_run:
-        efforts = {key: forecast(value) for key, value in ANY_EFFORTS.items()}
+        traced = device_profile.transport != "browser"
+        efforts = {
+            key: forecast(value if traced else value.untraced())
+            for key, value in ANY_EFFORTS.items()
+        }
         return {**answer, "dry_run": True, "efforts": efforts, **efforts[name]}
     started = time.monotonic()
     with _opened(device_profile, browser) as opened:
