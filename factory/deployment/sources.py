@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+from onnxruntime.tools.onnx_model_utils import fix_output_shapes
 
 from factory.core import made_up
 from factory.core.errors import InputError
 from factory.core.guard import guarded
 from factory.deployment.agreement import BOUNDS, Outputs, compare
+from factory.deployment.passes import clean_model
 from factory.deployment.quiet import silenced
 from factory.deployment.run_here import Samples, open_session, part, run_model, run_outputs
 from factory.graph.model_inputs import NOTHING_ASKED, AskedInputs, ModelInputs, model_inputs
@@ -93,8 +96,6 @@ def cleaned_file(path: str, where: str, shapes: Sequence[str], values: str) -> b
 
 def _fixed(model: onnx.ModelProto, where: str, inputs: ModelInputs) -> onnx.ModelProto:
     """``model`` with fixed input shapes and without weights among its inputs."""
-    from onnxruntime.tools.onnx_model_utils import fix_output_shapes
-
     if not inputs.inputs:
         raise InputError(f"the graph of {where} has no input", fix="export it again")
     for name, shape in inputs.shapes.items():
@@ -151,10 +152,6 @@ def _cleaned(
     model: onnx.ModelProto, original: onnx.ModelProto, where: str, inputs: ModelInputs
 ) -> onnx.ModelProto:
     """The model after all passes, its outputs compared with those of the file."""
-    import onnx_ir as ir
-
-    from factory.deployment.passes import clean_model
-
     with silenced(), foreign_errors(f"the graph of {where} could not be cleaned"):
         clean = clean_model(ir.from_proto(model))
 

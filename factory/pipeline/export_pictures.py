@@ -251,12 +251,13 @@ def npz_samples(path: Path, model: onnx.ModelProto, where: str) -> Samples:
                 why=f"an input of {where}; there are {', '.join(map(repr, arrays)) or 'none'}",
             )
         array = arrays[value.name]
-        if array.shape[1:] == shape:
-            found[value.name] = array
-        elif shape and array.shape[1:] == shape[1:] and array.shape[0] % max(shape[0], 1) == 0:
-            found[value.name] = array.reshape(-1, *shape)
-        elif array.shape == shape:
+        several = array.ndim == len(shape) > 0 and array.shape[1:] == shape[1:]
+        if array.shape == shape:
             found[value.name] = array[None]
+        elif array.ndim == len(shape) + 1 and array.shape[1:] == shape:
+            found[value.name] = array
+        elif several and shape[0] and array.shape[0] % shape[0] == 0:
+            found[value.name] = array.reshape(-1, *shape)
         else:
             raise InputError(
                 f"the array {value.name!r} of {path} has the shape {list(array.shape)}",
