@@ -28,6 +28,8 @@ from typing import Any
 
 import onnx
 
+from factory.core.errors import FactoryError, InputError
+
 CHUNK = 200
 KINDS = ("node", "pytorch-converted", "pytorch-operator", "simple")
 
@@ -83,8 +85,6 @@ def verify(case: Case) -> None:
         [read_model(case.path).content], TimingPlan(min_runs=1, max_runs=1, warmup_time_ms=0.0)
     )[0]
     if not timing.ok:
-        from factory.core.errors import InputError
-
         raise InputError(timing.reason)
 
 
@@ -151,7 +151,6 @@ DOORS: dict[str, Callable[[Case], None]] = {
     "inspect": inspect,
     "predict": predict,
     "verify": verify,
-    "export": export,
 }
 _opened: list[Any] = []
 
@@ -163,6 +162,12 @@ def _device() -> Any:
     if not _opened:
         _opened.append(open_device(load_profile("local-cpu-t1-fp32")))
     return _opened[0]
+
+
+def close() -> None:
+    """End what the doors have opened."""
+    while _opened:
+        _opened.pop().close()
 
 
 def cases(folder: Path, kinds: Sequence[str] = KINDS, match: str = "") -> Iterator[Case]:
@@ -203,8 +208,6 @@ def _stored(path: Path) -> Iterator[tuple[list[Any], list[Any]]]:
 
 def run_chunk(door: str, match: str, kinds: Sequence[str], first: int, last: int) -> None:
     """Models ``first`` to ``last`` through ``door``, one line of JSON each on standard output."""
-    from factory.core.errors import FactoryError
-
     out = sys.stdout
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(cases(Path(folder), kinds, match)):
@@ -222,8 +225,7 @@ def run_chunk(door: str, match: str, kinds: Sequence[str], first: int, last: int
             except Exception as error:
                 told = {"result": "fault", "why": f"{type(error).__name__}: {error}"[:400]}
             print(json.dumps({"name": case.name, **told}), file=out, flush=True)
-    for device in _opened:
-        device.close()
+    close()
 
 
 def run(door: str, match: str = "", kinds: Sequence[str] = KINDS) -> dict[str, dict[str, str]]:

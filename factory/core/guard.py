@@ -26,6 +26,9 @@ from factory.core.process import WorkerLost, WorkerProcess
 COMMAND = (sys.executable, "-P", "-m", "factory.core.guard")
 START_S = 120.0
 LIMIT_S, LIMIT_S_A_MB = 20.0, 0.5
+"""Processor time that a request may take: for any file, and for each MB of it."""
+AS_LONG = 5
+"""Times as long as that by the clock, since other programs may need the processor too."""
 MEMORY_MB, MEMORY_MB_A_MB = 4096, 12
 """What a request may take beyond what the child has: for any file, and for each MB of it."""
 KEPT_MB = 600
@@ -83,7 +86,7 @@ def guarded(function: str, what: str, size_bytes: int, **arguments: Any) -> Any:
         assert _child is not None
         try:
             hello = {"module": function.partition(":")[0], "limit_s": START_S}
-            _child.request(hello, timeout_s=START_S)
+            _child.request(hello, timeout_s=AS_LONG * START_S)
         except WorkerLost as lost:
             raise InputError(
                 "the process that checks files does not start",
@@ -91,11 +94,13 @@ def guarded(function: str, what: str, size_bytes: int, **arguments: Any) -> Any:
                 fix="run `factory doctor`",
             ) from None
         try:
-            reply, blobs = _child.request({**request, "memory_mb": memory_mb}, timeout_s=limit_s)
+            reply, blobs = _child.request(
+                {**request, "memory_mb": memory_mb}, timeout_s=AS_LONG * limit_s
+            )
         except WorkerLost as lost:
-            raise InputError(
-                f"{what} cannot be read", why=lost.reason, fix="export it again"
-            ) from None
+            spent = lost.reason.endswith("SIGPROF")
+            why = f"it took more than {limit_s:.3g} s of the processor" if spent else lost.reason
+            raise InputError(f"{what} cannot be read", why=why, fix="export it again") from None
         if reply["size_mb"] > KEPT_MB:
             stop()
     if reply["reply"] == "refused":
@@ -155,9 +160,12 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def _end_at(limit_s: float) -> None:
-    """Let the system end this process when the parent, perhaps gone, has given up; 0: never."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(int(limit_s + 5) if limit_s else 0)
+    """Let the system end this process after so much processor time, or when the parent, perhaps
+    gone, has given up; 0: never.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
+        signal.alarm(int(AS_LONG * limit_s + 5) if limit_s else 0)
 
 
 def _limit_memory(limit_mb: int | None) -> None:

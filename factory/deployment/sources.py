@@ -54,7 +54,7 @@ def from_file(path: Path, asked: AskedInputs = NOTHING_ASKED) -> tuple[onnx.Mode
         raise InputError(
             f"the weights of {path} take {size / 1e9:.1f} GB",
             why="the files that are made hold 2 GB at most",
-            fix="only `factory inspect` and `factory predict` take such a model",
+            fix="`factory inspect`, `predict` and `verify` take such a model",
         )
     content = guarded(
         "factory.deployment.sources:cleaned_file",

@@ -22,6 +22,8 @@ def child(tmp_path, monkeypatch):
         "def fault(): return 1 / 0\n"
         "def die(): os.abort()\n"
         "def hang(): time.sleep(3600)\n"
+        "def spin():\n"
+        "    while True: pass\n"
         "def take(): return len(bytearray(1 << 40))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -53,9 +55,12 @@ def test_an_abort_a_hang_and_a_giant_allocation_cost_one_message(child, monkeypa
     with pytest.raises(InputError, match=r"model m\.onnx cannot be read \(its process died of SIG"):
         work("die")
     assert work("double", number=1)["twice"] == 2  # by another child
-    monkeypatch.setattr(guard, "LIMIT_S", 0.5)
+    monkeypatch.setattr(guard, "LIMIT_S", 0.1)
     with pytest.raises(InputError, match=r"timed out after"):
         work("hang")
+    monkeypatch.setattr(guard, "AS_LONG", 6000)
+    with pytest.raises(InputError, match=r"it took more than 0\.1 s of the processor"):
+        work("spin")
     monkeypatch.setattr(guard, "LIMIT_S", 60)
     with pytest.raises(InputError, match=r"model m\.onnx takes more than 4 GB"):
         work("take")
