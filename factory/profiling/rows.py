@@ -15,6 +15,7 @@ KINDS = ("kernel", "network", "reference", "in_place", "fusion")
 STATUSES = ("ok", "failed")
 DISTURBED_MARKS = ("disturbed", "drift")  # reasons of disturbed rows begin so; the older last
 MOST_MS = 1e12  # of a time, and MB of a size: thirty years
+MOST_RUNS = 2**53
 RULES = "rules"  # key of the fusion row that says what the tests came to
 
 
@@ -84,6 +85,8 @@ class Row:
             return "the key is empty"
         for name in (*NUMBERS, *OPTIONAL):
             value = getattr(self, name)
+            if isinstance(value, int) and value > MOST_RUNS:
+                return f"{name} is more than any count"
             if not math.isfinite(value):
                 return f"{name} is {value}"
             if value < 0:

@@ -40,6 +40,11 @@ def row(number: int, **changes) -> Row:
     return Row(**{**values, **changes})
 
 
+def test_a_count_that_no_float_holds_is_a_fault():
+    assert row(1).fault() == ""
+    assert row(1, runs=10**400).fault() == "runs is more than any count"
+
+
 FAILED = Row("kernel", "k7", status="failed", reason='it said "no", twice, süß', block=3)
 
 
