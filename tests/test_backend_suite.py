@@ -35,18 +35,20 @@ def test_the_sample_is_understood(sample):
         backend_suite.inspect(case)
 
 
-def test_the_sample_is_measured(sample):
+RUNTIMES_OWN = ("NOT_IMPLEMENTED", "unsupported type", "not supported", "not a registered function")
+
+
+def test_the_sample_is_measured_where_the_runtime_has_it(sample):
     refused = {}
     for case in sample:
         try:
             backend_suite.verify(case)
         except backend_suite.InputError as error:
-            refused[case.name] = str(error)
-    assert all(
-        "type" in why or "NOT_IMPLEMENTED" in why or "not known" in why for why in refused.values()
-    ), refused
+            if not any(why in str(error) for why in RUNTIMES_OWN):
+                refused[case.name] = str(error)
+    assert refused == {}
 
 
-def test_every_model_has_one_result(monkeypatch):
+def test_every_model_has_one_result():
     found = backend_suite.run("inspect", r"^test_(abs|acos)$", ["node"])
     assert found == {name: {"result": "understood"} for name in ("test_abs", "test_acos")}

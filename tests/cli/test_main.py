@@ -62,7 +62,7 @@ def test_every_verb_is_a_function_with_the_same_options():
 
     of_browser = {entry.name for entry in dataclasses.fields(BrowserRequest)}  # one argument there
     shown_only = {"json", "quiet", "top", "context"}
-    renamed = {"input_shape": "input", "soc": "socs"}
+    renamed = {"input_shape": "input", "soc": "socs", "arg": "arguments"}
     callbacks = [entry.callback for entry in app.registered_commands]
     for group in app.registered_groups:
         callbacks.append(group.typer_instance.registered_callback.callback)

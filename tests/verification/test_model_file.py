@@ -105,8 +105,8 @@ def test_what_the_runtime_loads_is_measured(kind, tmp_path, device):
 @pytest.mark.parametrize("kind", ["free batch", "sequence", "one row of indices"])
 def test_what_the_runtime_loads_is_explained(kind, tmp_path):
     onnx.save(KINDS[kind], tmp_path / "m.onnx")
-    (tmp_path / "chip.toml").write_text(CHIP)
-    answer = explain(tmp_path / "m.onnx", tmp_path / "chip.toml")
+    (tmp_path / "here.toml").write_text(CHIP)
+    answer = explain(tmp_path / "m.onnx", tmp_path / "here.toml")
     assert answer["taken"] == len(answer["nodes"]) > 0
     assert answer["cosine_to_cpu"] == pytest.approx(1.0)
 
