@@ -21,7 +21,7 @@ from factory.profiling.fusion_rules import fusion_rules
 from factory.profiling.settings import ProfileSettings
 from factory.profiling.table import LatencyTable
 
-TINY = Effort(100, 12, 0.01, 6, ProfileSettings(longest_wait_s=0.0))
+TINY = Effort(10_000, 12, 0.01, 6, ProfileSettings(longest_wait_s=0.0))
 
 
 @pytest.fixture(autouse=True)
