@@ -27,6 +27,7 @@ from factory.graph.shapes import (
 DTYPES = ("f32", "i8", "u8", "s8")
 BYTES = {"f32": 4, "i8": 1, "u8": 1, "s8": 1}
 BIAS_BYTES = 4
+NO_INPUT = "none"  # of an operator whose inputs are constants, or have no element
 CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 CONVOLUTIONS = frozenset({"Conv", "ConvInteger"})
 COMMUTATIVE = frozenset({"Add", "Mul", "Min", "Max", "Sum", "Mean"})
@@ -73,7 +74,7 @@ class Kernel:
     dtype: str = "f32"
 
     def __str__(self) -> str:
-        parts = ["x=" + "+".join(map(shape_text, self.inputs))]
+        parts = ["x=" + ("+".join(map(shape_text, self.inputs)) or NO_INPUT)]
         if self.weight is not None:
             parts.append("w=" + shape_text(self.weight))
         parts += [f"{name}={value}" for name, value in self.attrs]
@@ -230,7 +231,8 @@ def _parse(text: str) -> Kernel:
         raise ValueError("the first item must be x=..., the last dtype=...")
     if pairs[-1][1] not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
-    inputs = tuple(parse_shape(part) for part in pairs[0][1].split("+"))
+    shapes = () if pairs[0][1] == NO_INPUT else pairs[0][1].split("+")
+    inputs = tuple(map(parse_shape, shapes))
     weight = None
     rest = pairs[1:-1]
     if rest and rest[0][0] == "w":

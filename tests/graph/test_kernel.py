@@ -161,3 +161,9 @@ def test_ceil_mode_drops_windows_that_start_in_the_padding():
     assert Kernel.parse(text.format(5)).output_shape == (1, 4, 3, 3)
     squeezenet = "MaxPool(x=1x64x112x112,k=3,s=2,p=0,ceil=1,dtype=f32)"
     assert Kernel.parse(squeezenet).output_shape == (1, 64, 56, 56)
+
+
+def test_an_operator_without_activations_has_a_text():
+    kernel = Kernel("ReduceSum", (), attrs=(("axes", "1"), ("y", "2x1")))
+    assert str(kernel) == "ReduceSum(x=none,axes=1,y=2x1,dtype=f32)"
+    assert Kernel.parse(str(kernel)) == kernel

@@ -14,13 +14,14 @@ from factory.spaces import SPACES, SearchSpace, SpaceConfig
 from factory.spaces.config import space_settings
 
 SPACE_KINDS = SPACES.names()
-SIZES = {"mobile": {"width_multiplier": 0.5}}  # small networks of each kind
+# Small networks of each kind.
+SIZES = {"mobile": {"width_multiplier": 0.5}, "toy": {}}
 
 
 @pytest.fixture(scope="module", params=SPACE_KINDS)
 def space(request: pytest.FixtureRequest) -> SearchSpace[Any]:
-    settings = space_settings({"kind": request.param, **SIZES.get(request.param, {})})
-    return type(settings).model_validate(settings.sized(4, 3)).space((3, 8, 8), 5)
+    size = SIZES.get(request.param, {"channels": 4, "layers": 3})
+    return space_settings({"kind": request.param, **size}).space((3, 8, 8), 5)
 
 
 def sample(space: SearchSpace[Any], count: int, seed: int = 0) -> list[Any]:

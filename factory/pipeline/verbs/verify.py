@@ -204,6 +204,8 @@ def _run_pictures(
     names: list[str],
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The run's test pictures, prepared, their labels, and what they are."""
+    import numpy as np
+
     from factory.pipeline.context import open_run
     from factory.pipeline.stages.deploy import gate_data, preprocessing_of
 
