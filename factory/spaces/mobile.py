@@ -18,6 +18,7 @@ import numpy as np
 from factory.graph.counts import count
 from factory.graph.opgraph import GraphBuilder, OpGraph
 from factory.graph.shapes import shape_text
+from factory.spaces.mobile_blocks import activate
 
 ACTIVATIONS = ("relu", "relu6", "hardswish", "silu")
 RESOLUTIONS = (64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
@@ -64,18 +65,7 @@ class Drawer:
 
     def act(self, x: str, name: str | None = None) -> str:
         """The network's activation, or the named one."""
-        name = name or self.activation
-        if name == "relu":
-            return self.builder.relu(x)
-        if name == "relu6":
-            return self.builder.unary("Clip", x, (("min", "0"), ("max", "6")))
-        if name == "hardswish":
-            return self.builder.unary("HardSwish", x)
-        if name == "hardsigmoid":
-            return self.builder.unary("HardSigmoid", x)
-        if name == "sigmoid":
-            return self.builder.unary("Sigmoid", x)
-        return self.builder.mul(x, self.builder.unary("Sigmoid", x))
+        return activate(self.builder, x, name or self.activation)
 
     def conv(self, x: str, channels: int, k: int = 1, stride: int = 1, groups: int = 1) -> str:
         """A convolution that keeps the map's size but for its stride."""

@@ -15,27 +15,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from factory.graph.opgraph import GraphBuilder, OpGraph
-
-ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu", "sigmoid", "hardsigmoid")
+from factory.spaces.activations import emit_activation
 
 
 @dataclass(frozen=True)
 class ConvLayer:
-    """Convolution that keeps the map's size but for its stride, BatchNorm, activation.
-
-    ``batch_norm`` False: a bias in its place.
-    """
+    """Convolution that keeps the map's size but for its stride, BatchNorm, activation."""
 
     channels: int
     kernel: int = 1
     stride: int = 1
     groups: int = 1
     activation: str = "none"
-    batch_norm: bool = True
 
 
 @dataclass(frozen=True)
-class SqueezeLayer:
+class Squeeze:
     """x * gate(conv(activation(conv(mean(x))))), both convolutions 1x1 with a bias."""
 
     channels: int
@@ -56,20 +51,7 @@ class LinearLayer:
     activation: str = "none"
 
 
-Layer = ConvLayer | SqueezeLayer | PoolLayer | LinearLayer
-
-
-@dataclass(frozen=True)
-class Squeeze:
-    """Squeeze and excitation of an inverted bottleneck: its width and its functions."""
-
-    channels: int
-    activation: str = "relu"
-    gate: str = "hardsigmoid"
-
-    def layer(self) -> SqueezeLayer:
-        """The layer."""
-        return SqueezeLayer(self.channels, self.activation, self.gate)
+Layer = ConvLayer | Squeeze | PoolLayer | LinearLayer
 
 
 @dataclass(frozen=True)
@@ -125,7 +107,7 @@ class Bottleneck:
                 hidden, self.middle, self.stride, groups=hidden, activation=self.activation
             )
         if self.squeeze is not None:
-            yield self.squeeze.layer()
+            yield self.squeeze
         yield ConvLayer(self.channels)
 
     def has_shortcut(self, width: int) -> bool:
@@ -213,17 +195,17 @@ def lower(network: MobileNetwork, input_shape: tuple[int, int, int], classes: in
         input_shape: (channels, height, width) of one picture.
         classes: outputs of the classifier.
     """
-    reader = _GraphReader(GraphBuilder(network.name))
-    x = reader.builder.input("image", (1, *input_shape))
+    b = GraphBuilder(network.name)
+    x = b.input("image", (1, *input_shape))
     for index, block in enumerate(network.blocks):
-        width = reader.builder.shape(x)[1]
+        width = b.shape(x)[1]
         y = x
         for place, layer in enumerate(block.layers(width)):
-            y = reader.layer(layer, y, f"blocks.{index}.{place}")
-        x = reader.builder.add(y, x) if block.has_shortcut(width) else y
+            y = _emit(b, layer, y, f"blocks.{index}.{place}")
+        x = b.add(y, x) if block.has_shortcut(width) else y
     for place, layer in enumerate(network.head.layers(classes)):
-        x = reader.layer(layer, x, f"head.{place}")
-    return reader.builder.finish([x])
+        x = _emit(b, layer, x, f"head.{place}")
+    return b.finish([x])
 
 
 def rounded(width: float, divisor: int = 8) -> int:
@@ -232,55 +214,39 @@ def rounded(width: float, divisor: int = 8) -> int:
     return nearest + divisor if nearest < 0.9 * width else nearest
 
 
-class _GraphReader:
-    """Layers as operators of a graph."""
-
-    def __init__(self, builder: GraphBuilder) -> None:
-        self.builder = builder
-
-    def layer(self, layer: Layer, x: str, name: str) -> str:
-        """One layer on the tensor ``x``."""
-        b = self.builder
-        if isinstance(layer, PoolLayer):
-            return b.global_avg_pool(x)
-        if isinstance(layer, LinearLayer):
-            return self.activate(b.linear(x, layer.features, name), layer.activation)
-        if isinstance(layer, SqueezeLayer):
-            width = b.shape(x)[1]
-            y = b.conv(
-                b.global_avg_pool(x), layer.channels, 1, bn=False, bias=True, weight_id=f"{name}.0"
-            )
-            y = self.activate(y, layer.activation)
-            y = b.conv(y, width, 1, bn=False, bias=True, weight_id=f"{name}.1")
-            return b.mul(self.activate(y, layer.gate), x)
+def _emit(b: GraphBuilder, layer: Layer, x: str, name: str) -> str:
+    """One layer on the tensor ``x``."""
+    if isinstance(layer, PoolLayer):
+        return b.global_avg_pool(x)
+    if isinstance(layer, LinearLayer):
+        return activate(b, b.linear(x, layer.features, name), layer.activation)
+    if isinstance(layer, Squeeze):
+        width = b.shape(x)[1]
         y = b.conv(
-            x,
-            layer.channels,
-            layer.kernel,
-            stride=layer.stride,
-            padding=layer.kernel // 2,
-            groups=layer.groups,
-            bn=layer.batch_norm,
-            bias=not layer.batch_norm,
-            weight_id=name,
+            b.global_avg_pool(x), layer.channels, 1, bn=False, bias=True, weight_id=f"{name}.0"
         )
-        return self.activate(y, layer.activation)
+        y = activate(b, y, layer.activation)
+        y = b.conv(y, width, 1, bn=False, bias=True, weight_id=f"{name}.1")
+        return b.mul(activate(b, y, layer.gate), x)
+    y = b.conv(
+        x,
+        layer.channels,
+        layer.kernel,
+        stride=layer.stride,
+        padding=layer.kernel // 2,
+        groups=layer.groups,
+        weight_id=name,
+    )
+    return activate(b, y, layer.activation)
 
-    def activate(self, x: str, name: str) -> str:
-        """An activation of :data:`ACTIVATIONS`."""
-        b = self.builder
-        if name == "none":
-            return x
-        if name == "relu6":
-            return b.unary("Clip", x, (("min", "0"), ("max", "6")))
-        if name == "silu":
-            return b.mul(x, b.unary("Sigmoid", x))
-        return b.unary(_OPERATORS[name], x)
+
+def activate(b: GraphBuilder, x: str, name: str) -> str:
+    """The activation called ``name`` of a tensor: one of :mod:`factory.spaces.activations`,
+    "hardswish", "sigmoid", "hardsigmoid" or "none".
+    """
+    if name == "none":
+        return x
+    return b.unary(_OPERATORS[name], x) if name in _OPERATORS else emit_activation(b, name, x)
 
 
-_OPERATORS = {
-    "relu": "Relu",
-    "hardswish": "HardSwish",
-    "sigmoid": "Sigmoid",
-    "hardsigmoid": "HardSigmoid",
-}
+_OPERATORS = {"hardswish": "HardSwish", "sigmoid": "Sigmoid", "hardsigmoid": "HardSigmoid"}

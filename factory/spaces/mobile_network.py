@@ -20,7 +20,7 @@ from factory.spaces.mobile_blocks import (
     LinearLayer,
     MobileNetwork,
     PoolLayer,
-    SqueezeLayer,
+    Squeeze,
 )
 from factory.spaces.torch_initialise import initialise
 
@@ -38,7 +38,7 @@ _FUNCTIONS: dict[str, type[nn.Module]] = {
 class SqueezeExcite(nn.Module):
     """Squeeze and excitation of ``width`` channels (arXiv 1709.01507)."""
 
-    def __init__(self, layer: SqueezeLayer, width: int) -> None:
+    def __init__(self, layer: Squeeze, width: int) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(width, layer.channels, 1)
@@ -153,7 +153,7 @@ def layer_sequence(
 def _modules(layer: Layer, width: int, eps: float, momentum: float) -> list[nn.Module]:
     if isinstance(layer, PoolLayer):
         return [nn.AdaptiveAvgPool2d(1)]
-    if isinstance(layer, SqueezeLayer):
+    if isinstance(layer, Squeeze):
         return [SqueezeExcite(layer, width)]
     if isinstance(layer, LinearLayer):
         made: list[nn.Module] = [nn.Flatten(), nn.Linear(width, layer.features)]
@@ -166,11 +166,10 @@ def _modules(layer: Layer, width: int, eps: float, momentum: float) -> list[nn.M
                 stride=layer.stride,
                 padding=layer.kernel // 2,
                 groups=layer.groups,
-                bias=not layer.batch_norm,
-            )
+                bias=False,
+            ),
+            nn.BatchNorm2d(layer.channels, eps=eps, momentum=momentum),
         ]
-        if layer.batch_norm:
-            made.append(nn.BatchNorm2d(layer.channels, eps=eps, momentum=momentum))
     if layer.activation != "none":
         made.append(_FUNCTIONS[layer.activation]())
     return made

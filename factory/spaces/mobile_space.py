@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -121,7 +121,6 @@ class MobileSpec:
     head: Head
     activation: str = "relu"
     squeeze: bool = False
-    name: str = field(default="mobile", compare=False)
 
 
 class MobileSpace(SearchSpace[Assignment]):
@@ -177,7 +176,7 @@ class MobileSpace(SearchSpace[Assignment]):
             for j, form in enumerate(forms):
                 stride = stage.stride if j == 0 else 1
                 blocks.append(bottleneck(spec, blocks[-1].channels, channels, form, stride))
-        return MobileNetwork(spec.name, tuple(blocks), spec.head)
+        return MobileNetwork(self.KIND, tuple(blocks), spec.head)
 
     def lower(self, architecture: Assignment) -> OpGraph:
         """The raw operator graph in inference mode."""

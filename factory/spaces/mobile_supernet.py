@@ -108,7 +108,7 @@ class RelaxedBlock(nn.Module):
         self.start = DepthwiseSum(max(before), self.starts, 1, "none")
         self.expand = _conv(max(before), inside, act=act)
         self.middle = DepthwiseSum(inside, self.middles, stride, act)
-        self.squeeze = SqueezeExcite(Squeeze(squeeze).layer(), inside) if spec.squeeze else None
+        self.squeeze = SqueezeExcite(Squeeze(squeeze), inside) if spec.squeeze else None
         self.project = _conv(inside, max(after))
 
     def forward(self, x_NCHW: Tensor, before_B: Tensor, size_S: Tensor, form_F: Tensor) -> Tensor:
