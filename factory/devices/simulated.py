@@ -261,12 +261,7 @@ def _as_executed(nodes: Sequence[Node]) -> str:
     """The canonical graph, which this device executes as it is: ONNX without weights, base64."""
     from onnx import helper
 
-    made = [
-        helper.make_node(
-            n.op, list(n.inputs), [n.output, *(name for name, _ in n.more_outputs)], name=n.output
-        )
-        for n in nodes
-    ]
+    made = [helper.make_node(n.op, list(n.inputs), list(n.outputs), name=n.output) for n in nodes]
     model = helper.make_model(helper.make_graph(made, "simulated", [], []))
     return base64.b64encode(model.SerializeToString()).decode()
 

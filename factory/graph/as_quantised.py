@@ -48,7 +48,7 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
             continue
         if node.op in DIRECT and ends.isdisjoint(node.inputs) and node.inputs[0] not in quantised:
             continue
-        quantised.update(node.inputs, _outputs(node))
+        quantised.update(node.inputs, node.outputs)
     for node in reversed(graph.nodes):
         if node.op in RENAMES and node.output in quantised and uses[node.inputs[0]] == 1:
             quantised.add(node.inputs[0])
@@ -57,7 +57,7 @@ def as_quantised(graph: OpGraph, floats: Collection[str] = ()) -> OpGraph:
     made: dict[str, str] = {}  # tensor in floats -> its quantised form
     for node in graph.nodes:
         between = quantised if node.op in QUANTISED else quantised | ends
-        whole = between.issuperset((*node.inputs, *_outputs(node)))
+        whole = between.issuperset((*node.inputs, *node.outputs))
         if whole and not (node.output in floats and _stays_float(node)):
             inputs = tuple(made.get(name, name) for name in node.inputs)
             nodes.append(replace(node, dtype="i8", inputs=inputs))
@@ -89,7 +89,3 @@ def _stays_float(node: Node) -> bool:
     if node.op in ("Conv", "Gemm"):
         return not node.attr("act", "none").startswith(RANGES)
     return node.op in KEEP_FLOAT_WEIGHTS and node.weight is not None
-
-
-def _outputs(node: Node) -> list[str]:
-    return [node.output, *(name for name, _ in node.more_outputs)]

@@ -103,7 +103,7 @@ def _live(graph: OpGraph) -> OpGraph:
     needed = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):
-        if node.output in needed or any(name in needed for name, _ in node.more_outputs):
+        if not needed.isdisjoint(node.outputs):
             kept.append(node)
             needed.update((*node.inputs, *node.made))
     return replace(graph, nodes=kept[::-1])

@@ -65,7 +65,7 @@ def peak_memory_bytes(graph: OpGraph) -> int:
             freed[step] += size[name]
     live = peak = sum(size[name] for name in graph.inputs)
     for step, node in enumerate(graph.nodes):
-        live += sum(size[name] for name in (node.output, *dict(node.more_outputs)))
+        live += sum(size[name] for name in node.outputs)
         peak = max(peak, live)
         live -= freed[step]
     return peak

@@ -52,6 +52,11 @@ class Node:
     more_outputs: tuple[tuple[str, Shape], ...] = ()
     made: tuple[str, ...] = ()
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all outputs."""
+        return (self.output, *(name for name, _ in self.more_outputs))
+
     def attr(self, name: str, default: str = "") -> str:
         """Value of the attribute ``name``, or ``default``."""
         for key, value in self.attrs:

@@ -34,7 +34,7 @@ from factory.graph.canonical import canonicalise
 from factory.graph.kernel import COPIES, Kernel
 from factory.graph.onnx_build import to_onnx
 from factory.graph.onnx_import import from_onnx
-from factory.graph.opgraph import GraphBuilder, Node, OpGraph
+from factory.graph.opgraph import GraphBuilder, OpGraph
 
 _GENERATED = re.compile(r"(_token_\d+|_nchwc|/QuickGeluFusion/?|_nhwc)$")
 _QUANTISED = re.compile(r"(_f|_q|_dq|__float)$")
@@ -150,7 +150,7 @@ def _charged(
     outputs: dict[str, str] = {}
     own: dict[str, str] = {}
     for made in graph.nodes:
-        for name in _outputs(made):
+        for name in made.outputs:
             outputs[_QUANTISED.sub("", name)] = own[name] = made.output
     outputs |= own
     owners = [_owner(node, outputs) for node in executed.node]
@@ -185,7 +185,7 @@ def _moved_transposes(graph: OpGraph, owners: Sequence[str | None]) -> dict[str,
     A runtime moves a Transpose behind operators that only copy, and there it has no name.
     """
     executed = set(owners)
-    makers = {name: node for node in graph.nodes for name in _outputs(node)}
+    makers = {name: node for node in graph.nodes for name in node.outputs}
     found: dict[str, str] = {}
     for node in graph.nodes:
         maker = makers.get(node.inputs[0]) if node.op in COPIES and node.inputs else None
@@ -196,10 +196,6 @@ def _moved_transposes(graph: OpGraph, owners: Sequence[str | None]) -> dict[str,
         elif maker.output in found:
             found[node.output] = found[maker.output]
     return found
-
-
-def _outputs(node: Node) -> tuple[str, ...]:
-    return (node.output, *(name for name, _ in node.more_outputs))
 
 
 def _shares(executed: onnx.GraphProto, traced: Sequence[Mapping[str, Any]]) -> list[float]:
