@@ -97,9 +97,7 @@ def export(case: Case) -> None:
     """
     from factory.api import export as verb
 
-    graph = onnx.load(case.path, load_external_data=False).graph
-    weights = {weight.name for weight in graph.initializer}
-    names = [value.name for value in graph.input if value.name not in weights]
+    names = [one.name for one in declared_inputs(onnx.load(case.path, load_external_data=False))]
     given, expected = case.data[0] if case.data else ((), ())
     if not given or len(given) != len(names):
         raise NotRunError("no values for its inputs")

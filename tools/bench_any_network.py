@@ -21,21 +21,20 @@ FILE.md.
 from __future__ import annotations
 
 import argparse
-import random
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from bench_latency import ATTEMPTS, BLOCK, PLAN, WAIT_S, summary
+from bench_latency import PLAN, in_passes, summary
 
 from factory.core.errors import InputError
 from factory.core.files import write_atomic_text, write_json
 from factory.core.provenance import provenance
 from factory.core.reading import read_json
-from factory.devices.base import open_device
 from factory.devices.profile import load_profile
 from factory.graph.canonical import canonicalise, kernel_counts
 from factory.graph.onnx_import import from_onnx, load_onnx
@@ -43,7 +42,7 @@ from factory.latency.facts import REFERENCE_SHARE
 from factory.latency.predictor import LatencyPredictor
 from factory.profiling.reference import KEY, usual_reference_ms
 from factory.profiling.table import LatencyTable
-from factory.profiling.trust import SteadyTimer, Usual
+from factory.profiling.trust import SteadyTimer
 
 SCHEMA_VERSION = 1
 OPSET = 17
@@ -198,37 +197,22 @@ def files(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure until the time is up; every block is on disk before the next begins."""
-    deadline = time.monotonic() + args.seconds
-    profile = load_profile(args.device)
-    path = args.work / f"{profile.id}.measured.json"
-    state = read_json(path) if path.exists() else {"schema_version": SCHEMA_VERSION, "passes": {}}
+    """Measure the files, see :func:`bench_latency.in_passes`."""
     found = files(args)
-    usual = Usual.of_table(LatencyTable.read(args.table)) if args.table else None
-    with open_device(profile) as device:
-        timer = SteadyTimer(device, usual, repeats=ATTEMPTS - 1)
-        for number in range(args.passes):
-            done = state["passes"].setdefault(str(number), {})
-            todo = [name for name in found if name not in done]
-            random.Random(number).shuffle(todo)
-            for start in range(0, len(todo), BLOCK):
-                if time.monotonic() > deadline:
-                    print(f"pass {number}: {len(done)} of {len(found)}; call again to go on")
-                    return
-                block = todo[start : start + BLOCK]
-                timer.patience_s = (ATTEMPTS - 1) * WAIT_S
-                models = [found[name].read_bytes() for name in block]
-                measured = timer.time(models, PLAN.network_plan(), PLAN.rounds)
-                mark = measured.slower.sign if timer.disturbed(measured) else ""
-                for name, timing in zip(block, measured.timings, strict=True):
-                    done[name] = {
-                        "median_ms": timing.median_ms,
-                        "reference_ms": measured.speed.median_ms(KEY),
-                        "reason": timing.reason,
-                        "mark": mark,
-                    }
-                write_json(path, state)
-    print(f"done: {len(found)} networks in {args.passes} passes, {path}")
+
+    def rows(timer: SteadyTimer, block: Sequence[str]) -> Iterator[dict[str, Any]]:
+        models = [found[name].read_bytes() for name in block]
+        measured = timer.time(models, PLAN.network_plan(), PLAN.rounds)
+        mark = measured.slower.sign if timer.disturbed(measured) else ""
+        for timing in measured.timings:
+            yield {
+                "median_ms": timing.median_ms,
+                "reference_ms": measured.speed.median_ms(KEY),
+                "reason": timing.reason,
+                "mark": mark,
+            }
+
+    in_passes(args, list(found), rows)
 
 
 def _measured(args: argparse.Namespace, usual_ms: float) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,7 @@ import argparse
 import hashlib
 import random
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,44 @@ def _export(name: str, path: Path) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure until the time is up; every block is on disk before the next begins."""
+    """Measure the random networks beside a larger reference of the benchmark's own."""
+    profile = load_profile(args.device)
+    reference = to_onnx(sample_network(*REFERENCE), profile.dtype).SerializeToString()
+
+    def rows(timer: SteadyTimer, block: Sequence[str]) -> Iterator[dict[str, Any]]:
+        models = [network_model(name, profile.dtype, args.work)[1] for name in block]
+        measured = timer.time([*models, reference], PLAN.network_plan(), PLAN.rounds)
+        *timings, base = measured.timings
+        mark = measured.slower.sign if timer.disturbed(measured) else ""
+        for timing in timings:
+            yield {
+                "median_ms": timing.median_ms,
+                "p10_ms": timing.p10_ms,
+                "min_ms": timing.min_ms,
+                "reference_ms": base.median_ms,
+                "profile_reference_ms": measured.speed.median_ms(KEY),
+                "reason": timing.reason or mark,
+            }
+
+    in_passes(args, network_names(args), rows)
+
+
+def in_passes(
+    args: argparse.Namespace,
+    names: Sequence[str],
+    rows: Callable[[SteadyTimer, Sequence[str]], Iterable[dict[str, Any]]],
+) -> None:
+    """Measure blocks of ``names`` until the time is up; each is on disk before the next begins.
+
+    Args:
+        args: work, device, table, passes, seconds.
+        names: of the networks; each pass takes them in an order of its own.
+        rows: what is kept of each network of a block.
+    """
     deadline = time.monotonic() + args.seconds
     profile = load_profile(args.device)
     path = args.work / f"{profile.id}.measured.json"
     state = read_json(path) if path.exists() else {"schema_version": SCHEMA_VERSION, "passes": {}}
-    names = network_names(args)
-    graph = sample_network(*REFERENCE)
-    reference = to_onnx(graph, profile.dtype).SerializeToString()
     usual = Usual.of_table(LatencyTable.read(args.table)) if args.table else None
     with open_device(profile) as device:
         state["describe"] = device.describe()
@@ -121,20 +152,8 @@ def measure(args: argparse.Namespace) -> None:
                     print(f"pass {number}: {len(done)} of {len(names)}; call again to go on")
                     return
                 block = todo[start : start + BLOCK]
-                models = [network_model(name, profile.dtype, args.work)[1] for name in block]
                 timer.patience_s = (ATTEMPTS - 1) * WAIT_S
-                measured = timer.time([*models, reference], PLAN.network_plan(), PLAN.rounds)
-                *timings, base = measured.timings
-                mark = measured.slower.sign if timer.disturbed(measured) else ""
-                for name, timing in zip(block, timings, strict=True):
-                    done[name] = {
-                        "median_ms": timing.median_ms,
-                        "p10_ms": timing.p10_ms,
-                        "min_ms": timing.min_ms,
-                        "reference_ms": base.median_ms,
-                        "profile_reference_ms": measured.speed.median_ms(KEY),
-                        "reason": timing.reason or mark,
-                    }
+                done.update(zip(block, rows(timer, block), strict=True))
                 write_json(path, state)
     print(f"done: {len(names)} networks in {args.passes} passes, {path}")
 
