@@ -48,7 +48,7 @@ LIGHTEST, HEAVIEST = 0.3, 3.0
 MARGIN = 0.3  # of a log ratio beyond what the family has shown
 BEYOND = 2.0
 SLACK = 0.05  # of a feature's range, still within it
-WORST = 4.0  # relative error that is told of
+WORST = 4.0  # largest relative error of a row that counts
 
 
 @dataclass(frozen=True)

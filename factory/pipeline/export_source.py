@@ -2,7 +2,7 @@
 
 Inputs for calibration and judgement are the tier's own data set, pictures with classes
 (``--data``), pictures without (``--calibration FOLDER``) or values of every input
-(``--calibration FILE.npz``). Without any they are made up, and it is said so.
+(``--calibration FILE.npz``). Without any, `export` makes values up and notes it.
 """
 
 from __future__ import annotations
