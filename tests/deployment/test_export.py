@@ -114,9 +114,11 @@ def test_wrong_number_of_class_names(network, metadata, tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_a_network_that_cannot_run_is_one_sentence():
+def test_a_network_that_cannot_run_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACTORY_HOME", str(tmp_path))  # where the long report goes
     with pytest.raises(InputError, match=r"Linear could not be exported.*1x3x16x16"):
         build_onnx(nn.Linear(5, 2), SHAPE)
+    assert (tmp_path / "Linear.export-report.txt").exists()
 
 
 def test_reserved_metadata_keys_are_refused(metadata):
